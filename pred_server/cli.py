@@ -1,0 +1,110 @@
+"""The command line: `pred-server train · stubs · serve · predict`."""
+
+import argparse
+import logging
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+from pred_server import model as models
+from pred_server import server, stubs
+from pred_server.client import DEFAULT_TIMEOUT_S, Client
+from pred_server.errors import InvalidInput, PredServerError
+from pred_server.limits import Limits
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command. Returns the exit code: 0, 1 for an error that is told in a sentence, 2 for wrong usage."""
+    args = _parser().parse_args(arguments)
+    try:
+        args.run(args)
+    except PredServerError as error:
+        print(f"pred-server: {error}", file=sys.stderr)
+        for violation in getattr(error, "violations", ())[1:]:
+            print(f"  {violation}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 0
+    return 0
+
+
+def _train(args: argparse.Namespace) -> None:
+    trained = models.train_flights(args.out, args.iterations)
+    scores = trained.scores
+    print(f"mean absolute error on {scores['held_out_rows']:,} flights of days held out:")
+    print(f"  {scores['mae_minutes']:6.2f} minutes  this model")
+    print(f"  {scores['baseline_mae_minutes']:6.2f} minutes  baseline: {scores['baseline']}")
+    print(f"saved in {args.out}")
+
+
+def _stubs(args: argparse.Namespace) -> None:
+    for path in stubs.generate(args.out):
+        print(path.relative_to(args.out))
+
+
+def _serve(args: argparse.Namespace) -> None:
+    logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    limits = Limits(**{limit.name: getattr(args, limit.name) for limit in fields(Limits)})
+    loaded = [models.load(name, args.trust) for name in args.model or ["flights"]]
+    server.run(loaded, args.address, limits, args.expose_to_network)
+
+
+def _predict(args: argparse.Namespace) -> None:
+    from generated.pred_pb2 import Request
+
+    try:
+        # utf-8-sig: spreadsheets put a byte-order mark in front. newline="": line ends inside quotes are data.
+        text = sys.stdin.read() if args.file == "-" else Path(args.file).read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise InvalidInput(f"cannot read {args.file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{args.file} is not UTF-8 text (byte {error.start})") from error
+    with Client(args.address, timeout_s=args.timeout_s, model=args.model) as client:
+        response, _ = client.call(Request(input_data=text))
+    sys.stdout.write(response.result)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pred-server", description=__doc__.splitlines()[0].split(":")[0])
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: object, help: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        added.set_defaults(run=run)
+        return added
+
+    train = command("train", _train, "train the flights model, judge it, save it")
+    train.add_argument("--out", type=Path, default=Path("models/flights"), help="the model directory to write")
+    train.add_argument("--iterations", type=_at_least_one, default=200, help="boosting rounds")
+
+    make_stubs = command("stubs", _stubs, "generate the stubs from proto/ into generated/")
+    make_stubs.add_argument("--out", type=Path, default=models.ROOT, help="folder to hold generated/")
+
+    serve = command("serve", _serve, "serve one or more models on one port")
+    serve.add_argument("--model", action="append", help="sum, flights, or a model directory; may be repeated")
+    serve.add_argument("--address", default="127.0.0.1:50051", help="HOST:PORT; port 0 picks a free one")
+    serve.add_argument("--trust", action="append", default=[], metavar="TYPE", help="a further type for model.skops")
+    serve.add_argument(
+        "--log-level", default="warning", choices=["debug", "info", "warning", "error"], help="to stderr"
+    )
+    serve.add_argument(
+        "--expose-to-network", action="store_true", help="allow an address that others can reach, without encryption"
+    )
+    for limit in fields(Limits):
+        kind = type(limit.default)
+        serve.add_argument(f"--{limit.name.replace('_', '-')}", type=kind, default=limit.default, help="limit")
+
+    predict = command("predict", _predict, "send a CSV file, print the predictions as CSV")
+    predict.add_argument("file", metavar="FILE.csv", help="a header and rows; - reads standard input")
+    predict.add_argument("--address", default="127.0.0.1:50051", help="HOST:PORT of the server")
+    predict.add_argument("--model", help="ask for this model; else the server's first")
+    predict.add_argument("--timeout-s", type=float, default=DEFAULT_TIMEOUT_S, help="deadline in seconds")
+    return parser
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)

@@ -1,0 +1,234 @@
+"""How a table travels: one small class for each encoding, all with the interface of `Codec`."""
+
+import csv
+import io
+import re
+from contextlib import suppress
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+
+from generated.pred_pb2 import Request, Response
+from pred_server.errors import InvalidInput, LimitExceeded, Violation
+from pred_server.schema import Column, Schema, plain
+
+
+class Codec(Protocol):
+    name: str
+
+    def write_table(self, table: pd.DataFrame, request: Request) -> None:
+        """Put a table into a request. Raises InvalidInput where the encoding cannot carry it."""
+
+    def read_table(self, request: Request, schema: Schema, max_rows: int) -> tuple[pd.DataFrame, list[str]]:
+        """Return the aligned table of a request, and the names of the columns that were ignored.
+
+        Raises InvalidInput where the table is malformed or does not fit, LimitExceeded above `max_rows`.
+        """
+
+    def write_result(self, values: np.ndarray, target: Column, response: Response) -> None:
+        """Put predictions, of shape (n_rows,), into a response."""
+
+    def read_result(self, response: Response, dtype: str | None) -> pd.Series:
+        """Return the predictions of a response, named after the target.
+
+        `dtype` is what the server said that they are; without it they are taken for what they look like.
+        """
+
+
+class Csv:
+    """CSV text (RFC 4180) in both directions, as in the article.
+
+    A missing number is an empty field or `nan`; a missing string is an empty field without quotes, while `""` is the
+    empty string. Lines without any character are skipped. Numbers are written with the digits that read back as the
+    same bits. Line endings may be LF or CRLF, and a byte-order mark may stand in front.
+    """
+
+    name = "csv"
+
+    def write_table(self, table: pd.DataFrame, request: Request) -> None:
+        columns = {}
+        for position, name in enumerate(table.columns):
+            values = plain(table.iloc[:, position])
+            try:
+                # Left to pyarrow, NaN would become an empty field, and in a table of one column a line to be skipped.
+                nan_as_null = not isinstance(values.dtype, np.dtype) or values.dtype.kind != "f"
+                columns[str(name)] = pa.array(values, from_pandas=nan_as_null)
+            except pa.ArrowException as error:
+                raise InvalidInput.at([Violation(str(name), "holds values that CSV cannot carry")]) from error
+        if len(columns) < table.shape[1]:
+            raise InvalidInput("the table has two columns of one name")
+        if len(columns) == 1 and next(iter(columns.values())).null_count:
+            raise InvalidInput("a missing value in a table of one column has no CSV form that readers agree on")
+        request.input_data = _to_csv(pa.table(columns))
+
+    def read_table(self, request: Request, schema: Schema, max_rows: int) -> tuple[pd.DataFrame, list[str]]:
+        text = request.input_data.removeprefix("\ufeff")
+        if not text.strip():
+            raise InvalidInput.at([Violation("input_data", "is empty; a header and at least one row are needed")])
+        _check_characters(text)
+        try:
+            header = next(record for record in csv.reader(io.StringIO(text, newline="")) if record)
+            ignored = schema.check_names(header)
+            table = _parse(text, schema)
+            if table.num_rows > max_rows:
+                raise LimitExceeded(f"the table has {table.num_rows} rows; this server takes {max_rows} (--max-rows)")
+            return schema.align(table.to_pandas()), ignored
+        except (InvalidInput, pa.ArrowException, csv.Error) as error:
+            # The fast reader knows no line numbers; now that there is something to tell, a slow one finds them.
+            with suppress(csv.Error):
+                _explain(text, schema)
+            if isinstance(error, InvalidInput):
+                raise
+            raise InvalidInput.at([Violation("input_data", "is not a table in CSV")]) from error
+
+    def write_result(self, values: np.ndarray, target: Column, response: Response) -> None:
+        response.result = _to_csv(pa.table({target.name: pa.array(values, from_pandas=False)}))
+
+    def read_result(self, response: Response, dtype: str | None) -> pd.Series:
+        try:
+            header = next(csv.reader(io.StringIO(response.result, newline="")))
+            types = {header[0]: _arrow_type(dtype)} if dtype else {}
+            column = _read_csv(response.result, types).column(0)
+        except (StopIteration, pa.ArrowException) as error:
+            raise InvalidInput("the server's answer is not CSV") from error
+        values = column.to_pandas()
+        return pd.Series(values.astype(dtype) if dtype else values, name=header[0])
+
+
+CODECS: dict[str, Codec] = {codec.name: codec for codec in (Csv(),)}
+
+
+def _to_csv(table: pa.Table) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(table.column_names)
+    body = io.BytesIO()
+    try:
+        pa.csv.write_csv(table, body, pa.csv.WriteOptions(include_header=False))
+    except pa.ArrowException as error:
+        raise InvalidInput("the table has a column that CSV cannot carry") from error
+    return text.getvalue() + body.getvalue().decode()
+
+
+def _read_csv(text: str, types: dict[str, pa.DataType], columns: list[str] | None = None) -> pa.Table:
+    data = text.encode()
+    return pa.csv.read_csv(
+        pa.BufferReader(data),
+        # One block: a row may be as long as the text.
+        read_options=pa.csv.ReadOptions(use_threads=False, block_size=len(data) + 1),
+        parse_options=pa.csv.ParseOptions(newlines_in_values=True),
+        convert_options=pa.csv.ConvertOptions(
+            column_types=types,
+            include_columns=columns,
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        ),
+    )
+
+
+def _arrow_type(dtype: str) -> pa.DataType:
+    # float32 is read as float64 and rounded afterwards, which is what happens to a float64 table in process.
+    return {"str": pa.string(), "bool": pa.bool_(), "float32": pa.float64()}.get(dtype) or pa.type_for_alias(dtype)
+
+
+def _parse(text: str, schema: Schema) -> pa.Table:
+    table = _read_csv(text, {column.name: _arrow_type(column.dtype) for column in schema.columns}, schema.names)
+    for position, column in enumerate(schema.columns):
+        values = table.column(position)
+        if values.null_count and column.dtype == "str" and not column.nullable:
+            table = table.set_column(position, column.name, values.fill_null(""))
+        elif values.null_count and not column.nullable:
+            raise InvalidInput.at([Violation(column.name, "has an empty field, and the model needs a value")])
+    return table
+
+
+_BESIDE_QUOTE = np.frombuffer(b',\r\n"', np.uint8)
+
+
+def _check_characters(text: str) -> None:
+    """Refuse what fast CSV readers take without a word: NUL, and quotes that open or close in the wrong place.
+
+    One wrong quote can swallow the rows up to the next one, and no count of columns would show it.
+    """
+    if "\0" in text:
+        raise _at_character(text, text.index("\0"), "there is a NUL character")
+    if '"' not in text:
+        return
+    data = np.frombuffer(f"\n{text}\n".encode(), np.uint8)
+    quotes = np.flatnonzero(data == ord('"'))
+    opening, closing = quotes[0::2], quotes[1::2]
+    pairs = len(closing)
+    bad = ~np.isin(data[opening[:pairs] - 1], _BESIDE_QUOTE) | ~np.isin(data[closing + 1], _BESIDE_QUOTE)
+    first = int(bad.argmax()) if bad.any() else pairs
+    if first < len(opening):
+        where = len(data[1 : opening[first]].tobytes().decode())
+        raise _at_character(text, where, "a quote stands inside a field, or is not closed")
+
+
+def _at_character(text: str, index: int, what: str) -> InvalidInput:
+    header = next(csv.reader(io.StringIO(text, newline="")), [])
+    before = text[:index]
+    on_this_line = re.sub(r'"[^"]*"', "", before[before.rfind("\n") + 1 :])
+    column = min(on_this_line.count(","), len(header) - 1)
+    line = before.count("\n") + 1
+    return InvalidInput.at([Violation(header[column] if header else "input_data", f"line {line}: {what}")])
+
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
+_INTEGER = re.compile(r"[+-]?\d+")
+_HOW = {
+    "float": "is not a number (write 1234.5: a point, no thousands separator; a missing one is an empty field)",
+    "integer": "is not a whole number",
+    "bool": "is not true or false",
+}
+
+
+def _explain(text: str, schema: Schema) -> None:
+    """Raise InvalidInput that names the lines and columns at fault, or return if none is found."""
+    reader = csv.reader(io.StringIO(text, newline=""))
+    header = next(record for record in reader if record)
+    schema.check_names(header)
+    wanted = [(header.index(column.name), column) for column in schema.columns]
+    violations: list[Violation] = []
+    start = reader.line_num + 1
+    for record in reader:
+        line, start = start, reader.line_num + 1
+        if not record:
+            continue
+        if len(record) > len(header):
+            what = f"line {line} has {len(record)} fields, and the header {len(header)} (a comma inside a field?)"
+            violations.append(Violation(header[-1], what))
+        elif len(record) < len(header):
+            what = f"line {line} ends before this column: {len(record)} fields, and the header has {len(header)}"
+            violations.append(Violation(header[len(record)], what))
+        else:
+            violations += [
+                Violation(column.name, f"line {line}: {wrong}")
+                for position, column in wanted
+                if (wrong := _wrong(record[position], column))
+            ]
+        if len(violations) > InvalidInput.max_violations:
+            break
+    if violations:
+        raise InvalidInput.at(violations)
+
+
+def _wrong(value: str, column: Column) -> str | None:
+    value = value.strip() if column.dtype != "str" else value
+    shown = repr(value if len(value) <= 40 else value[:40] + "…")
+    if column.dtype == "str":
+        return None
+    if value == "" or (column.is_float and value.lower().lstrip("+-") == "nan"):
+        return None if column.nullable else "no value, and the model needs one"
+    if column.dtype == "bool":
+        return None if value.lower() in ("true", "false", "0", "1") else f"{shown} {_HOW['bool']}"
+    if column.is_float:
+        return None if _NUMBER.fullmatch(value) else f"{shown} {_HOW['float']}"
+    if not _INTEGER.fullmatch(value):
+        return f"{shown} {_HOW['integer']}"
+    info = np.iinfo(column.dtype)
+    inside = len(value) <= 25 and info.min <= int(value) <= info.max
+    return None if inside else f"{shown} does not fit {column.dtype} ({info.min} to {info.max})"

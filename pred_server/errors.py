@@ -1,0 +1,91 @@
+"""Every error that this package raises on purpose, as one tree.
+
+    PredServerError
+    ├── InvalidInput          INVALID_ARGUMENT     the table or the request is at fault; `violations` say where
+    ├── ModelNotFound         NOT_FOUND            the server has no model of that name and version
+    ├── LimitExceeded         RESOURCE_EXHAUSTED   too large, or too much at once; `reason` says which
+    ├── DeadlineExceeded      DEADLINE_EXCEEDED    no answer within the deadline
+    ├── Unavailable           UNAVAILABLE          nobody answers at that address, or the server is stopping
+    ├── Cancelled             CANCELLED            the caller took the call back
+    ├── ServerFault           INTERNAL             a fault of the server; its log has the request id
+    ├── RemoteError           (any other code)     what a server answered that is none of the above
+    ├── ModelFileError        not sent             a model directory that is damaged, hostile or missing
+    └── ServerStartError      not sent             a server that could not start
+
+`code` is the name of the gRPC status code. `status` alone turns errors into statuses and back.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class PredServerError(Exception):
+    code = "UNKNOWN"
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One thing wrong with a request: `field` is a column, or a field of the message."""
+
+    field: str
+    description: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.description}" if self.field else self.description
+
+
+class InvalidInput(PredServerError):
+    code = "INVALID_ARGUMENT"
+    max_violations = 10
+
+    def __init__(self, message: str, violations: Sequence[Violation] = ()):
+        super().__init__(message)
+        self.violations = tuple(violations[: self.max_violations])
+
+    @classmethod
+    def at(cls, violations: Sequence[Violation]) -> "InvalidInput":
+        """An error whose message is its first violation, and how many more there are."""
+        more = min(len(violations), cls.max_violations) - 1
+        return cls(f"{violations[0]}" + (f" (and {more} more)" if more else ""), violations)
+
+
+class ModelNotFound(PredServerError):
+    code = "NOT_FOUND"
+
+
+class LimitExceeded(PredServerError):
+    code = "RESOURCE_EXHAUSTED"
+
+    def __init__(self, message: str, reason: str = "TOO_LARGE"):
+        super().__init__(message)
+        self.reason = reason
+
+
+class DeadlineExceeded(PredServerError):
+    code = "DEADLINE_EXCEEDED"
+
+
+class Unavailable(PredServerError):
+    code = "UNAVAILABLE"
+
+
+class Cancelled(PredServerError):
+    code = "CANCELLED"
+
+
+class ServerFault(PredServerError):
+    code = "INTERNAL"
+
+
+class RemoteError(PredServerError):
+    def __init__(self, message: str, code: str = "UNKNOWN"):
+        super().__init__(message)
+        self.code = code
+
+
+class ModelFileError(PredServerError):
+    pass
+
+
+class ServerStartError(PredServerError):
+    pass

@@ -1,0 +1,340 @@
+"""A model: a fitted scikit-learn estimator with its schema, name and version; kept as files that hold no code.
+
+A model directory has three files:
+
+    manifest.json    name, version, schema, scores, training rows, library versions, sha256 of the other two
+    model.skops      the estimator, in the skops format (https://skops.readthedocs.io/en/stable/persistence.html)
+    sample.parquet   up to 1,000 rows of the training table, for examples and parity checks
+"""
+
+import hashlib
+import html
+import io
+import json
+import logging
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version as library_version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import skops.io
+from sklearn.compose import make_column_transformer
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.exceptions import NotFittedError
+from sklearn.metrics import mean_absolute_error
+from sklearn.model_selection import GroupShuffleSplit
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import OrdinalEncoder
+from sklearn.utils.validation import check_is_fitted
+from tqdm.auto import tqdm
+
+from pred_server.errors import InvalidInput, ModelFileError
+from pred_server.schema import Column, Schema, infer_column
+
+ROOT = Path(__file__).parent.parent
+MODELS = ROOT / "models"
+FLIGHTS = ROOT / "data" / "flights.parquet"
+
+SAMPLE_ROWS = 1_000
+LIBRARIES = ("scikit-learn", "skops", "numpy", "pandas")
+
+# What skops does not trust by default, though these types only hold numbers: trees, neighbour indexes, optimizer state.
+TRUSTED_TYPES = (
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.metrics._dist_metrics.EuclideanDistance64",
+    "sklearn.neighbors._kd_tree.KDTree",
+    "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+    "sklearn.tree._tree.Tree",
+)
+MAX_UNPACKED_BYTES = 4 * 1024**3
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, repr=False)
+class Model:
+    name: str
+    version: str
+    schema: Schema
+    estimator: Any
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    sample: pd.DataFrame | None = None
+
+    def predict(self, table: pd.DataFrame) -> np.ndarray:
+        """Predict in process: what a served prediction must equal, bit for bit.
+
+        Parameters
+        ----------
+        table : DataFrame of shape (n_rows, n_columns), columns in any order
+
+        Returns
+        -------
+        ndarray of shape (n_rows,), of the target's dtype
+
+        Raises
+        ------
+        InvalidInput
+            The table does not fit the schema, or the estimator refuses its values.
+        """
+        return self.predict_aligned(self.schema.align(table))
+
+    def predict_aligned(self, table: pd.DataFrame) -> np.ndarray:
+        """`predict` for a table that `schema.align` returned."""
+        try:
+            result = _predict(self.estimator, table)
+        except ValueError as error:
+            # The estimator's own text may quote paths or internals: it goes to the log, not to the caller.
+            logger.warning("model %s refused a table: %s", self.name, error)
+            raise InvalidInput(
+                f"model {self.name!r} refused the table's values; a usual cause is an infinite or very large number"
+            ) from error
+        return result if self.schema.target.dtype == "str" else result.astype(self.schema.target.dtype, copy=False)
+
+    def __repr__(self) -> str:
+        takes, gives = ", ".join(self.schema.names), self.schema.target.name
+        return f"Model({self.name!r}, version {self.version}: {takes} -> {gives})"
+
+    def _repr_html_(self) -> str:
+        rows = [(column.name, column.dtype, "feature") for column in self.schema.columns]
+        rows.append((self.schema.target.name, self.schema.target.dtype, "target"))
+        cells = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+        scores = "".join(f"<li>{html.escape(f'{name}: {value}')}</li>" for name, value in self.scores.items())
+        title = html.escape(f"{self.name} v{self.version}")
+        head = "<tr><th>column</th><th>dtype</th><th>role</th></tr>"
+        return f"<b>Model {title}</b><table>{head}{cells}</table><ul>{scores}</ul>"
+
+
+class Sum:
+    """The article's own example, as an estimator: x + y."""
+
+    feature_names_in_ = ("x", "y")
+
+    def predict(self, table: pd.DataFrame) -> np.ndarray:
+        return (table["x"] + table["y"]).to_numpy()
+
+
+def sum_model() -> Model:
+    columns = (Column("x", "float64", nullable=True), Column("y", "float64", nullable=True))
+    return Model("sum", "1", Schema(columns, Column("0", "float64")), Sum())
+
+
+def _predict(estimator: Any, table: pd.DataFrame) -> np.ndarray:
+    # An estimator that was fitted on a plain array wants one back, or it warns about names.
+    return np.asarray(estimator.predict(table if hasattr(estimator, "feature_names_in_") else table.to_numpy()))
+
+
+def save(
+    estimator: Any,
+    sample: pd.DataFrame | np.ndarray,
+    directory: str | Path,
+    *,
+    name: str = "",
+    version: str = "1",
+    target: str = "prediction",
+    target_unit: str = "",
+    scores: Mapping[str, Any] | None = None,
+    training_rows: int | None = None,
+) -> Model:
+    """Write a fitted estimator (regressor or classifier) as a model directory that `serve` and `load` take.
+
+    Parameters
+    ----------
+    estimator : fitted scikit-learn estimator or pipeline that predicts one value for each row
+    sample : DataFrame or array of shape (n_rows, n_features), n_rows >= 1
+        Some rows of the table that it was fitted on: names and dtypes are taken from it. Columns that the estimator
+        was not fitted on are left out. An array's columns are named x0, x1, ...
+    directory : the directory to write; its last part is the model's name if no `name` is given
+
+    Raises
+    ------
+    InvalidInput
+        The estimator is not fitted, predicts more than one value for a row, or has columns of a type that cannot be
+        served.
+    """
+    directory = Path(directory)
+    name = name or directory.resolve().name
+    for what, text in (("name", name), ("version", version)):
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text):
+            raise InvalidInput(f"model {what} {text!r}: use 1 to 64 letters, digits, dots, dashes and underscores")
+    table = _as_table(estimator, sample)
+    result = _try_estimator(estimator, table)
+    dtype = "str" if result.dtype.kind in "UOT" else str(result.dtype)
+    columns = tuple(infer_column(table[column], _takes_missing(estimator, table, str(column))) for column in table)
+    schema = Schema(columns, Column(target, dtype, unit=target_unit))
+    model = Model(name, version, schema, estimator, scores or {}, table.head(SAMPLE_ROWS).reset_index(drop=True))
+    model.predict(table.head(SAMPLE_ROWS))  # what cannot be predicted here could not be served either
+
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "model.skops").write_bytes(skops.io.dumps(estimator))
+    assert model.sample is not None
+    model.sample.to_parquet(directory / "sample.parquet")
+    manifest = {
+        "name": name,
+        "version": version,
+        "schema": schema.to_json(),
+        "scores": dict(model.scores),
+        "training_rows": training_rows,
+        "libraries": {library: library_version(library) for library in LIBRARIES},
+        "sha256": {file: _sha256((directory / file).read_bytes()) for file in ("model.skops", "sample.parquet")},
+    }
+    (directory / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    return model
+
+
+def load(model: str | Path, trust: Sequence[str] = ()) -> Model:
+    """Load a model: `sum`, the name of a trained model, or a model directory. Loading runs no code of the directory's.
+
+    Parameters
+    ----------
+    trust : full names of further types that model.skops may hold, beyond scikit-learn's own and `TRUSTED_TYPES`
+
+    Raises
+    ------
+    ModelFileError
+        The directory is missing, damaged, or holds what is not trusted. The hash in the manifest tells damage, not
+        forgery: who can write the directory can write the hash.
+    """
+    if str(model) == "sum":
+        return sum_model()
+    directory = Path(model)
+    if not (directory / "manifest.json").is_file() and re.fullmatch(r"[\w.-]+", str(model)):
+        directory = MODELS / model
+    if not (directory / "manifest.json").is_file():
+        hint = "run `pred-server train` first" if str(model) == "flights" else "`pred_server.save` makes one"
+        raise ModelFileError(f"no model directory {str(model)!r} (it needs a manifest.json): {hint}")
+    try:
+        manifest = json.loads((directory / "manifest.json").read_text())
+        schema = Schema.from_json(manifest["schema"])
+        loaded = Model(str(manifest["name"]), str(manifest["version"]), schema, None, dict(manifest["scores"]))
+        sha256, libraries = dict(manifest["sha256"]), dict(manifest["libraries"])
+    except (ValueError, KeyError, TypeError, AttributeError, InvalidInput) as error:
+        raise ModelFileError(f"model {str(model)!r}: manifest.json is not a model's manifest") from error
+    for library in LIBRARIES:
+        if libraries.get(library) != library_version(library):
+            logger.warning(
+                "model %s was saved with %s %s and runs with %s",
+                loaded.name, library, libraries.get(library), library_version(library),
+            )  # fmt: skip
+    sample = pd.read_parquet(io.BytesIO(_read_checked(directory / "sample.parquet", sha256)))
+    estimator = _load_estimator(_read_checked(directory / "model.skops", sha256), str(model), trust)
+    return replace(loaded, estimator=estimator, sample=sample)
+
+
+def _read_checked(path: Path, sha256: Mapping[str, str]) -> bytes:
+    if not path.is_file():
+        raise ModelFileError(f"model {path.parent.name!r}: {path.name} is missing")
+    data = path.read_bytes()
+    if _sha256(data) != sha256.get(path.name):
+        raise ModelFileError(f"model {path.parent.name!r}: {path.name} is not the file that the manifest describes")
+    return data
+
+
+def _load_estimator(data: bytes, model: str, trust: Sequence[str]) -> Any:
+    trusted = [*TRUSTED_TYPES, *trust]
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > MAX_UNPACKED_BYTES:
+                raise ModelFileError(f"model {model!r}: model.skops unpacks to more than {MAX_UNPACKED_BYTES} bytes")
+        unknown = sorted(set(skops.io.get_untrusted_types(data=data)) - set(trusted))
+    except ModelFileError:
+        raise
+    except Exception as error:
+        raise ModelFileError(f"model {model!r}: model.skops is not in the skops format") from error
+    if unknown:
+        raise ModelFileError(
+            f"model {model!r}: model.skops holds types that are not trusted: {', '.join(unknown)}; "
+            f"if you know them, name each: --trust {unknown[0]}"
+        )
+    try:
+        return skops.io.loads(data, trusted=[name for name in trusted if name])
+    except Exception as error:
+        raise ModelFileError(f"model {model!r}: model.skops cannot be loaded") from error
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _as_table(estimator: Any, sample: pd.DataFrame | np.ndarray) -> pd.DataFrame:
+    try:
+        check_is_fitted(estimator)
+    except (NotFittedError, TypeError) as error:
+        raise InvalidInput(
+            f"the estimator is not a fitted scikit-learn estimator: {type(estimator).__name__}"
+        ) from error
+    if not isinstance(sample, pd.DataFrame):
+        sample = pd.DataFrame(sample).add_prefix("x")
+    names = list(getattr(estimator, "feature_names_in_", sample.columns))
+    missing = [name for name in names if name not in sample.columns]
+    if missing or len(sample) == 0:
+        raise InvalidInput(f"the sample needs at least one row and every column; missing: {missing or 'rows'}")
+    return sample[names]
+
+
+def _try_estimator(estimator: Any, table: pd.DataFrame) -> np.ndarray:
+    result = _predict(estimator, table.head(SAMPLE_ROWS))
+    if result.ndim != 1:
+        raise InvalidInput(f"the estimator predicts {result.shape[1:]} values for a row; only one can be served")
+    return result
+
+
+def _takes_missing(estimator: Any, table: pd.DataFrame, column: str) -> bool:
+    """Whether the estimator predicts when this column has no value, found by trying."""
+    if infer_column(table[column]).is_integer or table[column].dtype == bool:
+        return False
+    missing = table.head(1).copy()
+    missing[column] = missing[column].where(pd.Series([False], index=missing.index))
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            _predict(estimator, missing)
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
+def train_flights(directory: str | Path = MODELS / "flights", iterations: int = 200, progress: bool = True) -> Model:
+    """Train the `flights` model, judge it on days that it has not seen, and save it.
+
+    The boosting rounds are fitted in steps (`warm_start`), so that a progress bar has something to show.
+    """
+    flights = pd.read_parquet(FLIGHTS)
+    features, target = flights.drop(columns="arr_delay"), flights["arr_delay"]
+    # Whole days are held out: flights of one day share its weather, so a random split would flatter the model.
+    days = flights["month"] * 100 + flights["day"]
+    train, test = next(GroupShuffleSplit(n_splits=1, test_size=0.2, random_state=0).split(flights, groups=days))
+
+    encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+    columns = make_column_transformer(
+        (encoder, ["carrier", "origin", "dest"]), remainder="passthrough", verbose_feature_names_out=False
+    )
+    encoded = columns.fit_transform(features.iloc[train])
+    boost = HistGradientBoostingRegressor(loss="absolute_error", random_state=0, warm_start=True, max_iter=0)
+    with tqdm(total=iterations, desc="train flights", unit="tree", disable=not progress) as bar:
+        while boost.max_iter < iterations:
+            step = min(25, iterations - boost.max_iter)
+            boost.set_params(max_iter=boost.max_iter + step).fit(encoded, target.iloc[train])
+            bar.update(step)
+    estimator = Pipeline([("columns", columns), ("boost", boost)])
+
+    held_out = target.iloc[test]
+    scores = {
+        "mae_minutes": round(float(mean_absolute_error(held_out, estimator.predict(features.iloc[test]))), 2),
+        "baseline_mae_minutes": round(float(mean_absolute_error(held_out, features["dep_delay"].iloc[test])), 2),
+        "baseline": "arrives as late as it left",
+        "held_out_rows": len(test),
+    }
+    return save(
+        estimator,
+        features.iloc[train].sample(SAMPLE_ROWS, random_state=0),
+        directory,
+        target="arr_delay",
+        target_unit="minutes",
+        scores=scores,
+        training_rows=len(train),
+    )

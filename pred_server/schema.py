@@ -1,0 +1,140 @@
+"""The columns that a model takes, and the check that a table has them."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pred_server.errors import InvalidInput, Violation
+
+NUMERIC_DTYPES = (
+    "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64",
+)  # fmt: skip
+DTYPES = ("bool", "str", *NUMERIC_DTYPES)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: `dtype` is one of `DTYPES`; `nullable` where the model takes a missing value (NaN, None)."""
+
+    name: str
+    dtype: str
+    nullable: bool = False
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise InvalidInput(f"column {self.name!r} has dtype {self.dtype}; use one of {', '.join(DTYPES)}")
+
+    @property
+    def is_float(self) -> bool:
+        return self.dtype.startswith("float")
+
+    @property
+    def is_integer(self) -> bool:
+        return self.dtype in NUMERIC_DTYPES and not self.is_float
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What goes into a model and what comes out: its feature columns, in the model's order, and its target."""
+
+    columns: tuple[Column, ...]
+    target: Column
+
+    @property
+    def names(self) -> list[str]:
+        return [column.name for column in self.columns]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Schema":
+        return cls(tuple(Column(**column) for column in data["columns"]), Column(**data["target"]))
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def check_names(self, names: list[str]) -> list[str]:
+        """Return the names that the model does not know; they are ignored.
+
+        Raises
+        ------
+        InvalidInput
+            A column is missing, or a name stands twice.
+        """
+        count = Counter(names)
+        violations = [Violation(name, "the column stands more than once") for name in count if count[name] > 1]
+        there = ", ".join(map(repr, names[:20])) or "no columns"
+        violations += [
+            Violation(name, f"the column is missing (the table has {there})")
+            for name in self.names
+            if name not in count
+        ]
+        if violations:
+            raise InvalidInput.at(violations)
+        known = set(self.names)
+        return [name for name in names if name not in known]
+
+    def align(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return the model's columns in its order and dtypes; other columns are left out.
+
+        Parameters
+        ----------
+        table : DataFrame of shape (n_rows, n_columns), n_rows >= 1, columns in any order
+
+        Raises
+        ------
+        InvalidInput
+            A column is missing, stands twice, has values of another type, or lacks values that the model needs; or
+            there are no rows.
+        """
+        self.check_names([str(name) for name in table.columns])
+        if len(table) == 0:
+            raise InvalidInput("the table has no rows")
+        aligned, violations = {}, []
+        for column in self.columns:
+            try:
+                aligned[column.name] = _cast(table[column.name], column).array
+            except ValueError as error:
+                violations.append(Violation(column.name, str(error)))
+        if violations:
+            raise InvalidInput.at(violations)
+        return pd.DataFrame(aligned, index=table.index)
+
+
+def infer_column(values: pd.Series, nullable: bool = False) -> Column:
+    """Name and dtype of a training column."""
+    text = isinstance(values.dtype, pd.StringDtype) or pd.api.types.infer_dtype(values, skipna=True) == "string"
+    return Column(str(values.name), "str" if text else str(values.dtype), nullable)
+
+
+def plain(values: pd.Series) -> pd.Series:
+    """The values of a categorical column as such; any other column as it is."""
+    return values.astype(values.cat.categories.dtype) if isinstance(values.dtype, pd.CategoricalDtype) else values
+
+
+def _cast(values: pd.Series, column: Column) -> pd.Series:
+    values = plain(values)
+    if column.dtype in ("str", "bool"):
+        kind = "string" if column.dtype == "str" else "boolean"
+        found = pd.api.types.infer_dtype(values, skipna=True)
+        if found not in (kind, "empty"):
+            raise ValueError(f"holds {found} values; the model takes {kind} values")
+    elif not pd.api.types.is_numeric_dtype(values.dtype) or values.dtype == bool:
+        raise ValueError(f"holds values of dtype {values.dtype}; the model takes {column.dtype}")
+    missing = values.isna()
+    if missing.any() and not column.nullable:
+        raise ValueError(f"row {int(missing.argmax()) + 1} has no value, and the model needs one")
+    if column.is_integer:
+        info = np.iinfo(column.dtype)
+        wrong = (values < info.min) | (values > info.max) | (values % 1 != 0)
+        if wrong.any():
+            at = int(wrong.argmax())
+            raise ValueError(f"row {at + 1} has {values.iloc[at]}, not a whole number of type {column.dtype}")
+    if column.dtype in NUMERIC_DTYPES:
+        na_value = np.nan if column.is_float else 0
+        with np.errstate(over="ignore"):
+            return pd.Series(values.to_numpy(column.dtype, na_value=na_value), index=values.index)
+    return values.astype(str if column.dtype == "str" else bool)

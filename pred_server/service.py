@@ -1,0 +1,82 @@
+"""The gRPC surface: decode, ask the model, encode; nothing else."""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
+
+import grpc
+
+from generated.pred_pb2 import Request, Response
+from generated.pred_pb2_grpc import PredictionServicer
+from pred_server.codecs import CODECS
+from pred_server.errors import ModelNotFound, PredServerError, ServerFault
+from pred_server.limits import Limits
+from pred_server.model import Model
+from pred_server.status import to_status
+
+logger = logging.getLogger(__name__)
+
+Metadata = dict[str, str]
+
+
+class PredictionService(PredictionServicer):
+    """Answers with the model that the call's metadata names (`model-name`, `model-version`), or else with the first.
+
+    The reply's initial metadata says what the text does not: `prediction-dtype`, and `ignored-columns`
+    (percent-encoded, with commas between them) if the table has columns that the model does not know.
+    """
+
+    def __init__(self, models: Sequence[Model], limits: Limits):
+        self._models = models
+        self._limits = limits
+        # One thread for all computing: OpenMP keeps a pool of threads for each thread that calls it.
+        self._compute = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
+
+    async def Predict(self, request: Request, context: grpc.aio.ServicerContext[Request, Response]) -> Response:
+        asked = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        request_id = asked.get("x-request-id") or uuid.uuid4().hex
+        start_ns, code = time.perf_counter_ns(), "OK"
+        try:
+            model = self._find(asked)
+            response, metadata = await asyncio.get_running_loop().run_in_executor(
+                self._compute, self._answer, model, request
+            )
+            await context.send_initial_metadata(tuple(metadata.items()))
+            return response
+        except asyncio.CancelledError:
+            code = "CANCELLED"
+            raise
+        except Exception as error:
+            known = error
+            if not isinstance(error, PredServerError):
+                logger.exception("request %s failed", request_id)
+                known = ServerFault(f"the server failed; its log has the reason under request id {request_id}")
+            assert isinstance(known, PredServerError)
+            code = known.code
+            status = to_status(known)
+            await context.abort(status.code, status.details, status.trailing_metadata)
+        finally:
+            duration_ms = (time.perf_counter_ns() - start_ns) / 1e6
+            logger.info("Predict request_id=%s code=%s duration_ms=%.3f", request_id, code, duration_ms)
+
+    def _find(self, asked: Metadata) -> Model:
+        name, version = asked.get("model-name"), asked.get("model-version")
+        for model in self._models:
+            if name in (None, model.name) and version in (None, model.version):
+                return model
+        there = ", ".join(f"{model.name} v{model.version}" for model in self._models)
+        raise ModelNotFound(f"no model {name or '(any)'} v{version or '(any)'} here; there is {there}")
+
+    def _answer(self, model: Model, request: Request) -> tuple[Response, Metadata]:
+        codec = CODECS["csv"]
+        table, ignored = codec.read_table(request, model.schema, self._limits.max_rows)
+        response = Response()
+        codec.write_result(model.predict_aligned(table), model.schema.target, response)
+        metadata = {"prediction-dtype": model.schema.target.dtype}
+        if ignored:
+            metadata["ignored-columns"] = ",".join(quote(name, safe="") for name in ignored)
+        return response, metadata

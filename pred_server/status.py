@@ -1,0 +1,72 @@
+"""Errors to gRPC statuses and back: the only such mapping.
+
+The details follow google.rpc (https://google.aip.dev/193): BadRequest names the fields at fault, ErrorInfo gives a
+reason that a program can read.
+"""
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from pred_server import errors
+
+DOMAIN = "pred-server"
+
+_BY_CODE: dict[str, type[errors.PredServerError]] = {
+    kind.code: kind
+    for kind in (
+        errors.InvalidInput,
+        errors.ModelNotFound,
+        errors.LimitExceeded,
+        errors.DeadlineExceeded,
+        errors.Unavailable,
+        errors.Cancelled,
+        errors.ServerFault,
+    )
+}
+
+
+def to_status(error: errors.PredServerError) -> grpc.Status:
+    """What a server answers: the code, the sentence and the fields at fault."""
+    status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=str(error))
+    if isinstance(error, errors.InvalidInput) and error.violations:
+        bad_request = error_details_pb2.BadRequest()
+        for violation in error.violations:
+            bad_request.field_violations.add(field=violation.field, description=violation.description)
+        _pack(status, bad_request)
+    if isinstance(error, errors.LimitExceeded):
+        _pack(status, error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN))
+    answer: grpc.Status = rpc_status.to_status(status)
+    return answer
+
+
+def from_call(call: grpc.Call) -> errors.PredServerError:
+    """What a client raises for a failed call, of this server or of any other."""
+    code, message = call.code().name, call.details() or "no message"
+    kind = _BY_CODE.get(code, errors.RemoteError)
+    if kind is errors.RemoteError:
+        return errors.RemoteError(message, code)
+    if kind is errors.LimitExceeded:
+        info = error_details_pb2.ErrorInfo()
+        return errors.LimitExceeded(message, info.reason if _unpack(call, info) else "TOO_LARGE")
+    if kind is errors.InvalidInput:
+        bad_request = error_details_pb2.BadRequest()
+        _unpack(call, bad_request)
+        found = [errors.Violation(each.field, each.description) for each in bad_request.field_violations]
+        return errors.InvalidInput(message, found)
+    return kind(message)
+
+
+def _pack(status: status_pb2.Status, detail: error_details_pb2.BadRequest | error_details_pb2.ErrorInfo) -> None:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    status.details.append(packed)
+
+
+def _unpack(call: grpc.Call, detail: error_details_pb2.BadRequest | error_details_pb2.ErrorInfo) -> bool:
+    try:
+        status = rpc_status.from_call(call)
+    except ValueError:  # the details contradict the status: not from a server that follows google.rpc
+        return False
+    return status is not None and any(packed.Unpack(detail) for packed in status.details)
