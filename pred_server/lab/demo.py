@@ -1,0 +1,72 @@
+"""The whole story in a terminal, step by step: what `make demo` runs."""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pred_server import cli, stubs
+from pred_server.background import serve
+from pred_server.lab import experiments, plots, stats
+from pred_server.model import FLIGHTS, ROOT, load
+
+ROWS = 10_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m pred_server.lab.demo", description=__doc__)
+    parser.add_argument("--plot", type=Path, default=Path("latency.png"), help="where to write the plot")
+    parser.add_argument("--blocks", type=int, default=5, help="blocks of the latency measurement")
+    parser.add_argument("--iterations", type=int, default=200, help="boosting rounds")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        run(Path(directory), args.plot, args.blocks, args.iterations)
+
+
+def run(directory: Path, plot: Path, blocks: int, iterations: int) -> None:
+    title("Train: 327,346 flights that left New York in 2013, and how late they arrived")
+    cli.main(["train", "--out", str(directory / "flights"), "--iterations", str(iterations)])
+
+    title("Stubs: generate the code of both ends from proto/pred.proto")
+    for made in stubs.generate(directory):
+        name = made.relative_to(directory)
+        print(f"{name}: {'same as committed' if made.read_bytes() == (ROOT / name).read_bytes() else 'DIFFERS'}")
+
+    title("Serve: a server process on a free port of this machine")
+    model = load(directory / "flights")
+    flights = pd.read_parquet(FLIGHTS).drop(columns="arr_delay")
+    table = flights.sample(ROWS, random_state=0)
+    with serve(directory / "flights") as server, serve(directory / "flights", module="pred_server.article") as article:
+        print(server)
+
+        title(f"Predict: {ROWS:,} flights over gRPC, and the same ones in this process")
+        served, in_process = server.client().predict(table), model.predict(table)
+        print(table.assign(predicted_arr_delay=served).head().to_string())
+        equal = np.array_equal(served.to_numpy(), in_process)
+        print(f"served == in process, all {len(served):,} of them, to the last bit: {equal}")
+        if not equal:
+            raise SystemExit("the served predictions differ")
+
+        title("Latency: the article's server, ours, and the floor, interleaved in one run")
+        arms: dict[str, experiments.Caller] = {
+            "article server": article.client().predict,
+            "pred-server serve": server.client().predict,
+            "in process (floor)": model.predict,
+        }
+        calls = experiments.latency_by_rows(arms, flights, blocks=blocks)
+    summary = stats.summary(calls)
+    print(summary.pivot(index="rows", columns="arm", values="p50_ms").round(2).to_string())
+    print("(medians in milliseconds)")
+    heading = "Latency of one call, by rows: what the way costs, beside the work"
+    plots.latency_by_rows(summary, "in process (floor)", heading, experiments.stamp(seed=0)).savefig(plot, dpi=120)
+    print(f"plot: {plot}")
+
+
+def title(text: str) -> None:
+    print(f"\n== {text}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
