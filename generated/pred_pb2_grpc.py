@@ -26,8 +26,7 @@ if _version_not_supported:
 
 
 class PredictionStub:
-    """One table in, one prediction for each of its rows out, in the same order.
-    """
+    """Missing associated documentation comment in .proto file."""
 
     def __init__(self, channel):
         """Constructor.
@@ -43,11 +42,11 @@ class PredictionStub:
 
 
 class PredictionServicer:
-    """One table in, one prediction for each of its rows out, in the same order.
-    """
+    """Missing associated documentation comment in .proto file."""
 
     def Predict(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """One table in, one prediction for each of its rows out, in the same order.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -69,8 +68,7 @@ def add_PredictionServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Prediction:
-    """One table in, one prediction for each of its rows out, in the same order.
-    """
+    """Missing associated documentation comment in .proto file."""
 
     @staticmethod
     def Predict(request,

@@ -42,6 +42,7 @@ def execute(
         kernel_name="python3",
         resources={"metadata": {"path": str(HERE)}},
         record_timing=False,
+        coalesce_streams=True,
     )
     return client.execute()
 

@@ -7,8 +7,8 @@ import os
 # long. The OpenMP library reads this once, when scikit-learn is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from pred_server.background import serve  # noqa: E402
-from pred_server.client import Client  # noqa: E402
-from pred_server.model import Model, load, save  # noqa: E402
+from pred_server.background import serve
+from pred_server.client import Client
+from pred_server.model import Model, load, save
 
 __all__ = ["Client", "Model", "load", "save", "serve"]

@@ -52,6 +52,7 @@ class Server:
 
     def __init__(self, arguments: list[str], start_timeout_s: float):
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the server is
+        self._logged = ""
         self._clients: list[Client] = []
         self._process = subprocess.Popen(
             [sys.executable, "-c", _CHILD, *arguments],
@@ -97,8 +98,10 @@ class Server:
 
     def logs(self) -> str:
         """All that the server has printed."""
-        size = os.fstat(self._log.fileno()).st_size
-        return os.pread(self._log.fileno(), size, 0).decode(errors="replace")
+        if not self._log.closed:
+            size = os.fstat(self._log.fileno()).st_size
+            self._logged = os.pread(self._log.fileno(), size, 0).decode(errors="replace")
+        return self._logged
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Stop the server: it finishes what it has accepted, and is ended if that takes longer than `timeout_s`."""
@@ -112,6 +115,8 @@ class Server:
             self._process.wait()
         assert self._process.stdin is not None
         self._process.stdin.close()
+        self.logs()
+        self._log.close()
 
     def __enter__(self) -> Self:
         return self

@@ -44,6 +44,7 @@ class Client:
         self._channel = grpc.insecure_channel(
             target,
             options=(
+                ("grpc.enable_http_proxy", 0),  # or a proxy from the environment would be asked even for 127.0.0.1
                 ("grpc.max_receive_message_length", limits.max_message_bytes),
                 ("grpc.max_send_message_length", limits.max_message_bytes),
             ),

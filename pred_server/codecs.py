@@ -3,8 +3,7 @@
 import csv
 import io
 import re
-from contextlib import suppress
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pandas as pd
@@ -14,6 +13,9 @@ import pyarrow.csv
 from generated.pred_pb2 import Request, Response
 from pred_server.errors import InvalidInput, LimitExceeded, Violation
 from pred_server.schema import Column, Schema, plain
+
+if TYPE_CHECKING:
+    import _csv
 
 
 class Codec(Protocol):
@@ -65,7 +67,7 @@ class Csv:
         request.input_data = _to_csv(pa.table(columns))
 
     def read_table(self, request: Request, schema: Schema, max_rows: int) -> tuple[pd.DataFrame, list[str]]:
-        text = request.input_data.removeprefix("\ufeff")
+        text = request.input_data.removeprefix("\ufeff") + "\n"
         if not text.strip():
             raise InvalidInput.at([Violation("input_data", "is empty; a header and at least one row are needed")])
         _check_characters(text)
@@ -78,8 +80,7 @@ class Csv:
             return schema.align(table.to_pandas()), ignored
         except (InvalidInput, pa.ArrowException, csv.Error) as error:
             # The fast reader knows no line numbers; now that there is something to tell, a slow one finds them.
-            with suppress(csv.Error):
-                _explain(text, schema)
+            _explain(text, schema)
             if isinstance(error, InvalidInput):
                 raise
             raise InvalidInput.at([Violation("input_data", "is not a table in CSV")]) from error
@@ -102,14 +103,14 @@ CODECS: dict[str, Codec] = {codec.name: codec for codec in (Csv(),)}
 
 
 def _to_csv(table: pa.Table) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(table.column_names)
+    header = io.StringIO(newline="")
+    csv.writer(header).writerow(table.column_names)
     body = io.BytesIO()
     try:
         pa.csv.write_csv(table, body, pa.csv.WriteOptions(include_header=False))
     except pa.ArrowException as error:
         raise InvalidInput("the table has a column that CSV cannot carry") from error
-    return text.getvalue() + body.getvalue().decode()
+    return header.getvalue().removesuffix("\r\n") + "\n" + body.getvalue().decode()
 
 
 def _read_csv(text: str, types: dict[str, pa.DataType], columns: list[str] | None = None) -> pa.Table:
@@ -177,8 +178,9 @@ def _at_character(text: str, index: int, what: str) -> InvalidInput:
     return InvalidInput.at([Violation(header[column] if header else "input_data", f"line {line}: {what}")])
 
 
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
-_INTEGER = re.compile(r"[+-]?\d+")
+# Possessive (++, *+): a value of a million digits and a letter must not be tried in a million ways.
+_NUMBER = re.compile(r"[+-]?(\d++\.?\d*+|\.\d++)(e[+-]?\d++)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
+_INTEGER = re.compile(r"-?\d+")
 _HOW = {
     "float": "is not a number (write 1234.5: a point, no thousands separator; a missing one is an empty field)",
     "integer": "is not a whole number",
@@ -189,8 +191,17 @@ _HOW = {
 def _explain(text: str, schema: Schema) -> None:
     """Raise InvalidInput that names the lines and columns at fault, or return if none is found."""
     reader = csv.reader(io.StringIO(text, newline=""))
-    header = next(record for record in reader if record)
-    schema.check_names(header)
+    try:
+        header = next(record for record in reader if record)
+        schema.check_names(header)
+        violations = _violations(reader, header, schema)
+    except csv.Error as error:  # all that is left to object to once the quotes are right
+        raise InvalidInput.at([Violation("input_data", f"line {reader.line_num}: {error}")]) from error
+    if violations:
+        raise InvalidInput.at(violations)
+
+
+def _violations(reader: "_csv.Reader", header: list[str], schema: Schema) -> list[Violation]:
     wanted = [(header.index(column.name), column) for column in schema.columns]
     violations: list[Violation] = []
     start = reader.line_num + 1
@@ -212,8 +223,7 @@ def _explain(text: str, schema: Schema) -> None:
             ]
         if len(violations) > InvalidInput.max_violations:
             break
-    if violations:
-        raise InvalidInput.at(violations)
+    return violations
 
 
 def _wrong(value: str, column: Column) -> str | None:

@@ -69,6 +69,9 @@ class Model:
     def predict(self, table: pd.DataFrame) -> np.ndarray:
         """Predict in process: what a served prediction must equal, bit for bit.
 
+        The estimator always sees the table in one memory layout, the schema's: the last bit of a linear model's sum
+        depends on the layout, so `estimator.predict` on the same rows held in another way may differ by that bit.
+
         Parameters
         ----------
         table : DataFrame of shape (n_rows, n_columns), columns in any order
@@ -221,7 +224,11 @@ def load(model: str | Path, trust: Sequence[str] = ()) -> Model:
                 "model %s was saved with %s %s and runs with %s",
                 loaded.name, library, libraries.get(library), library_version(library),
             )  # fmt: skip
-    sample = pd.read_parquet(io.BytesIO(_read_checked(directory / "sample.parquet", sha256)))
+    data = _read_checked(directory / "sample.parquet", sha256)
+    try:
+        sample = pd.read_parquet(io.BytesIO(data))
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"model {str(model)!r}: sample.parquet is not a Parquet file") from error
     estimator = _load_estimator(_read_checked(directory / "model.skops", sha256), str(model), trust)
     return replace(loaded, estimator=estimator, sample=sample)
 

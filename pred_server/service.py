@@ -40,6 +40,7 @@ class PredictionService(PredictionServicer):
         asked = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         request_id = asked.get("x-request-id") or uuid.uuid4().hex
         start_ns, code = time.perf_counter_ns(), "OK"
+        logger.debug("Predict request_id=%s accepted", request_id)
         try:
             model = self._find(asked)
             response, metadata = await asyncio.get_running_loop().run_in_executor(

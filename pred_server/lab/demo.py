@@ -1,13 +1,15 @@
 """The whole story in a terminal, step by step: what `make demo` runs."""
 
 import argparse
+import shlex
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from pred_server import cli, stubs
 from pred_server.background import serve
 from pred_server.lab import experiments, plots, stats
 from pred_server.model import FLIGHTS, ROOT, load
@@ -27,12 +29,15 @@ def main() -> None:
 
 def run(directory: Path, plot: Path, blocks: int, iterations: int) -> None:
     title("Train: 327,346 flights that left New York in 2013, and how late they arrived")
-    cli.main(["train", "--out", str(directory / "flights"), "--iterations", str(iterations)])
+    pred_server("train", "--out", directory / "flights", "--iterations", iterations)
 
     title("Stubs: generate the code of both ends from proto/pred.proto")
-    for made in stubs.generate(directory):
-        name = made.relative_to(directory)
-        print(f"{name}: {'same as committed' if made.read_bytes() == (ROOT / name).read_bytes() else 'DIFFERS'}")
+    pred_server("stubs", "--out", directory)
+    for made in sorted((directory / "generated").rglob("*.*")):
+        committed = ROOT / made.relative_to(directory)
+        if made.read_bytes() != committed.read_bytes():
+            raise SystemExit(f"{committed.name} is stale: run `make stubs`")
+    print("the committed ones are up to date")
 
     title("Serve: a server process on a free port of this machine")
     model = load(directory / "flights")
@@ -62,6 +67,12 @@ def run(directory: Path, plot: Path, blocks: int, iterations: int) -> None:
     heading = "Latency of one call, by rows: what the way costs, beside the work"
     plots.latency_by_rows(summary, "in process (floor)", heading, experiments.stamp(seed=0)).savefig(plot, dpi=120)
     print(f"plot: {plot}")
+
+
+def pred_server(*arguments: object) -> None:
+    command = ["pred-server", *map(str, arguments)]
+    print(f"$ {shlex.join(command)}", flush=True)
+    subprocess.run([sys.executable, "-m", "pred_server", *command[1:]], check=True)
 
 
 def title(text: str) -> None:

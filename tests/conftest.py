@@ -1,0 +1,33 @@
+"""Fixtures that several rooms share: real flights, the trained model, running servers."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+import pytest
+
+from pred_server import Model, load, serve
+from pred_server.background import Server
+from pred_server.model import FLIGHTS
+
+
+@pytest.fixture(scope="session")
+def flights() -> pd.DataFrame:
+    """10,000 real flights, without the arrival delay."""
+    return pd.read_parquet(FLIGHTS).drop(columns="arr_delay").sample(10_000, random_state=7)
+
+
+@pytest.fixture(scope="session")
+def flights_model() -> Model:
+    return load("flights")
+
+
+@pytest.fixture(scope="session")
+def flights_server() -> Iterator[Server]:
+    with serve("flights") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def sum_server() -> Iterator[Server]:
+    with serve("sum") as server:
+        yield server

@@ -1,0 +1,201 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from generated.pred_pb2 import Request, Response
+from pred_server.codecs import CODECS
+from pred_server.errors import InvalidInput, LimitExceeded
+from pred_server.schema import DTYPES, Column, Schema
+
+CSV = CODECS["csv"]
+XY = Schema((Column("x", "float64", nullable=True), Column("n", "int64"), Column("s", "str")), Column("t", "float64"))
+
+
+def read(text: str, schema: Schema = XY, max_rows: int = 1_000) -> pd.DataFrame:
+    return CSV.read_table(Request(input_data=text), schema, max_rows)[0]
+
+
+def values_of(column: Column) -> st.SearchStrategy[object]:
+    if column.dtype == "bool":
+        return st.booleans()
+    if column.dtype == "str":
+        # Neither NUL, which no CSV reader agrees on, nor lone surrogates, which are not UTF-8.
+        text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
+        return st.none() | text if column.nullable else text
+    if column.is_float:
+        width = 64 if column.dtype == "float64" else 32
+        return st.floats(width=width, allow_nan=column.nullable)
+    info = np.iinfo(column.dtype)
+    return st.integers(info.min, info.max)
+
+
+names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=8).filter(
+    lambda name: not name.startswith("\ufeff")
+)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> tuple[Schema, pd.DataFrame]:
+    columns = tuple(
+        Column(name, dtype, draw(st.booleans()) and (dtype == "str" or dtype.startswith("float")))
+        for name, dtype in draw(
+            st.lists(st.tuples(names, st.sampled_from(DTYPES)), min_size=2, max_size=5, unique_by=lambda c: c[0])
+        )
+    )
+    n_rows = draw(st.integers(1, 6))
+    data = {}
+    for column in columns:
+        drawn = draw(st.lists(values_of(column), min_size=n_rows, max_size=n_rows))
+        data[column.name] = pd.Series(drawn, dtype=str if column.dtype == "str" else column.dtype)
+    return Schema(columns, Column("t", "float64")), pd.DataFrame(data)
+
+
+@given(tables(), st.randoms())
+def test_any_table_that_fits_the_schema_arrives_bit_for_bit(drawn: tuple[Schema, pd.DataFrame], random: object) -> None:
+    schema, table = drawn
+    request = Request()
+    shuffled = list(table.columns)
+    random.shuffle(shuffled)
+    CSV.write_table(table[shuffled], request)
+    got, ignored = CSV.read_table(request, schema, max_rows=10)
+    assert ignored == []
+    assert list(got.columns) == schema.names
+    for column in schema.columns:
+        sent, arrived = table[column.name].to_numpy(), got[column.name].to_numpy()
+        assert got[column.name].dtype == table[column.name].dtype
+        if column.is_float:
+            nan = np.isnan(sent)
+            assert np.array_equal(np.isnan(arrived), nan)
+            assert sent[~nan].tobytes() == arrived[~nan].tobytes()
+        else:
+            pd.testing.assert_series_equal(got[column.name], table[column.name])
+
+
+@given(st.lists(st.floats(), min_size=1))
+def test_results_arrive_bit_for_bit(values: list[float]) -> None:
+    response, sent = Response(), np.array(values)
+    CSV.write_result(sent, Column("delay, in minutes", "float64"), response)
+    got = CSV.read_result(response, "float64")
+    assert got.name == "delay, in minutes"
+    assert np.array_equal(got.to_numpy(), sent, equal_nan=True)
+    assert np.array_equal(np.signbit(got.to_numpy()[sent == 0]), np.signbit(sent[sent == 0]))
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0")), min_size=1))
+def test_labels_arrive_as_they_are(labels: list[str]) -> None:
+    response = Response()
+    CSV.write_result(np.array(labels, dtype=object), Column("label", "str"), response)
+    assert CSV.read_result(response, "str").tolist() == labels
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "input_data: is empty"),
+        (" \n\n  \n", "input_data: is empty"),
+        ("x,n,s\n", "has no rows"),
+        ("x,n,s", "has no rows"),
+        ("x,s\n1,a\n", "n: the column is missing (the table has 'x', 's')"),
+        ("x;n;s\n1;2;a\n", "x: the column is missing (the table has 'x;n;s')"),
+        ("x,n,s,x\n1,2,a,4\n", "x: the column stands more than once"),
+        ("x,n,s\n1,2,a\nabc,2,a\n", "x: line 3: 'abc' is not a number"),
+        ("x,n,s\n1,2.5,a\n", "n: line 2: '2.5' is not a whole number"),
+        ("x,n,s\n1,1e3,a\n", "n: line 2: '1e3' is not a whole number"),
+        ("x,n,s\n1,9223372036854775808,a\n", "n: line 2: '9223372036854775808' does not fit int64"),
+        ("x,n,s\n1,,a\n", "n: line 2: no value, and the model needs one"),
+        ("x,n,s\n1,2,a\n3,4\n", "s: line 3 ends before this column"),
+        ("x,n,s\n1,2,a\n\n3,4,b,c\n", "s: line 4 has 4 fields, and the header 3"),
+        ('x,n,s\n1,2,"a\nb"\n1,2,"c\n', "s: line 4: a quote stands inside a field, or is not closed"),
+        ('x,n,s\n1,2,"a"b\n', "s: line 2: a quote stands inside"),
+        ('x,n,s\n1,2,5" pipe\n1,2,6" pipe\n', "s: line 2: a quote stands inside"),
+        ('x,n,s\n1,2,"a\n1,2,"b"\n', "s: line 2: a quote stands inside"),
+        ('"x,n,s\n1,2,a\n', "line 1: a quote stands inside"),
+        ("x,n,s\n1,2,a\n1,2,b\0c\n", "s: line 3: there is a NUL character"),
+        ("x,n,s\n1,5,2,a\n", "s: line 2 has 4 fields"),
+        ('x,n,s\n"1,5",2,a\n', "x: line 2: '1,5' is not a number (write 1234.5: a point, no thousands separator"),
+        ('x,n,s\n"1,234.5",2,a\n', "x: line 2: '1,234.5' is not a number"),
+        ("x,n,s\n1_000,2,a\n", "x: line 2: '1_000' is not a number"),
+        ("x,n,s\nNA,2,a\n", "x: line 2: 'NA' is not a number"),
+    ],
+)
+def test_bad_csv_is_told_with_line_and_column(text: str, complaint: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        read(text)
+    assert complaint in str(caught.value)
+
+
+def test_no_more_than_ten_faults_are_listed_however_many_there_are() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        read("x,n,s\n" + "a,b,c\n" * 900)
+    assert len(caught.value.violations) == 10
+    assert len(str(caught.value)) < 4096
+
+
+def test_a_very_long_value_is_not_quoted_whole() -> None:
+    with pytest.raises(InvalidInput, match=r"line 2: '9{40}…' is not a number") as caught:
+        read("x,n,s\n" + "9" * 100_000 + "z,1,a\n")
+    assert len(str(caught.value)) < 300
+    with pytest.raises(InvalidInput, match="line 3: field larger than field limit"):
+        read("x,n,s\n1,1,a\n" + "9" * 200_000 + "z,1,a\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x,n,s\n1.5,2,a\n,3,\n",
+        "\ufeffx,n,s\n1.5,2,a\n,3,\n",
+        "x,n,s\r\n1.5,2,a\r\n,3,\r\n",
+        "x,n,s\n1.5,2,a\n,3,",
+        "\nx,n,s\n\n1.5,2,a\n\n,3,\n\n\n",
+        "s,other,n,x\na,?,2,1.5\n,,3,nan\n",
+        'x,"n",s\n"1.5","2","a"\nNaN,3,""\n',
+        "x,n,s\n 1.5 , 2 ,a\n,3,\n",
+    ],
+)
+def test_harmless_differences_are_accepted(text: str) -> None:
+    got = read(text)
+    assert got["n"].tolist() == [2, 3]
+    assert got["s"].tolist() == ["a", ""]
+    assert got["x"].iloc[0] == 1.5
+    assert math.isnan(got["x"].iloc[1])
+
+
+def test_columns_that_the_model_does_not_know_are_named() -> None:
+    assert CSV.read_table(Request(input_data="a,x,n,s,b\n1,1,1,1,1\n"), XY, 10)[1] == ["a", "b"]
+
+
+def test_a_missing_string_and_an_empty_one_differ_where_the_model_takes_both() -> None:
+    schema = Schema((Column("s", "str", nullable=True), Column("n", "int64")), Column("t", "float64"))
+    got = read('s,n\n"",1\n,2\nNA,3\n', schema)["s"]
+    assert got.iloc[0] == ""
+    assert pd.isna(got.iloc[1])
+    assert got.iloc[2] == "NA"
+
+
+def test_a_line_longer_than_any_block_is_read() -> None:
+    assert read(f"x,n,s\n1,2,{'y' * 3_000_000}\n1,2,b\n")["s"].str.len().tolist() == [3_000_000, 1]
+
+
+def test_the_row_limit_is_told_with_its_flag() -> None:
+    assert len(read("x,n,s\n" + "1,2,a\n" * 5, max_rows=5)) == 5
+    with pytest.raises(LimitExceeded, match=r"6 rows.* takes 5 .--max-rows"):
+        read("x,n,s\n" + "1,2,a\n" * 6, max_rows=5)
+
+
+def test_what_csv_cannot_carry_is_refused_before_it_is_sent() -> None:
+    with pytest.raises(InvalidInput, match="no CSV form"):
+        CSV.write_table(pd.DataFrame({"s": ["a", None]}), Request())
+    with pytest.raises(InvalidInput, match="mixed: holds values"):
+        CSV.write_table(pd.DataFrame({"mixed": [1, "a", [2]]}), Request())
+    with pytest.raises(InvalidInput, match="two columns of one name"):
+        CSV.write_table(pd.DataFrame([[1, 2]], columns=["a", "a"]), Request())
+
+
+def test_a_categorical_column_travels_as_its_values() -> None:
+    request = Request()
+    CSV.write_table(pd.DataFrame({"s": pd.Categorical(["b", "a"])}), request)
+    assert request.input_data == 's\n"b"\n"a"\n'

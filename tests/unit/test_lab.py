@@ -1,0 +1,69 @@
+import numpy as np
+import pandas as pd
+
+from pred_server.lab import experiments, plots, stats
+
+
+def calls_of(**latencies_ms: float) -> pd.DataFrame:
+    """30 blocks of 10 calls for each arm, with noise that the arms of one block share."""
+    rng = np.random.default_rng(0)
+    frames = []
+    for block in range(30):
+        moment = rng.lognormal(0, 0.5)
+        for arm, latency_ms in latencies_ms.items():
+            values = latency_ms * moment * rng.lognormal(0, 0.05, size=10)
+            frames.append(
+                pd.DataFrame({"arm": arm, "rows": 1, "block": block, "call": range(10), "latency_ms": values})
+            )
+    return pd.concat(frames).assign(ok=True)
+
+
+def test_a_ratio_is_found_through_noise_that_both_arms_share() -> None:
+    found = stats.ratio(calls_of(slow=2.0, fast=1.0), "slow", "fast").iloc[0]
+    assert found["low"] < 2 < found["high"]
+    assert found["high"] - found["low"] < 0.1
+    assert found["verdict"] == "slower"
+    assert stats.ratio(calls_of(slow=2.0, fast=1.0), "fast", "slow").iloc[0]["verdict"] == "faster"
+
+
+def test_the_same_thing_against_itself_shows_no_difference() -> None:
+    assert stats.ratio(calls_of(one=1.0, again=1.0), "again", "one").iloc[0]["verdict"] == "no difference found"
+
+
+def test_failures_are_counted_and_a_p99_needs_a_thousand_calls() -> None:
+    calls = calls_of(a=1.0)
+    calls.loc[calls["block"] == 0, "ok"] = False
+    found = stats.summary(calls).iloc[0]
+    assert (found["calls"], found["failed"]) == (300, 10)
+    assert found["p50_ms"] < found["p90_ms"]
+    assert np.isnan(found["p99_ms"])
+    many = pd.concat([calls] * 4)
+    assert stats.summary(many).iloc[0]["p99_ms"] == np.quantile(many["latency_ms"], 0.99)
+
+
+def test_every_call_is_kept_in_interleaved_order() -> None:
+    seen: list[tuple[str, int]] = []
+
+    def fails(table: pd.DataFrame) -> None:
+        seen.append(("b", len(table)))
+        raise ValueError
+
+    arms = {"a": lambda table: seen.append(("a", len(table))), "b": fails}
+    found = experiments.latency_by_rows(
+        arms, pd.DataFrame({"x": [1, 2]}), rows=(1, 5), blocks=3, calls=2, warmup=1, progress=False
+    )
+    assert len(found) == 2 * 3 * 2 * 2 * 2  # rows, blocks, arms, halves, calls
+    assert found.groupby("arm")["ok"].all().to_dict() == {"a": True, "b": False}
+    assert not found.duplicated(["arm", "rows", "block", "call"]).any()
+    block = [arm for arm, _ in seen[2:10]]
+    assert block == block[::-1], "a block runs its arms forth and back"
+    assert {rows for _, rows in seen} == {1, 5}
+
+
+def test_the_plot_shows_every_arm_and_its_stamp() -> None:
+    summary = stats.summary(calls_of(floor=1.0, served=2.0))
+    figure = plots.latency_by_rows(summary, "floor", "title", experiments.stamp(seed=0))
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["floor", "served"]
+    assert axes.get_ylabel() == "latency, p50 to p90 (ms)"
+    assert "grpcio" in figure.texts[0].get_text()

@@ -1,0 +1,77 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from pred_server.errors import InvalidInput
+from pred_server.schema import Column, Schema, infer_column
+
+
+def align(values: object, column: Column) -> pd.Series:
+    return Schema((column,), Column("t", "float64")).align(pd.DataFrame({column.name: values}))[column.name]
+
+
+@pytest.mark.parametrize(
+    ("values", "column", "complaint"),
+    [
+        ([1.0, np.nan], Column("a", "float64"), "a: row 2 has no value"),
+        ([1.0, 1.5], Column("a", "int64"), "a: row 2 has 1.5, not a whole number of type int64"),
+        ([np.inf], Column("a", "int32"), "a: row 1 has inf"),
+        ([256], Column("a", "uint8"), "a: row 1 has 256"),
+        ([-1], Column("a", "uint64"), "a: row 1 has -1"),
+        (["x"], Column("a", "float64"), "a: holds values of dtype str; the model takes float64"),
+        ([True], Column("a", "float64"), "a: holds values of dtype bool"),
+        ([1], Column("a", "str"), "a: holds integer values; the model takes string values"),
+        (["a", None], Column("a", "str"), "a: row 2 has no value"),
+        ([1], Column("a", "bool"), "a: holds integer values; the model takes boolean values"),
+    ],
+)
+def test_values_of_another_type_are_refused_by_name_and_row(values: object, column: Column, complaint: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        align(values, column)
+    assert complaint in str(caught.value)
+    assert caught.value.violations[0].field == "a"
+
+
+@pytest.mark.parametrize(
+    ("values", "column"),
+    [
+        ([1.0, 2.0], Column("a", "int64")),
+        ([1, 2], Column("a", "float64")),
+        (pd.array([1, 2], dtype="Int64"), Column("a", "int64")),
+        (pd.array([1, None], dtype="Int64"), Column("a", "float64", nullable=True)),
+        ([1.5, 2.5], Column("a", "float32")),
+        (["a", "b"], Column("a", "str")),
+        (pd.Categorical(["a", "b"]), Column("a", "str")),
+        (pd.Series(["a", None], dtype=object), Column("a", "str", nullable=True)),
+        ([True, False], Column("a", "bool")),
+    ],
+)
+def test_values_are_cast_where_nothing_is_lost(values: object, column: Column) -> None:
+    got, sent = align(values, column), pd.Series(values)
+    assert got.dtype == (pd.Series(["a"]).dtype if column.dtype == "str" else column.dtype)
+    assert got.isna().tolist() == sent.isna().tolist()
+    assert got.dropna().tolist() == sent.dropna().tolist()
+
+
+def test_columns_are_matched_by_name_and_the_index_stays() -> None:
+    schema = Schema((Column("a", "int64"), Column("b", "str")), Column("t", "float64"))
+    table = pd.DataFrame({"c": [0, 0], "b": ["x", "y"], "a": [1, 2]}, index=["same", "same"])
+    got = schema.align(table)
+    assert list(got.columns) == ["a", "b"]
+    assert got.index.tolist() == ["same", "same"]
+    with pytest.raises(InvalidInput, match="b: the column is missing"):
+        schema.align(table.drop(columns="b"))
+    with pytest.raises(InvalidInput, match="a: the column stands more than once"):
+        schema.align(pd.concat([table, table[["a"]]], axis=1))
+    with pytest.raises(InvalidInput, match="no rows"):
+        schema.align(table.head(0))
+
+
+def test_a_schema_survives_json() -> None:
+    schema = Schema((Column("a", "int64"), Column("b", "str", nullable=True)), Column("t", "float64", unit="minutes"))
+    assert Schema.from_json(schema.to_json()) == schema
+
+
+def test_a_column_type_that_cannot_be_served_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="column 'when' has dtype datetime64"):
+        infer_column(pd.Series(pd.to_datetime(["2013-01-01"]), name="when"))
