@@ -9,7 +9,8 @@ help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 lab: setup  ## set up everything and open JupyterLab on the first lesson
-	$(BIN)/jupyter lab notebooks/00_start_here.ipynb --port=$(PORT) $(LAB_FLAGS) $(if $(filter 0,$(shell id -u)),--allow-root)
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb --port=$(PORT) $(LAB_FLAGS) \
+	  $(if $(filter 0,$(shell id -u)),--allow-root)
 
 test: setup  ## set up everything and run every test
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)

@@ -15,6 +15,7 @@ from nbclient import NotebookClient
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 SCRIPTS = HERE / "scripts"
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def read_script(script: Path) -> nbformat.NotebookNode:
@@ -58,11 +59,14 @@ def tidy(notebook: nbformat.NotebookNode, name: str) -> None:
     )
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"{name[:2]}-{number}"
-        for output in cell.get("outputs", ()):
+        if cell.cell_type != "code":
+            continue
+        # Progress bars: no page can show a widget whose kernel has gone.
+        cell.outputs = [output for output in cell.get("outputs", ()) if WIDGET not in output.get("data", {})]
+        for output in cell.outputs:
             if output.output_type == "stream" and output.name == "stderr":
                 raise ValueError(f"{name}: a cell wrote to stderr:\n{cell.source}\n-> {output.text}")
             data = output.get("data", {})
-            data.pop("application/vnd.jupyter.widget-view+json", None)
             text = "".join(str(value) for key, value in data.items() if key.startswith("text")) + output.get("text", "")
             for path in (str(ROOT), str(Path.home()), sys.prefix, "/tmp/"):
                 if path in text:

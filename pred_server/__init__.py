@@ -2,10 +2,11 @@
 
 import os
 
-# OpenMP's threads, which scikit-learn computes with, spin while they wait for each other. Where client and server share
-# the cores, the spinning one takes the core from the one that it waits for, and a prediction may take ten times as
-# long. The OpenMP library reads this once, when scikit-learn is first imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# OpenMP's threads, which scikit-learn computes with, spin while they wait for each other, by default for milliseconds.
+# Where client and server share the cores, the spinning thread holds the core that the other one needs, and a prediction
+# may take ten times as long. With a short spin an idle machine is as fast, and a busy one keeps going. GNU's OpenMP
+# reads this once, when scikit-learn is first imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from pred_server.background import serve
 from pred_server.client import Client

@@ -211,13 +211,14 @@ def load(model: str | Path, trust: Sequence[str] = ()) -> Model:
     if not (directory / "manifest.json").is_file():
         hint = "run `pred-server train` first" if str(model) == "flights" else "`pred_server.save` makes one"
         raise ModelFileError(f"no model directory {str(model)!r} (it needs a manifest.json): {hint}")
+    label = directory.resolve().name  # not the path: messages may be shown to anyone
     try:
         manifest = json.loads((directory / "manifest.json").read_text())
         schema = Schema.from_json(manifest["schema"])
         loaded = Model(str(manifest["name"]), str(manifest["version"]), schema, None, dict(manifest["scores"]))
         sha256, libraries = dict(manifest["sha256"]), dict(manifest["libraries"])
     except (ValueError, KeyError, TypeError, AttributeError, InvalidInput) as error:
-        raise ModelFileError(f"model {str(model)!r}: manifest.json is not a model's manifest") from error
+        raise ModelFileError(f"model {label!r}: manifest.json is not a model's manifest") from error
     for library in LIBRARIES:
         if libraries.get(library) != library_version(library):
             logger.warning(
@@ -228,8 +229,8 @@ def load(model: str | Path, trust: Sequence[str] = ()) -> Model:
     try:
         sample = pd.read_parquet(io.BytesIO(data))
     except (OSError, ValueError) as error:
-        raise ModelFileError(f"model {str(model)!r}: sample.parquet is not a Parquet file") from error
-    estimator = _load_estimator(_read_checked(directory / "model.skops", sha256), str(model), trust)
+        raise ModelFileError(f"model {label!r}: sample.parquet is not a Parquet file") from error
+    estimator = _load_estimator(_read_checked(directory / "model.skops", sha256), label, trust)
     return replace(loaded, estimator=estimator, sample=sample)
 
 
@@ -256,7 +257,7 @@ def _load_estimator(data: bytes, model: str, trust: Sequence[str]) -> Any:
     if unknown:
         raise ModelFileError(
             f"model {model!r}: model.skops holds types that are not trusted: {', '.join(unknown)}; "
-            f"if you know them, name each: --trust {unknown[0]}"
+            f"if you know them, name each: --trust {unknown[0]} (in Python: load(..., trust=[...]))"
         )
     try:
         return skops.io.loads(data, trusted=[name for name in trusted if name])

@@ -33,6 +33,8 @@ def latency_by_rows(summary: pd.DataFrame, floor: str, title: str, stamp: dict[s
         axes.plot(points["rows"], points["p50_ms"], color=colour, marker=marker, linestyle=line, label=arm)
         axes.fill_between(points["rows"], points["p50_ms"], points["p90_ms"], color=colour, alpha=0.15, linewidth=0)
     axes.set(xscale="log", yscale="log", xlabel="rows in one call", ylabel="latency, p50 to p90 (ms)", title=title)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:,g}")
     axes.grid(True, which="major", alpha=0.3)
     axes.legend(frameon=False)
     if stamp:

@@ -122,7 +122,7 @@ def test_a_pickle_in_disguise_is_refused_and_does_not_run(directory: Path) -> No
 
 def test_a_type_that_is_not_trusted_is_named_and_not_loaded(directory: Path) -> None:
     put(directory, "model.skops", skops.io.dumps(Halves().fit(TABLE, IRIS.target)))
-    with pytest.raises(ModelFileError, match=r"not trusted: .*Halves; .* --trust .*Halves"):
+    with pytest.raises(ModelFileError, match=r"not trusted: .*Halves; .* --trust .*Halves .in Python"):
         load(directory)
     name = skops.io.get_untrusted_types(data=(directory / "model.skops").read_bytes())[0]
     assert load(directory, trust=[name]).predict(TABLE)[0] == 0.5

@@ -1,0 +1,82 @@
+"""Every lesson runs, whole, with small parameters; and what is committed is what its script gives."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from pred_server.model import ROOT
+
+spec = importlib.util.spec_from_file_location("build", ROOT / "notebooks/build.py")
+build = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(build)
+
+SMALL: dict[str, dict[str, object]] = {
+    "00_start_here": {"ROWS": (1, 10), "CALLS": 3},
+    "01_train_a_model": {"TRAINING_ROWS": 5_000, "ITERATIONS": 10, "REPEATS": 2},
+    "02_write_the_contract": {"ROWS": 10},
+    "03_serve_and_call": {"SLOW_S": 0.5},
+}
+LESSONS = sorted(path.stem for path in build.SCRIPTS.glob("*.py"))
+
+
+def committed(lesson: str) -> nbformat.NotebookNode:
+    return nbformat.read(ROOT / f"notebooks/{lesson}.ipynb", as_version=4)
+
+
+def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def outputs(cell: nbformat.NotebookNode) -> list[object]:
+    return [
+        {key: value for key, value in output.items() if key not in ("execution_count", "metadata")}
+        for output in cell.outputs
+    ]
+
+
+def test_every_lesson_is_built_tested_and_on_the_map() -> None:
+    assert LESSONS == sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb")) == sorted(SMALL)
+    for page in (ROOT / "README.md", ROOT / "notebooks/README.md"):
+        for lesson in LESSONS:
+            assert f"{lesson}.ipynb" in page.read_text(), f"{page} does not mention {lesson}"
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_the_committed_notebook_is_fresh_and_tidy(lesson: str) -> None:
+    notebook, script = committed(lesson), build.read_script(build.SCRIPTS / f"{lesson}.py")
+    stale = f"{lesson} is stale: run `make notebooks ONLY={lesson[:2]}`"
+    assert [cell.source for cell in notebook.cells] == [cell.source for cell in script.cells], stale
+    assert notebook.metadata["pred_server"]["fingerprint"] == build.fingerprint(script), stale
+    path = ROOT / f"notebooks/{lesson}.ipynb"
+    assert path.stat().st_size < 300_000
+    assert "widget-state" not in path.read_text()
+    for cell in code_cells(notebook):
+        assert cell.execution_count, "a cell was not run"
+        assert not [output for output in cell.outputs if output.output_type == "error"]
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                assert output.metadata["image/png"]["alt"], "a figure without a text for those who cannot see it"
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    for part in ("You will", "Needs:", "Takes:", "What we found", "## Exercises", "<details>"):
+        assert part in text, f"{lesson} has no {part!r}"
+    assert any("parameters" in cell.metadata.get("tags", ()) for cell in notebook.cells)
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_the_lesson_runs_whole(lesson: str) -> None:
+    ran = build.execute(build.read_script(build.SCRIPTS / f"{lesson}.py"), SMALL[lesson])
+    build.tidy(ran, lesson)
+    there = {cell.source: cell for cell in code_cells(committed(lesson))}
+    for cell in code_cells(ran):
+        if "deterministic" in cell.metadata.get("tags", ()):
+            assert outputs(cell) == outputs(there[cell.source]), cell.source
+
+
+def test_a_changed_cell_is_noticed(tmp_path: Path) -> None:
+    script = build.read_script(build.SCRIPTS / "00_start_here.py")
+    before = build.fingerprint(script)
+    code_cells(script)[0].source += "\n1"
+    assert build.fingerprint(script) != before
