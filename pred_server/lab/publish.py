@@ -3,6 +3,7 @@
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -43,12 +44,37 @@ def main() -> None:
     document = {"stamp": stamp, "summary": summary.to_dict("records"), "ratios": found}
     text = json.dumps(document, indent=1).replace("NaN", "null")
     (results / "latency_by_rows.json").write_text(text + "\n")
+    if args.data == ROOT / "data":
+        readme = ROOT / "README.md"
+        readme.write_text(with_figures(readme.read_text(), json.loads(text)))
     shown = summary[summary["arm"] != "pred-server serve, again"]
-    heading = "One call over gRPC, by rows: the way costs more than the work"
+    first, last = found["serve_to_floor"][0], found["serve_to_floor"][-1]
+    heading = (
+        f"A call takes {first['ratio']:.1f} times as long as its prediction for {first['rows']} row, "
+        f"{last['ratio']:.1f} times for {last['rows']:,}"
+    )
     plots.latency_by_rows(shown, FLOOR, heading, stamp).savefig(figures / "latency_by_rows.png", dpi=120)
     print(summary.to_string(index=False))
     for name, table in ratios.items():
         print(f"\n{name}\n{table.to_string(index=False)}")
+
+
+def with_figures(readme: str, document: dict[str, Any]) -> str:
+    """The README with the table of a result file between its markers."""
+    names = {
+        "serve_to_floor": "`serve` ÷ prediction in process",
+        "serve_to_article": "`serve` ÷ article's server",
+        "serve_to_itself": "`serve` ÷ itself (A/A)",
+    }
+    p50_ms = {entry["rows"]: entry["p50_ms"] for entry in document["summary"] if entry["arm"] == "pred-server serve"}
+    lines = ["| rows in a call | `serve`, p50 | " + " | ".join(names.values()) + " |", "|---|---|---|---|---|"]
+    for index, (rows, latency_ms) in enumerate(p50_ms.items()):
+        ratios = [document["ratios"][name][index] for name in names]
+        cells = [f"{each['ratio']:.2f} ({each['low']:.2f} to {each['high']:.2f})" for each in ratios]
+        lines.append(f"| {rows:,} | {latency_ms:.1f} ms | " + " | ".join(cells) + " |")
+    begin, end = "<!-- latency_by_rows -->\n", "<!-- end -->"
+    head, rest = readme.split(begin)
+    return head + begin + "\n".join(lines) + "\n" + end + rest.split(end, 1)[1]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
+import json
+
 import numpy as np
 import pandas as pd
 
-from pred_server.lab import experiments, plots, stats
+from pred_server.lab import experiments, plots, publish, stats
+from pred_server.model import ROOT
 
 
 def calls_of(**latencies_ms: float) -> pd.DataFrame:
@@ -67,3 +70,10 @@ def test_the_plot_shows_every_arm_and_its_stamp() -> None:
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["floor", "served"]
     assert axes.get_ylabel() == "latency, p50 to p90 (ms)"
     assert "grpcio" in figure.texts[0].get_text()
+
+
+def test_the_readme_shows_the_figures_of_the_result_file() -> None:
+    document = json.loads((ROOT / "data/results/latency_by_rows.json").read_text())
+    readme = (ROOT / "README.md").read_text()
+    assert publish.with_figures(readme, document) == readme, "README's figures are stale: run `make plots`"
+    assert {"python", "grpcio", "cpu", "cores", "pinning", "revision", "seed", "command"} <= set(document["stamp"])
