@@ -1,7 +1,6 @@
 """Every lesson runs, whole, with small parameters; and what is committed is what its script gives."""
 
 import importlib.util
-import json
 from pathlib import Path
 
 import nbformat
