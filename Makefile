@@ -4,6 +4,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 MODEL := models/flights/manifest.json
 PORT ?= 8888
+GO := GOTOOLCHAIN=local $(BIN)/go
+# The race detector needs a C compiler.
+RACE := $(if $(shell command -v cc),-race)
+NO_GO := no gateway: Go or its modules cannot be reached. The lessons and tests in Python work without it.
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -12,13 +16,27 @@ lab: setup  ## set up everything and open JupyterLab on the first lesson
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb --port=$(PORT) $(LAB_FLAGS) \
 	  $(if $(filter 0,$(shell id -u)),--allow-root)
 
-test: setup  ## set up everything and run every test
+test: setup  ## set up everything and run every test: Python, notebooks, Go
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	@if [ -x bin/gateway ]; then $(MAKE) --no-print-directory test-go; else echo "$(NO_GO)"; fi
+
+test-go: .venv/ready  ## only the tests in Go; FUZZ=10m fuzzes each body handler for so long
+	$(GO) test $(RACE) ./...
+ifdef FUZZ
+	for target in $$(grep -ho 'func Fuzz[A-Za-z]*' gateway/*_test.go | cut -c6-); do \
+	  $(GO) test ./gateway -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZ) -fuzzminimizetime 20x || exit 1; \
+	done
+endif
 
 demo: setup  ## the whole story without a browser: train, stubs, serve, predict, a latency table and its plot
 	$(BIN)/python -m pred_server.lab.demo
 
-setup: .venv/ready $(MODEL)  ## only set up: .venv, pinned dependencies, the trained model
+setup: .venv/ready $(MODEL) gateway  ## only set up: .venv, pinned dependencies, the trained model, bin/gateway
+
+gateway: .venv/ready  ## build the HTTP gateway, bin/gateway
+	@mkdir -p bin
+	@$(GO) build -o bin/gateway ./gateway 2> bin/build.log || { \
+	  if [ -n "$$CI" ]; then cat bin/build.log; exit 1; else echo "$(NO_GO) (bin/build.log)"; fi; }
 
 stubs: .venv/ready  ## generate the stubs in generated/ from proto/
 	$(BIN)/pred-server stubs
@@ -29,10 +47,12 @@ notebooks: setup  ## run every lesson in notebooks/scripts and write it, with ou
 plots: setup  ## measure again and draw the published plots (data/results, data/figures)
 	$(BIN)/python -m pred_server.lab.publish
 
-lint: .venv/ready  ## ruff, mypy, and buf on the contract: style, and nothing that breaks the article's clients
+lint: .venv/ready  ## ruff, mypy, go vet, and buf on the contract: style, and nothing that breaks the article's clients
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	@unformatted=$$($$($(GO) env GOROOT)/bin/gofmt -l gateway); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted"; exit 1; }
+	$(GO) vet ./...
 	$(BIN)/buf lint
 	$(BIN)/buf breaking proto --against tests/article
 
@@ -55,4 +75,4 @@ clean:  ## remove what the other targets made, the virtual environment included
 $(MODEL): .venv/ready pred_server/model.py data/flights.parquet
 	@$(BIN)/pred-server train --out $(@D)
 
-.PHONY: help lab test demo setup stubs notebooks plots lint lock clean
+.PHONY: help lab test test-go demo setup gateway stubs notebooks plots lint lock clean

@@ -1,4 +1,4 @@
-"""A server process behind a notebook or a test: started, waited for, read, and never left behind."""
+"""Server processes behind a notebook or a test: started, waited for, read, and never left behind."""
 
 import html
 import os
@@ -16,6 +16,8 @@ from typing import Any, Self
 from pred_server.client import Client
 from pred_server.errors import ServerStartError
 from pred_server.model import ROOT
+
+GATEWAY = ROOT / "bin" / "gateway"
 
 _CHILD = "from pred_server.background import run_child; run_child()"
 
@@ -37,25 +39,39 @@ def serve(
     ServerStartError
         The server did not become ready; the message ends with the last lines of its log.
     """
-    command = ["serve"] if module == "pred_server" else []
+    subcommand = ["serve"] if module == "pred_server" else []
     if Path(model).exists():
         model = Path(model).resolve()
-    return Server([module, *command, "--model", str(model), "--address", "127.0.0.1:0", *flags], start_timeout_s)
+    command = [sys.executable, "-c", _CHILD, module, *subcommand, "--model", str(model), "--address", "127.0.0.1:0"]
+    return Server([*command, *flags], start_timeout_s)
 
 
-class Server:
-    """A running server process; close it, or use it in a `with` statement.
+def gateway(backend: str, *flags: str, start_timeout_s: float = 10.0) -> "Gateway":
+    """Start the HTTP gateway (`make gateway` builds it) on a free loopback port, in front of the server at `backend`.
+
+    Raises
+    ------
+    ServerStartError
+        The gateway is not built, or did not become ready.
+    """
+    if not GATEWAY.exists():
+        raise ServerStartError("the gateway is not built: run `make gateway` (it needs Go, and modules from its proxy)")
+    command = [str(GATEWAY), "-listen", "127.0.0.1:0", "-backend", backend, "-until-stdin-closes", *flags]
+    return Gateway(command, start_timeout_s)
+
+
+class Process:
+    """A program behind a notebook, running and ready; close it, or use it in a `with` statement.
 
     It is deaf to Kernel -> Interrupt (a session of its own), and ends by itself when the process that started it
-    ends, however that ends: it watches a pipe that the system closes for the dead.
+    ends, however that ends: it watches its standard input, a pipe that the system closes for the dead.
     """
 
-    def __init__(self, arguments: list[str], start_timeout_s: float):
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the server is
+    def __init__(self, command: list[str], start_timeout_s: float):
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process is
         self._logged = ""
-        self._clients: list[Client] = []
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _CHILD, *arguments],
+            command,
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=subprocess.STDOUT,
@@ -79,7 +95,8 @@ class Server:
                 why = (
                     f"ended with code {self._process.returncode}" if ended else f"was not ready within {timeout_s:g} s"
                 )
-                raise ServerStartError(f"the server {why}; its last words:\n{self.logs()[-2000:].strip()}")
+                name = type(self).__name__.lower()
+                raise ServerStartError(f"the {name} {why}; its last words:\n{self.logs()[-2000:].strip()}")
             time.sleep(0.01)
 
     @property
@@ -90,23 +107,15 @@ class Server:
     def running(self) -> bool:
         return self._process.poll() is None
 
-    def client(self, **options: Any) -> Client:
-        """A client of this server, closed with it. Options are those of `Client`."""
-        client = Client(self.address, **options)
-        self._clients.append(client)
-        return client
-
     def logs(self) -> str:
-        """All that the server has printed."""
+        """All that the process has printed."""
         if not self._log.closed:
             size = os.fstat(self._log.fileno()).st_size
             self._logged = os.pread(self._log.fileno(), size, 0).decode(errors="replace")
         return self._logged
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Stop the server: it finishes what it has accepted, and is ended if that takes longer than `timeout_s`."""
-        for client in self._clients:
-            client.close()
+        """Stop the process: it finishes what it has accepted, and is ended if that takes longer than `timeout_s`."""
         self._process.terminate()
         try:
             self._process.wait(timeout_s)
@@ -130,12 +139,35 @@ class Server:
         return "running" if self.running else f"stopped (exit code {self._process.returncode})"
 
     def __repr__(self) -> str:
-        return f"Server({self.serves}, {self.address}, pid {self.pid}, {self._state()})"
+        return f"{type(self).__name__}({self.serves}, {self.address}, pid {self.pid}, {self._state()})"
 
     def _repr_html_(self) -> str:
         facts = {"serves": self.serves, "address": self.address, "process": str(self.pid), "state": self._state()}
         rows = "".join(f"<tr><td><b>{name}</b></td><td>{html.escape(fact)}</td></tr>" for name, fact in facts.items())
         return f"<table>{rows}</table>"
+
+
+class Server(Process):
+    """A prediction server."""
+
+    def __init__(self, command: list[str], start_timeout_s: float):
+        self._clients: list[Client] = []
+        super().__init__(command, start_timeout_s)
+
+    def client(self, **options: Any) -> Client:
+        """A client of this server, closed with it. Options are those of `Client`."""
+        client = Client(self.address, **options)
+        self._clients.append(client)
+        return client
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        for client in self._clients:
+            client.close()
+        super().close(timeout_s)
+
+
+class Gateway(Process):
+    """The HTTP gateway; its `address` is the URL to post to, without the path."""
 
 
 def run_child() -> None:

@@ -1,12 +1,13 @@
 """Fixtures that several rooms share: real flights, the trained model, running servers."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 
 import pandas as pd
 import pytest
 
-from pred_server import Model, load, serve
-from pred_server.background import Server
+from pred_server import Model, load, serve, stubs
+from pred_server.background import GATEWAY, Server
 from pred_server.model import FLIGHTS
 
 
@@ -31,3 +32,15 @@ def flights_server() -> Iterator[Server]:
 def sum_server() -> Iterator[Server]:
     with serve("sum") as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def go() -> Callable[..., str]:
+    """Runs Go, with bin/gateway built. Where Go's modules cannot be reached its tests are left out, but not in CI."""
+    try:
+        stubs.go("build", "-o", str(GATEWAY), "./gateway")
+    except stubs.GoMissing as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"Go or its modules cannot be reached: {error}")
+    return stubs.go

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+
+	"predserver/generated/predpb"
+)
+
+// messageOverhead is more than protobuf adds around the one string of a message.
+const messageOverhead = 1 << 10
+
+// dialOptions hold for every connection to the prediction server.
+var dialOptions = []grpc.DialOption{
+	grpc.WithTransportCredentials(insecure.NewCredentials()),
+	// A proxy that the environment names is meant for the web, not for the server next door.
+	grpc.WithNoProxy(),
+	// A server that comes back is found within a second: 800 ms and 20 % jitter.
+	grpc.WithConnectParams(grpc.ConnectParams{
+		Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 800 * time.Millisecond},
+		MinConnectTimeout: 2 * time.Second,
+	}),
+	// No ping is ever due, since gRPC servers close connections that ping often. What this is for is Timeout: it becomes
+	// the socket's TCP_USER_TIMEOUT, so that a connection to a machine that vanished is given up after 20 seconds, not
+	// after a quarter of an hour.
+	grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 48 * time.Hour, Timeout: 20 * time.Second}),
+}
+
+// backend is the prediction server, reached over connections that live as long as the process.
+//
+// Each grpc.ClientConn has a socket of its own, also when several have the same target (unlike Python's channels, which
+// share one unless told otherwise), so N of them are N TCP connections.
+type backend struct {
+	conns   []*grpc.ClientConn
+	clients []predpb.PredictionClient
+	turn    atomic.Uint64
+}
+
+// newBackend starts to connect, and does not wait: the prediction server may come up later.
+func newBackend(c *config) (*backend, error) {
+	options := append([]grpc.DialOption{grpc.WithDefaultCallOptions(
+		grpc.MaxCallSendMsgSize(int(c.maxBodyBytes)+messageOverhead),
+		// A short table may well have long predictions, so replies never get less room than gRPC's own default.
+		grpc.MaxCallRecvMsgSize(int(max(c.maxBodyBytes, 4<<20))+messageOverhead),
+	)}, dialOptions...)
+
+	b := &backend{}
+	for range c.connections {
+		conn, err := grpc.NewClient(c.backend, options...)
+		if err != nil {
+			b.close()
+			return nil, err
+		}
+		conn.Connect()
+		b.conns = append(b.conns, conn)
+		b.clients = append(b.clients, predpb.NewPredictionClient(conn))
+	}
+	return b, nil
+}
+
+// client returns the client of the connection whose turn it is.
+func (b *backend) client() predpb.PredictionClient {
+	return b.clients[(b.turn.Add(1)-1)%uint64(len(b.clients))]
+}
+
+// ready waits until every connection is usable. It gives up when one cannot be made, or when ctx is done.
+func (b *backend) ready(ctx context.Context) error {
+	for _, conn := range b.conns {
+		for state := conn.GetState(); state != connectivity.Ready; state = conn.GetState() {
+			if state == connectivity.TransientFailure {
+				return errors.New("the connection failed and is being tried again")
+			}
+			conn.Connect()
+			if !conn.WaitForStateChange(ctx, state) {
+				return ctx.Err()
+			}
+		}
+	}
+	return nil
+}
+
+// close ends the connections and with them the calls in flight.
+func (b *backend) close() {
+	for _, conn := range b.conns {
+		conn.Close()
+	}
+}

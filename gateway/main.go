@@ -1,0 +1,95 @@
+// Command gateway puts HTTP in front of a Prediction server: it takes tables as CSV or JSON, asks the server over gRPC,
+// and answers in kind.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// After the first signal the default handling is back, so that a second one ends the process at once.
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run serves until ctx is done and returns the exit code: 0 after a graceful stop, 1 when serving is not possible, 2 when
+// the command line is at fault.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	config, err := parseConfig(args, stdout)
+	if errors.Is(err, flag.ErrHelp) {
+		return 0
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "gateway: %v\n", err)
+		return 2
+	}
+
+	backend, err := newBackend(config)
+	if err != nil {
+		fmt.Fprintf(stderr, "gateway: -backend %s cannot be used: %v\n", config.backend, err)
+		return 2
+	}
+	defer backend.close()
+
+	listener, err := net.ListenTCP("tcp", config.address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		fmt.Fprintf(stderr, "gateway: %s is taken by another program; choose another port with -listen.\n", config.listen)
+		return 1
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "gateway: cannot listen on %s: %v\n", config.listen, err)
+		return 1
+	}
+
+	if config.untilStdin {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		go func() {
+			io.Copy(io.Discard, os.Stdin)
+			cancel()
+		}()
+	}
+	fmt.Fprintf(stdout, "gateway ready on http://%s (backend %s)\n", listener.Addr(), config.backend)
+	if err := serve(ctx, listener, newServer(config, backend, config.logger(stderr))); err != nil {
+		fmt.Fprintf(stderr, "gateway: %v\n", err)
+		return 1
+	}
+	return 0
+}
+
+// serve answers on listener until ctx is done, then lets the requests in flight finish for as long as the drain timeout
+// allows.
+func serve(ctx context.Context, listener net.Listener, s *server) error {
+	web := s.httpServer()
+	failed := make(chan error, 1)
+	go func() { failed <- web.Serve(listener) }()
+
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+
+	s.log.Info("stopping")
+	grace, cancel := context.WithTimeout(context.Background(), s.config.drainTimeout)
+	defer cancel()
+	if err := web.Shutdown(grace); err != nil {
+		s.log.Warn("requests were cut off", slog.Duration("after", s.config.drainTimeout))
+		web.Close()
+	}
+	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+
+	"predserver/generated/predpb"
+)
+
+// predict takes a table and answers with one prediction for each of its rows, in the same order and format.
+func (s *server) predict(w http.ResponseWriter, r *http.Request) error {
+	format, err := requestFormat(r.Header)
+	if err != nil {
+		return err
+	}
+	timeout, err := requestTimeout(r.Header, s.config.timeout)
+	if err != nil {
+		return err
+	}
+	ctx, err := withModel(r.Context(), r.Header)
+	if err != nil {
+		return err
+	}
+	body, err := readBody(r, s.config.maxBodyBytes)
+	if err != nil {
+		return err
+	}
+
+	table, rows := string(body), 0
+	if format == formatJSON {
+		if table, rows, err = recordsToCSV(body); err != nil {
+			return err
+		}
+	}
+
+	// The context ends when the client goes away, and with it the call.
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	var header, trailer metadata.MD
+	response, err := s.backend.client().Predict(ctx, &predpb.Request{InputData: table}, grpc.Header(&header), grpc.Trailer(&trailer))
+	forward(w, trailer, "Server-Timing")
+	if err != nil {
+		return fromBackend(err)
+	}
+	forward(w, header, "Ignored-Columns")
+
+	if format == formatCSV {
+		reply(w, http.StatusOK, "text/csv; charset=utf-8", []byte(response.Result))
+		return nil
+	}
+	records, predictions, err := csvToRecords(response.Result, first(header, "prediction-dtype"))
+	if err != nil {
+		return err
+	}
+	if predictions != rows {
+		return badReply("%d predictions came for %d records", predictions, rows)
+	}
+	reply(w, http.StatusOK, "application/json", records)
+	return nil
+}
+
+// requestTimeout returns the limit, or less if the client asks for less.
+func requestTimeout(header http.Header, limit time.Duration) (time.Duration, error) {
+	value := header.Get("Request-Timeout-Ms")
+	if value == "" {
+		return limit, nil
+	}
+	ms, err := strconv.ParseUint(value, 10, 64)
+	if err != nil || ms == 0 {
+		return 0, badRequest("Request-Timeout-Ms must be a whole number of milliseconds, 1 or more (got %s).", clip(value))
+	}
+	if ms >= uint64(limit.Milliseconds()) {
+		return limit, nil
+	}
+	return time.Duration(ms) * time.Millisecond, nil
+}
+
+// withModel passes the client's choice of a model on to the prediction server.
+func withModel(ctx context.Context, header http.Header) (context.Context, error) {
+	for _, name := range []string{"Model-Name", "Model-Version"} {
+		value := header.Get(name)
+		if value == "" {
+			continue
+		}
+		if !printable(value) {
+			return nil, badRequest("%s must be printable ASCII (got %s).", name, clip(value))
+		}
+		ctx = metadata.AppendToOutgoingContext(ctx, strings.ToLower(name), value)
+	}
+	return ctx, nil
+}
+
+// forward passes the prediction server's metadata on as the HTTP header of the same name, if it is there.
+func forward(w http.ResponseWriter, md metadata.MD, name string) {
+	if values := md.Get(name); len(values) > 0 {
+		w.Header().Set(name, strings.Join(values, ","))
+	}
+}
+
+// first returns the first value of a key, or nothing.
+func first(md metadata.MD, key string) string {
+	if values := md.Get(key); len(values) > 0 {
+		return values[0]
+	}
+	return ""
+}

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestPathsAndMethods(t *testing.T) {
+	address, _ := startFake(t, "127.0.0.1:0", echo)
+	g := startGateway(t, address)
+	tests := []struct {
+		method, path string
+		status       int
+		allow        string
+	}{
+		{"GET", "/healthz", 200, ""},
+		{"GET", "/readyz", 200, ""},
+		{"GET", "/predict", 405, "POST"},
+		{"PUT", "/predict", 405, "POST"},
+		{"POST", "/healthz", 405, "GET, HEAD"},
+		{"DELETE", "/readyz", 405, "GET, HEAD"},
+		{"GET", "/", 404, ""},
+		{"POST", "/predict/", 404, ""},
+		{"POST", "/Predict", 404, ""},
+		{"POST", "/<script>", 404, ""},
+	}
+	for _, test := range tests {
+		t.Run(test.method+" "+test.path, func(t *testing.T) {
+			r := g.do(t, test.method, test.path, nil)
+			switch test.status {
+			case 404:
+				wantError(t, r, 404, "NOT_FOUND", "/predict")
+			case 405:
+				wantError(t, r, 405, "UNIMPLEMENTED", test.allow)
+			default:
+				if r.status != test.status {
+					t.Errorf("got %d %s", r.status, r.body)
+				}
+			}
+			if got := r.header.Get("Allow"); got != test.allow {
+				t.Errorf("Allow %q, want %q", got, test.allow)
+			}
+		})
+	}
+	if r := g.do(t, "HEAD", "/healthz", nil); r.status != 200 || r.body != "" {
+		t.Errorf("HEAD: got %d %q", r.status, r.body)
+	}
+}
+
+func TestRequestIDs(t *testing.T) {
+	address, _ := startFake(t, "127.0.0.1:0", echo)
+	g := startGateway(t, address)
+	for _, good := range []string{"a", "7f3b-1 {\"}", strings.Repeat("x", 128)} {
+		if got := g.post(t, "x", "X-Request-Id: "+good).header.Get("X-Request-Id"); got != good {
+			t.Errorf("%q became %q", good, got)
+		}
+	}
+	seen := map[string]bool{}
+	for _, bad := range []string{"", strings.Repeat("x", 129), "é", "a\tb"} {
+		got := g.post(t, "x", "X-Request-Id: "+bad).header.Get("X-Request-Id")
+		if got == bad || got == "" || seen[got] {
+			t.Errorf("%q became %q", bad, got)
+		}
+		seen[got] = true
+	}
+}
+
+func TestPanicIsAnError(t *testing.T) {
+	log := &lockedBuffer{}
+	c := &config{logFormat: "json"}
+	s := newServer(c, nil, c.logger(log))
+
+	w := httptest.NewRecorder()
+	s.handle(func(http.ResponseWriter, *http.Request) error { panic("a secret") }).
+		ServeHTTP(w, httptest.NewRequest("POST", "/predict", nil))
+	r := response{w.Code, w.Header(), w.Body.String()}
+	wantError(t, r, 500, "INTERNAL", "The gateway failed")
+	if strings.Contains(r.body, "secret") || !strings.Contains(log.String(), "panic: a secret") || !strings.Contains(log.String(), "server_test.go") {
+		t.Errorf("body %s\nlog %s", r.body, log)
+	}
+
+	w = httptest.NewRecorder()
+	s.handle(func(w http.ResponseWriter, _ *http.Request) error {
+		w.WriteHeader(http.StatusOK)
+		panic("too late for another status")
+	}).ServeHTTP(w, httptest.NewRequest("POST", "/predict", nil))
+	if w.Code != 200 || w.Body.Len() != 0 || !strings.Contains(log.String(), "too late") {
+		t.Errorf("got %d %q", w.Code, w.Body)
+	}
+}
+
+func TestOneLineInTheLogForEachRequest(t *testing.T) {
+	address, _ := startFake(t, "127.0.0.1:0", constant("p\n1\n"))
+	g := startGateway(t, address)
+	g.post(t, "x\n1\n", "X-Request-Id: first")
+	g.do(t, "GET", "/nowhere", nil, "X-Request-Id: second")
+	eventually(t, "two lines", func() bool { return strings.Count(g.log.String(), "\n") == 2 })
+
+	lines := strings.Split(g.log.String(), "\n")
+	wants := []map[string]any{
+		{"level": "INFO", "msg": "request", "request_id": "first", "method": "POST", "path": "/predict", "status": 200.0, "bytes": 4.0},
+		{"level": "INFO", "request_id": "second", "status": 404.0, "code": "NOT_FOUND"},
+	}
+	for i, want := range wants {
+		var line map[string]any
+		if err := json.Unmarshal([]byte(lines[i]), &line); err != nil {
+			t.Fatal(err)
+		}
+		for key, value := range want {
+			if line[key] != value {
+				t.Errorf("line %d: %s is %v, want %v", i+1, key, line[key], value)
+			}
+		}
+		if _, ok := line["duration_ms"].(float64); !ok {
+			t.Errorf("line %d has no duration: %v", i+1, line)
+		}
+	}
+}
+
+func TestTimeoutsAreSet(t *testing.T) {
+	c, err := parseConfig([]string{"-timeout=2m", "-read-timeout=1m", "-write-timeout=3s"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := newServer(c, nil, c.logger(&lockedBuffer{})).httpServer()
+	for name, d := range map[string]time.Duration{
+		"header": web.ReadHeaderTimeout, "read": web.ReadTimeout, "write": web.WriteTimeout, "idle": web.IdleTimeout,
+	} {
+		if d <= 0 {
+			t.Errorf("%s: no timeout", name)
+		}
+	}
+	if web.WriteTimeout < c.readTimeout+c.timeout {
+		t.Errorf("a reply after %v is cut at %v", c.readTimeout+c.timeout, web.WriteTimeout)
+	}
+	if web.MaxHeaderBytes <= 0 {
+		t.Error("no limit of the header")
+	}
+}
+
+func TestHeaderThatIsTooLarge(t *testing.T) {
+	address, _ := startFake(t, "127.0.0.1:0", echo)
+	g := startGateway(t, address, "-max-header-bytes=1024")
+	if r := g.post(t, "x", "A: "+strings.Repeat("x", 10_000)); r.status != http.StatusRequestHeaderFieldsTooLarge {
+		t.Errorf("got %d", r.status)
+	}
+}

@@ -1,0 +1,202 @@
+"""HTTP to the Go gateway, gRPC to the Python server: real processes both, and clients in Go."""
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pandas as pd
+import pytest
+from grpc_tools import protoc
+
+from pred_server import Model, serve, stubs
+from pred_server.background import Gateway, Server, gateway
+from pred_server.model import ROOT
+
+OUTAGE_S = float(os.environ.get("OUTAGE_S", "2"))  # how long the backend stays away
+Go = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def flights_gateway(go: Go, flights_server: Server) -> Iterator[Gateway]:
+    with gateway(flights_server.address) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def sum_gateway(go: Go, sum_server: Server) -> Iterator[Gateway]:
+    with gateway(sum_server.address) as running:
+        yield running
+
+
+def post(url: str, body: str | bytes, **headers: str) -> tuple[int, http.client.HTTPMessage, str]:
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request("POST", "/predict", body.encode() if isinstance(body, str) else body, names)
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    connection.close()
+    return answer.status, answer.headers, text
+
+
+def test_10000_flights_come_back_equal_to_the_bit_as_csv_and_as_json(
+    flights: pd.DataFrame, flights_model: Model, flights_gateway: Gateway
+) -> None:
+    expected = flights_model.predict(flights).tolist()
+    status, headers, text = post(flights_gateway.address, flights.to_csv(index=False), Content_Type="text/csv")
+    assert (status, headers["Content-Type"]) == (200, "text/csv; charset=utf-8")
+    header, *values = text.split()
+    assert header == "arr_delay"
+    assert [float(value) for value in values] == expected
+
+    records = json.dumps(flights.to_dict("records"))
+    status, headers, text = post(flights_gateway.address, records, Content_Type="application/json")
+    assert (status, headers["Content-Type"]) == (200, "application/json")
+    assert [record["arr_delay"] for record in json.loads(text)] == expected
+
+
+@pytest.mark.parametrize("headers", [{}, {"Content_Type": "application/x-www-form-urlencoded"}])
+def test_what_the_articles_picture_posts_is_taken(headers: dict[str, str], sum_gateway: Gateway) -> None:
+    assert post(sum_gateway.address, "x,y\n1,2\n", **headers)[::2] == (200, "0\n3\n")
+
+
+def test_json_keeps_every_digit(sum_gateway: Gateway) -> None:
+    numbers = [5e-324, 1.7976931348623157e308, 0.1, -0.0, 123456789012345680.0]
+    body = json.dumps([{"y": 0, "x": number} for number in numbers])
+    status, _, text = post(sum_gateway.address, body, Content_Type="application/json")
+    assert status == 200
+    assert [record["0"] for record in json.loads(text)] == [number + 0 for number in numbers]
+    nothing = post(sum_gateway.address, '[{"x": null, "y": 1}]', Content_Type="application/json")[2]
+    assert json.loads(nothing) == [{"0": None}]
+
+
+def test_the_servers_errors_reach_the_web_user_with_the_field_and_the_request_id(sum_gateway: Gateway) -> None:
+    status, headers, text = post(sum_gateway.address, "x,y\n1,2\n3,four\n", X_Request_Id="order-66")
+    error = json.loads(text)["error"]
+    assert status == 400
+    assert error["code"] == "INVALID_ARGUMENT"
+    assert error["request_id"] == headers["X-Request-Id"] == "order-66"
+    assert error["violations"][0]["field"] == "y"
+    assert error["message"].startswith("y: line 3: 'four' is not a number")
+    assert json.loads(post(sum_gateway.address, "x,y\n1,2\n", Model_Name="none")[2])["error"]["code"] == "NOT_FOUND"
+
+
+def test_the_request_id_stands_in_the_servers_log(go: Go) -> None:
+    with serve("sum", "--log-level", "info") as server, gateway(server.address) as running:
+        post(running.address, "x,y\n1,2\n", X_Request_Id="order-67")
+        assert "request_id=order-67" in server.logs()
+        assert '"request_id":"order-67"' in running.logs()
+
+
+def test_limits_of_the_server_are_413(go: Go) -> None:
+    with serve("sum", "--max-rows", "2") as server, gateway(server.address, "-max-body-bytes", "1000") as running:
+        assert post(running.address, "x,y\n" + "1,2\n" * 2)[0] == 200
+        assert post(running.address, "x,y\n" + "1,2\n" * 3)[0] == 413
+        assert post(running.address, "x,y\n" + "1,2\n" * 500)[0] == 413
+
+
+def test_a_header_may_shorten_the_deadline(flights: pd.DataFrame, flights_gateway: Gateway) -> None:
+    table = flights.to_csv(index=False)
+    status, _, text = post(flights_gateway.address, table, Request_Timeout_Ms="1")
+    assert (status, json.loads(text)["error"]["code"]) == (504, "DEADLINE_EXCEEDED")
+    assert post(flights_gateway.address, table, Request_Timeout_Ms="60000")[0] == 200
+
+
+def test_unknown_columns_are_named_in_a_header(sum_gateway: Gateway) -> None:
+    assert post(sum_gateway.address, "x,y,größe\n1,2,3\n")[1]["Ignored-Columns"] == "gr%C3%B6%C3%9Fe"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_a_backend_that_dies_under_load_is_503_until_it_is_back(go: Go) -> None:
+    """50 requests a second go on all the while; none hangs, and the gateway is not restarted."""
+    address = f"127.0.0.1:{free_port()}"
+    answers: list[tuple[float, int]] = []
+    stop = threading.Event()
+
+    def ask(running: Gateway) -> None:
+        while not stop.wait(0.1):
+            answers.append((time.monotonic(), post(running.address, "x,y\n1,2\n")[0]))
+
+    def wait_for(status: int, since: float) -> float:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            if any(at > since and got == status for at, got in list(answers)):
+                return time.monotonic() - since
+            stop.wait(0.01)
+        raise AssertionError(f"no {status} within 30 s: {Counter(got for _, got in answers)}")
+
+    with gateway(address) as running:
+        with serve("sum", "--address", address) as server:
+            callers = [threading.Thread(target=ask, args=(running,)) for _ in range(5)]
+            for caller in callers:
+                caller.start()
+            wait_for(200, time.monotonic())
+            os.kill(server.pid, signal.SIGKILL)
+            killed = time.monotonic()
+            wait_for(503, killed)
+        stop.wait(OUTAGE_S)
+        with serve("sum", "--address", address):
+            ready = time.monotonic()
+            back_s = wait_for(200, ready)
+            stop.set()
+            for caller in callers:
+                caller.join()
+        down = Counter(got for at, got in answers if killed + 0.5 < at < ready)
+        print(f"outage of {ready - killed:.1f} s: {dict(down)}; 200 again {back_s:.2f} s after the ready line")
+        assert set(down) == {503}
+        assert {got for _, got in answers} == {200, 503}
+
+
+def test_a_go_program_against_the_articles_contract_works(
+    go: Go, flights: pd.DataFrame, flights_model: Model, flights_server: Server, tmp_path: Path
+) -> None:
+    (tmp_path / "flights.csv").write_text(flights.head(20).to_csv(index=False))
+    command = ["run", "./gateway/examples/client", "-address", flights_server.address, str(tmp_path / "flights.csv")]
+    header, *values = go(*command).split()
+    assert header == "arr_delay"
+    assert [float(value) for value in values] == flights_model.predict(flights.head(20)).tolist()
+    source = (ROOT / "gateway/examples/client/main.go").read_text()
+    assert "&predpb.Request{InputData:" in source
+    assert "res.Result" in source
+
+
+def test_a_go_client_with_stubs_of_the_articles_own_proto_works(go: Go, sum_server: Server, tmp_path: Path) -> None:
+    """The same source, a module of its own, and not a line of ours but go.mod's versions."""
+    source = (ROOT / "gateway/examples/client/main.go").read_text()
+    (tmp_path / "main.go").write_text(source.replace("predserver/generated/predpb", "article/predpb"))
+    (tmp_path / "go.mod").write_text((ROOT / "go.mod").read_text().replace("module predserver", "module article"))
+    shutil.copy(ROOT / "go.sum", tmp_path)
+    plugins = [f"--plugin={name}={go('tool', '-n', name).strip()}" for name in stubs.GO_PLUGINS]
+    outputs = [f"--go_out={tmp_path}", f"--go-grpc_out={tmp_path}"]
+    assert protoc.main(["protoc", f"-I{ROOT / 'tests/article'}", *plugins, *outputs, "pred.proto"]) == 0
+    go("build", "-C", str(tmp_path), "-o", str(tmp_path / "client"), ".")
+    (tmp_path / "table.csv").write_text("x,y\n1,2\n0.1,0.2\n")
+    with serve("sum", module="pred_server.article") as article:
+        for address, expected in ((article.address, "0\n3.0\n0.30000000000000004\n"), (sum_server.address, None)):
+            done = subprocess.run(
+                [tmp_path / "client", "-address", address, tmp_path / "table.csv"],
+                capture_output=True, text=True, check=True, timeout=60,
+            )  # fmt: skip
+            assert expected in (None, done.stdout)
+            assert [float(value) for value in done.stdout.split()] == [0.0, 3.0, 0.1 + 0.2]
+
+
+def test_it_ends_with_whoever_started_it(go: Go) -> None:
+    running = gateway("127.0.0.1:1")
+    running._process.stdin.close()  # what the system does for a parent that was killed
+    assert running._process.wait(30) == 0
+    running.close()
