@@ -28,7 +28,7 @@ ifdef FUZZ
 	done
 endif
 
-demo: setup  ## the whole story without a browser: train, stubs, serve, predict, a latency table and its plot
+demo: setup  ## the whole story without a browser: train, stubs, serve, predict, latency table and plot, HTTP
 	$(BIN)/python -m pred_server.lab.demo
 
 setup: .venv/ready $(MODEL) gateway  ## only set up: .venv, pinned dependencies, the trained model, bin/gateway

