@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from generated.pred_pb2 import Request, Response
-from pred_server.errors import InvalidInput, LimitExceeded, Violation
+from pred_server.errors import InvalidInput, LimitExceeded, Violation, clip
 from pred_server.schema import Column, Schema, plain
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Csv:
             return schema.align(table.to_pandas()), ignored
         except (InvalidInput, pa.ArrowException, csv.Error) as error:
             # The fast reader knows no line numbers; now that there is something to tell, a slow one finds them.
-            _explain(text, schema)
+            _explain(text, schema, error)
             if isinstance(error, InvalidInput):
                 raise
             raise InvalidInput.at([Violation("input_data", "is not a table in CSV")]) from error
@@ -188,26 +188,32 @@ _HOW = {
 }
 
 
-def _explain(text: str, schema: Schema) -> None:
+def _explain(text: str, schema: Schema, cause: Exception) -> None:
     """Raise InvalidInput that names the lines and columns at fault, or return if none is found."""
-    reader = csv.reader(io.StringIO(text, newline=""))
-    try:
-        header = next(record for record in reader if record)
-        schema.check_names(header)
-        violations = _violations(reader, header, schema)
-    except csv.Error as error:  # all that is left to object to once the quotes are right
-        raise InvalidInput.at([Violation("input_data", f"line {reader.line_num}: {error}")]) from error
-    if violations:
-        raise InvalidInput.at(violations)
+    # The fast reader counts the header as row 1. To look from there on spares a million good rows a second look.
+    row = re.search(r"Row #(\d+)", str(cause))
+    first = int(row[1]) - 1 if row else 1
+    for start, empty_is_wrong in ((first, False), (first, True), (1, False)):
+        reader = csv.reader(io.StringIO(text, newline=""))
+        try:
+            violations = _violations(reader, schema, start, empty_is_wrong)
+        except csv.Error as error:  # all that is left to object to once the quotes are right
+            raise InvalidInput.at([Violation("input_data", f"line {reader.line_num}: {error}")]) from error
+        if violations:
+            raise InvalidInput.at(violations)
 
 
-def _violations(reader: "_csv.Reader", header: list[str], schema: Schema) -> list[Violation]:
+def _violations(reader: "_csv.Reader", schema: Schema, start: int, empty_is_wrong: bool) -> list[Violation]:
+    """What is wrong from the record `start` on; record 0 is the header."""
+    header = next(record for record in reader if record)
+    schema.check_names(header)
     wanted = [(header.index(column.name), column) for column in schema.columns]
     violations: list[Violation] = []
-    start = reader.line_num + 1
+    record_number, line_after = 0, reader.line_num + 1
     for record in reader:
-        line, start = start, reader.line_num + 1
-        if not record:
+        line, line_after = line_after, reader.line_num + 1
+        record_number += bool(record)
+        if not record or record_number < start:
             continue
         if len(record) > len(header):
             what = f"line {line} has {len(record)} fields, and the header {len(header)} (a comma inside a field?)"
@@ -219,20 +225,23 @@ def _violations(reader: "_csv.Reader", header: list[str], schema: Schema) -> lis
             violations += [
                 Violation(column.name, f"line {line}: {wrong}")
                 for position, column in wanted
-                if (wrong := _wrong(record[position], column))
+                if (wrong := _wrong(record[position], column, empty_is_wrong))
             ]
-        if len(violations) > InvalidInput.max_violations:
+        if len(violations) > InvalidInput.max_violations or (violations and empty_is_wrong):
             break
     return violations
 
 
-def _wrong(value: str, column: Column) -> str | None:
-    value = value.strip() if column.dtype != "str" else value
-    shown = repr(value if len(value) <= 40 else value[:40] + "…")
+def _wrong(value: str, column: Column, empty_is_wrong: bool) -> str | None:
     if column.dtype == "str":
         return None
-    if value == "" or (column.is_float and value.lower().lstrip("+-") == "nan"):
+    shown = repr(clip(value, 40))
+    if value == "" and column.nullable:
+        # This reader cannot see quotes. If nothing else is wrong with the table, then these are.
+        return "is empty but for its quotes; leave them out for a missing value" if empty_is_wrong else None
+    if value == "" or (column.is_float and value.strip().lower().lstrip("+-") == "nan"):
         return None if column.nullable else "no value, and the model needs one"
+    value = value.strip(" \t")
     if column.dtype == "bool":
         return None if value.lower() in ("true", "false", "0", "1") else f"{shown} {_HOW['bool']}"
     if column.is_float:

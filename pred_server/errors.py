@@ -19,6 +19,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 
+def clip(text: str, most: int = 60) -> str:
+    """What a message may quote of something that a caller made up."""
+    return text if len(text) <= most else text[:most] + "…"
+
+
 class PredServerError(Exception):
     code = "UNKNOWN"
 
@@ -31,7 +36,7 @@ class Violation:
     description: str
 
     def __str__(self) -> str:
-        return f"{self.field}: {self.description}" if self.field else self.description
+        return f"{clip(self.field)}: {self.description}"
 
 
 class InvalidInput(PredServerError):

@@ -217,7 +217,7 @@ def load(model: str | Path, trust: Sequence[str] = ()) -> Model:
         schema = Schema.from_json(manifest["schema"])
         loaded = Model(str(manifest["name"]), str(manifest["version"]), schema, None, dict(manifest["scores"]))
         sha256, libraries = dict(manifest["sha256"]), dict(manifest["libraries"])
-    except (ValueError, KeyError, TypeError, AttributeError, InvalidInput) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidInput) as error:
         raise ModelFileError(f"model {label!r}: manifest.json is not a model's manifest") from error
     for library in LIBRARIES:
         if libraries.get(library) != library_version(library):

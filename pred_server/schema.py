@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pred_server.errors import InvalidInput, Violation
+from pred_server.errors import InvalidInput, Violation, clip
 
 NUMERIC_DTYPES = (
     "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64",
@@ -26,6 +26,8 @@ class Column:
     unit: str = ""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise InvalidInput(f"a column's name is text, not {self.name!r}")
         if self.dtype not in DTYPES:
             raise InvalidInput(f"column {self.name!r} has dtype {self.dtype}; use one of {', '.join(DTYPES)}")
 
@@ -66,7 +68,7 @@ class Schema:
         """
         count = Counter(names)
         violations = [Violation(name, "the column stands more than once") for name in count if count[name] > 1]
-        there = ", ".join(map(repr, names[:20])) or "no columns"
+        there = clip(", ".join(map(repr, names[:20])) or "no columns", 200)
         violations += [
             Violation(name, f"the column is missing (the table has {there})")
             for name in self.names

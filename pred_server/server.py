@@ -12,7 +12,7 @@ from generated.pred_pb2_grpc import add_PredictionServicer_to_server
 from pred_server.errors import ServerStartError
 from pred_server.limits import Limits
 from pred_server.model import Model
-from pred_server.service import PredictionService
+from pred_server.service import PredictionService, TolerantDecoding
 
 
 def run(models: Sequence[Model], address: str, limits: Limits, expose_to_network: bool = False) -> None:
@@ -39,11 +39,12 @@ async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_
             "use 127.0.0.1, or say --expose-to-network if that is what you want"
         )
     server = grpc.aio.server(
+        interceptors=(TolerantDecoding(),),
         options=(
             ("grpc.so_reuseport", 0),  # or a second server on the port would start and take half of the calls
             ("grpc.max_receive_message_length", limits.max_message_bytes),
             ("grpc.max_send_message_length", limits.max_message_bytes),
-        )
+        ),
     )
     add_PredictionServicer_to_server(PredictionService(models, limits), server)
     try:

@@ -6,14 +6,16 @@ import time
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from urllib.parse import quote
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from generated.pred_pb2 import Request, Response
 from generated.pred_pb2_grpc import PredictionServicer
 from pred_server.codecs import CODECS
-from pred_server.errors import ModelNotFound, PredServerError, ServerFault
+from pred_server.errors import InvalidInput, ModelNotFound, PredServerError, ServerFault, clip
 from pred_server.limits import Limits
 from pred_server.model import Model
 from pred_server.status import to_status
@@ -21,6 +23,9 @@ from pred_server.status import to_status
 logger = logging.getLogger(__name__)
 
 Metadata = dict[str, str]
+
+# gRPC gives all metadata of a reply together 8 KiB, beyond which the other side may drop the call.
+MAX_IGNORED_BYTES = 2_048
 
 
 class PredictionService(PredictionServicer):
@@ -36,12 +41,14 @@ class PredictionService(PredictionServicer):
         # One thread for all computing: OpenMP keeps a pool of threads for each thread that calls it.
         self._compute = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
 
-    async def Predict(self, request: Request, context: grpc.aio.ServicerContext[Request, Response]) -> Response:
+    async def Predict(self, request: Request | None, context: grpc.aio.ServicerContext[Request, Response]) -> Response:
         asked = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        request_id = asked.get("x-request-id") or uuid.uuid4().hex
+        request_id = clip(asked.get("x-request-id") or uuid.uuid4().hex, 128)
         start_ns, code = time.perf_counter_ns(), "OK"
         logger.debug("Predict request_id=%s accepted", request_id)
         try:
+            if request is None:
+                raise InvalidInput("the bytes sent are not a prediction.Request message")
             model = self._find(asked)
             response, metadata = await asyncio.get_running_loop().run_in_executor(
                 self._compute, self._answer, model, request
@@ -70,7 +77,8 @@ class PredictionService(PredictionServicer):
             if name in (None, model.name) and version in (None, model.version):
                 return model
         there = ", ".join(f"{model.name} v{model.version}" for model in self._models)
-        raise ModelNotFound(f"no model {name or '(any)'} v{version or '(any)'} here; there is {there}")
+        wanted = f"{clip(name or '(any)')} v{clip(version or '(any)')}"
+        raise ModelNotFound(f"no model {wanted} here; there is {there}")
 
     def _answer(self, model: Model, request: Request) -> tuple[Response, Metadata]:
         codec = CODECS["csv"]
@@ -79,5 +87,28 @@ class PredictionService(PredictionServicer):
         codec.write_result(model.predict_aligned(table), model.schema.target, response)
         metadata = {"prediction-dtype": model.schema.target.dtype}
         if ignored:
-            metadata["ignored-columns"] = ",".join(quote(name, safe="") for name in ignored)
+            metadata["ignored-columns"] = _within(MAX_IGNORED_BYTES, [quote(name, safe="") for name in ignored])
         return response, metadata
+
+
+def _within(most: int, names: list[str]) -> str:
+    """The names with commas between them, as many as fit; `...` stands for the rest."""
+    text = ",".join(names)
+    return text if len(text) <= most else text[:most].rpartition(",")[0] + ",..."
+
+
+class TolerantDecoding(grpc.aio.ServerInterceptor):
+    """Hands a message that cannot be decoded to the service as None; gRPC itself would answer UNKNOWN, and why."""
+
+    async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
+        handler = await continuation(details)
+        if handler is None or handler.request_deserializer is None:
+            return handler
+
+        def decode(data: bytes) -> Any:
+            try:
+                return handler.request_deserializer(data)
+            except DecodeError:
+                return None
+
+        return handler._replace(request_deserializer=decode)

@@ -10,8 +10,13 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from pred_server import errors
+from pred_server.errors import clip
 
 DOMAIN = "pred-server"
+
+# gRPC gives all metadata of a reply together 8 KiB. The message travels twice, and percent-encoded once.
+MAX_MESSAGE_CHARACTERS = 400
+MAX_DETAIL_BYTES = 2_048
 
 _BY_CODE: dict[str, type[errors.PredServerError]] = {
     kind.code: kind
@@ -29,11 +34,13 @@ _BY_CODE: dict[str, type[errors.PredServerError]] = {
 
 def to_status(error: errors.PredServerError) -> grpc.Status:
     """What a server answers: the code, the sentence and the fields at fault."""
-    status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=str(error))
+    status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=clip(str(error), MAX_MESSAGE_CHARACTERS))
     if isinstance(error, errors.InvalidInput) and error.violations:
         bad_request = error_details_pb2.BadRequest()
         for violation in error.violations:
-            bad_request.field_violations.add(field=violation.field, description=violation.description)
+            bad_request.field_violations.add(field=clip(violation.field), description=violation.description)
+            if bad_request.ByteSize() > MAX_DETAIL_BYTES:
+                del bad_request.field_violations[-1]
         _pack(status, bad_request)
     if isinstance(error, errors.LimitExceeded):
         _pack(status, error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN))

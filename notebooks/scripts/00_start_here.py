@@ -152,7 +152,7 @@ plt.close(figure)
 # and can be cancelled, on both sides of the wire, without a line of yours. It runs over one lasting HTTP/2 connection, which
 # many calls share at the same time and which can stream tables that fit no single message.
 #
-# To the browser, REST it remains: that is what the gateway in Go is for.
+# To the browser, REST it remains: that is what the gateway in Go is for ([04](04_call_it_from_go.ipynb)).
 #
 # ## The lessons
 #
@@ -161,6 +161,7 @@ plt.close(figure)
 # | [01 Train a model](01_train_a_model.ipynb) | How do we get from past flights to a model file that is safe to serve? |
 # | [02 Write the contract](02_write_the_contract.ipynb) | What do client and server agree on, and how may it change? |
 # | [03 Serve and call](03_serve_and_call.ipynb) | What does a server need, and what does it still need in real use? |
+# | [04 Call it from Go](04_call_it_from_go.ipynb) | How does a web server in Go ask a model in Python, and what does the hop cost? |
 #
 # [README.md](README.md) has run times, a glossary, the status codes, and help when you are stuck.
 #

@@ -401,4 +401,4 @@ server.close()
 server
 
 # %% [markdown]
-# This was the last lesson so far. [README.md](README.md) has the map, a glossary and the status codes.
+# Next: [04 Call it from Go](04_call_it_from_go.ipynb)

@@ -7,6 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pandas as pd
 import pytest
@@ -159,6 +160,28 @@ def test_unknown_columns_are_ignored_and_named(sum_server: Server) -> None:
     with pytest.warns(UserWarning, match="ignored them: größe, a,b"):
         served = sum_server.client().predict(XY.assign(**{"größe": 1, "a,b": 2}))
     assert len(served) == len(XY)
+
+
+def test_replies_stay_small_however_wide_the_table(sum_server: Server) -> None:
+    """All metadata of a reply has to fit 8 KiB, or the client would see a broken stream instead of the reason."""
+    wide = [f"{'ü' * 900}{number}" for number in range(500)]
+    client = sum_server.client()
+    with pytest.raises(InvalidInput, match="x: the column is missing"):
+        client.call(Request(input_data=",".join(wide) + "\n1\n"))
+    with pytest.raises(InvalidInput, match="stands more than once"):
+        client.call(Request(input_data=",".join(wide * 2) + "\n1\n"))
+    _, metadata = client.call(Request(input_data=",".join(["x", "y", "plain", *wide]) + "\n" + "1," * 502 + "1\n"))
+    assert metadata["ignored-columns"] == "plain,..."
+
+
+@pytest.mark.parametrize("data", [b"\xff\xff", b"\x0a\x02\xff\xfe", b"\x0a\x7f"])
+def test_bytes_that_are_no_message_are_invalid_argument(data: bytes, sum_server: Server) -> None:
+    with grpc.insecure_channel(sum_server.address) as channel:
+        ask = channel.unary_unary("/prediction.Prediction/Predict")
+        with pytest.raises(grpc.RpcError) as caught:
+            ask(data, timeout=30)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.details() == "the bytes sent are not a prediction.Request message"
 
 
 def test_the_model_is_chosen_by_name_and_version(flights: pd.DataFrame) -> None:

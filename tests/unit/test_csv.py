@@ -120,6 +120,8 @@ def test_labels_arrive_as_they_are(labels: list[str]) -> None:
         ('x,n,s\n"1,234.5",2,a\n', "x: line 2: '1,234.5' is not a number"),
         ("x,n,s\n1_000,2,a\n", "x: line 2: '1_000' is not a number"),
         ("x,n,s\nNA,2,a\n", "x: line 2: 'NA' is not a number"),
+        ("x,n,s\n1,2,a\n ,2,a\n", "x: line 3: ' ' is not a number"),
+        ('x,n,s\n,2,a\n1,2,a\n"",2,a\n', "x: line 4: is empty but for its quotes"),
     ],
 )
 def test_bad_csv_is_told_with_line_and_column(text: str, complaint: str) -> None:
@@ -178,6 +180,14 @@ def test_a_missing_string_and_an_empty_one_differ_where_the_model_takes_both() -
 
 def test_a_line_longer_than_any_block_is_read() -> None:
     assert read(f"x,n,s\n1,2,{'y' * 3_000_000}\n1,2,b\n")["s"].str.len().tolist() == [3_000_000, 1]
+
+
+def test_a_fault_far_down_is_found_on_its_line() -> None:
+    good = '1,2,"a\nb"\n\n' * 10_000  # three lines a row, the last of them blank
+    with pytest.raises(InvalidInput, match=r"^x: line 30002: 'z' is not a number"):
+        read("x,n,s\n" + good + "z,2,a\n", max_rows=20_000)
+    with pytest.raises(InvalidInput, match=r"^s: line 30003 ends before this column"):
+        read("\nx,n,s\n" + good + "1,2\n", max_rows=20_000)
 
 
 def test_the_row_limit_is_told_with_its_flag() -> None:

@@ -148,7 +148,7 @@ def test_a_missing_or_garbled_file_is_a_sentence(directory: Path, file: str) -> 
         load(directory)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"name": 1, "version": 2, "schema": []}', "\ufffd\0"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", "[" * 100_000, '{"name": 1, "version": 2, "schema": []}', "\ufffd\0"])
 def test_a_manifest_that_is_none_is_a_sentence(directory: Path, text: str) -> None:
     (directory / "manifest.json").write_text(text)
     with pytest.raises(ModelFileError, match=r"manifest.json is not a model's manifest"):
