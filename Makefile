@@ -35,7 +35,7 @@ setup: .venv/ready $(MODEL) gateway  ## only set up: .venv, pinned dependencies,
 
 gateway: .venv/ready  ## build the HTTP gateway, bin/gateway
 	@mkdir -p bin
-	@$(GO) build -o bin/gateway ./gateway 2> bin/build.log || { \
+	@{ $(GO) build ./... && $(GO) build -o bin/gateway ./gateway; } 2> bin/build.log || { \
 	  if [ -n "$$CI" ]; then cat bin/build.log; exit 1; else echo "$(NO_GO) (bin/build.log)"; fi; }
 
 stubs: .venv/ready  ## generate the stubs in generated/ from proto/

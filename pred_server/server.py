@@ -46,7 +46,8 @@ async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_
             ("grpc.max_send_message_length", limits.max_message_bytes),
         ),
     )
-    add_PredictionServicer_to_server(PredictionService(models, limits), server)
+    service = PredictionService(models, limits)
+    add_PredictionServicer_to_server(service, server)
     try:
         port = server.add_insecure_port(address)
     except RuntimeError as error:
@@ -67,7 +68,8 @@ async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_
     served = ", ".join(f"{model.name} v{model.version}" for model in models)
     print(f"pred_server ready on {host}:{port} ({served}, sklearn)", flush=True)
     await stop.wait()
-    await server.stop(limits.drain_timeout_s)
+    await service.drain(limits.drain_timeout_s)
+    await server.stop(grace=None)
 
 
 def _host_of(address: str) -> str:

@@ -14,8 +14,8 @@
 # - post flights to the gateway as CSV and as JSON, and see what its user gets when something goes wrong;
 # - measure the extra hop, and what it costs to connect anew for each request, as the article does.
 #
-# **Needs:** Go and its modules, which `make setup` fetches, and the trained model. **Takes:** under a minute; the
-# first time longer, since Go compiles everything once.
+# **Needs:** Go and the trained model (`make setup` brings both), and Go's modules, which the first build fetches.
+# **Takes:** under a minute; the first time longer, since Go compiles everything once.
 # **Built before:** the `flights` model ([01](01_train_a_model.ipynb)), the contract
 # ([02](02_write_the_contract.ipynb)), and the server with its errors and deadlines ([03](03_serve_and_call.ipynb)).
 
@@ -68,7 +68,7 @@ try:
     programs = ("./gateway/examples/client", "./gateway/examples/gota", "./gateway/hopbench")
     stubs.go("build", "-o", f"{tools}/", *programs)
 except stubs.GoMissing as error:
-    reason = str(error).replace(f"{tools}/", "").splitlines()[0]
+    reason = str(error).splitlines()[-1].split(" failed: ")[-1]
     raise NoGo(f"This lesson can be read but not run here: {reason}") from None
 print("Go", go_version)
 print("built:", GATEWAY.relative_to(ROOT), *sorted(path.name for path in tools.iterdir()))
@@ -435,17 +435,24 @@ plots.show(
 )
 
 # %%
-extra_ms = {arm: hop.loc[arm, "p50_ms"] - hop.loc["direct", "p50_ms"] for arm in ("gateway", "dial")}
+
+
+def cost(arm):
+    """The finding, with its interval and in milliseconds."""
+    if hop.loc[arm, "verdict"] == "no difference found":
+        return "no difference found"
+    extra_ms = hop.loc[arm, "p50_ms"] - hop.loc["direct", "p50_ms"]
+    interval = f"95 % interval {hop.loc[arm, 'low']:.2f} to {hop.loc[arm, 'high']:.2f}"
+    return f"{compared(arm)} ({interval}), **{extra_ms:+.2f} ms** in the median"
+
+
 trust = (
     "Direct against itself: no difference found, as it should be."
     if hop.loc["direct-again", "verdict"] == "no difference found"
-    else f"Direct against itself is {compared('direct-again')}, where it should be the same: the machine was not quiet, "
-    "and differences of that size mean nothing here. Run it again."
+    else f"Direct against itself is {compared('direct-again')}, where it should be the same: the machine was not quiet "
+    "or the blocks were few, and differences of that size mean nothing here. Run it again."
 )
-Markdown(
-    f"The hop through the gateway: {compared('gateway')}, **{extra_ms['gateway']:+.2f} ms** in the median. A new "
-    f"connection for each call: {compared('dial')}, **{extra_ms['dial']:+.2f} ms**. {trust}"
-)
+Markdown(f"The hop through the gateway: {cost('gateway')}. A new connection for each call: {cost('dial')}. {trust}")
 
 # %% [markdown]
 # The gateway does real work in that time: it reads HTTP, checks the body, makes a gRPC call, writes HTTP and a line of
@@ -641,9 +648,8 @@ go_code("gateway/body.go", "body, err = io.ReadAll", "e.reason = err.Error()")
 # %%
 Markdown(
     f"- A Go client and the gateway get the predictions of the model in process, to the last bit, as CSV and as JSON.\n"
-    f"- The hop through the gateway: {compared('gateway')} ({extra_ms['gateway']:+.2f} ms) for a prediction that costs next to "
-    f"nothing. Dialling for each call: {compared('dial')} ({extra_ms['dial']:+.2f} ms). Direct against itself: "
-    f"{compared('direct-again')}.\n"
+    f"- The hop through the gateway, for a prediction that costs next to nothing: {cost('gateway')}. Dialling for each "
+    f"call: {cost('dial')}. Direct against itself: {compared('direct-again')}.\n"
     f"- With the Python server gone, users got a 503 after {refused_after_ms:.0f} ms, and predictions again "
     f"{back_after_ms:.0f} ms after it was back; the gateway was not touched.\n"
     "- gota prints floats with six digits after the point; to keep them, read numbers as strings.\n"
@@ -662,7 +668,7 @@ Markdown(
 #
 # <details><summary>Answers</summary>
 #
-# 1. They come much nearer to 1, and "no difference found" may well be the verdict for the gateway: a prediction of
+# 1. They come much nearer to 1, and "no difference found" may well be a verdict: a prediction of
 #    this model takes several times as long as the hop. The milliseconds of the hop are still there; they drown in the
 #    noise of the rest. Ten blocks give a wide interval; more blocks make it narrower.
 # 2. A 504, after half a second: the context's deadline passed, and the handler returned. The article's handler has no

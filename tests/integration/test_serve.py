@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -306,16 +307,13 @@ def test_a_signal_ends_the_server_cleanly_and_the_accepted_call_is_answered(numb
         assert line.startswith("pred_server ready on 127.0.0.1:")
         assert line.endswith(" (flights v1, sklearn)\n")
         table = pd.read_parquet(FLIGHTS).drop(columns="arr_delay").head(200_000)
-        answers: list[pd.Series] = []
-        with Client(line.split()[3], timeout_s=120) as client:
-            caller = threading.Thread(target=lambda: answers.append(client.predict(table)))
-            caller.start()
+        with Client(line.split()[3], timeout_s=120) as client, ThreadPoolExecutor() as pool:
+            answer = pool.submit(client.predict, table)
             while "accepted" not in process.stderr.readline():
                 pass
             process.send_signal(number)
-            caller.join()
+            assert len(answer.result()) == len(table)
         assert process.wait(60) == 0
-        assert len(answers[0]) == len(table)
         assert "Traceback" not in process.stderr.read()
     finally:
         process.kill()

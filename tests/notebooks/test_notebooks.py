@@ -17,6 +17,7 @@ SMALL: dict[str, dict[str, object]] = {
     "01_train_a_model": {"TRAINING_ROWS": 5_000, "ITERATIONS": 10, "REPEATS": 2},
     "02_write_the_contract": {"ROWS": 10},
     "03_serve_and_call": {"SLOW_S": 0.5},
+    "04_call_it_from_go": {"BLOCKS": 2, "CALLS": 4},
 }
 LESSONS = sorted(path.stem for path in build.SCRIPTS.glob("*.py"))
 
@@ -65,7 +66,9 @@ def test_the_committed_notebook_is_fresh_and_tidy(lesson: str) -> None:
 
 
 @pytest.mark.parametrize("lesson", LESSONS)
-def test_the_lesson_runs_whole(lesson: str) -> None:
+def test_the_lesson_runs_whole(lesson: str, request: pytest.FixtureRequest) -> None:
+    if "go" in lesson:
+        request.getfixturevalue("go")
     ran = build.execute(build.read_script(build.SCRIPTS / f"{lesson}.py"), SMALL[lesson])
     build.tidy(ran, lesson)
     there = {cell.source: cell for cell in code_cells(committed(lesson))}
