@@ -1,7 +1,6 @@
 """Ask a server for predictions: a table in, a pandas Series out."""
 
 import warnings
-from types import TracebackType
 from typing import Self
 from urllib.parse import unquote
 
@@ -93,9 +92,7 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

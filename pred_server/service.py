@@ -6,17 +6,14 @@ import time
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from typing import Any
 from urllib.parse import quote
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from generated.pred_pb2 import Request, Response
 from generated.pred_pb2_grpc import PredictionServicer
 from pred_server.codecs import CODECS
-from pred_server.errors import InvalidInput, ModelNotFound, PredServerError, ServerFault, Unavailable, clip
+from pred_server.errors import InvalidInput, ModelNotFound, PredServerError, ServerFault, clip
 from pred_server.limits import Limits
 from pred_server.model import Model
 from pred_server.status import to_status
@@ -24,10 +21,6 @@ from pred_server.status import to_status
 logger = logging.getLogger(__name__)
 
 Metadata = dict[str, str]
-
-# How long connections stay open after the last answer. To close a socket while its peer still acknowledges what it has
-# read resets the connection, and what the peer has not read yet is lost to it.
-LINGER_S = 0.5
 
 # gRPC gives all metadata of a reply together 8 KiB, beyond which the other side may drop the call.
 MAX_IGNORED_BYTES = 2_048
@@ -45,38 +38,12 @@ class PredictionService(PredictionServicer):
         self._limits = limits
         # One thread for all computing: OpenMP keeps a pool of threads for each thread that calls it.
         self._compute = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
-        self._in_flight = 0
-        self._all_answered = asyncio.Event()
-        self._all_answered.set()
-        self._last_answer_s = -LINGER_S
-        self._draining = False
-
-    async def drain(self, timeout_s: float) -> None:
-        """Refuse new calls, and return when those that were accepted have their answers, or after `timeout_s`."""
-        self._draining = True
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._all_answered.wait(), timeout_s)
-        await asyncio.sleep(max(0.0, self._last_answer_s + LINGER_S - time.monotonic()))
-
-    def _accept(self, context: grpc.aio.ServicerContext[Request, Response]) -> None:
-        if self._draining:
-            raise Unavailable("the server is stopping")
-        self._in_flight += 1
-        self._all_answered.clear()
-        context.add_done_callback(self._answered)  # type: ignore[arg-type]  # typed as a class of its own
-
-    def _answered(self, _context: object) -> None:
-        self._in_flight -= 1
-        self._last_answer_s = time.monotonic()
-        if self._in_flight == 0:
-            self._all_answered.set()
 
     async def Predict(self, request: Request | None, context: grpc.aio.ServicerContext[Request, Response]) -> Response:
         asked = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         request_id = clip(asked.get("x-request-id") or uuid.uuid4().hex, 128)
         start_ns, code = time.perf_counter_ns(), "OK"
         try:
-            self._accept(context)
             logger.debug("Predict request_id=%s accepted", request_id)
             if request is None:
                 raise InvalidInput("the bytes sent are not a prediction.Request message")
@@ -126,20 +93,3 @@ def _within(most: int, names: list[str]) -> str:
     """The names with commas between them, as many as fit; `...` stands for the rest."""
     text = ",".join(names)
     return text if len(text) <= most else text[:most].rpartition(",")[0] + ",..."
-
-
-class TolerantDecoding(grpc.aio.ServerInterceptor):
-    """Hands a message that cannot be decoded to the service as None; gRPC itself would answer UNKNOWN, and why."""
-
-    async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
-        handler = await continuation(details)
-        if handler is None or handler.request_deserializer is None:
-            return handler
-
-        def decode(data: bytes) -> Any:
-            try:
-                return handler.request_deserializer(data)
-            except DecodeError:
-                return None
-
-        return handler._replace(request_deserializer=decode)
