@@ -79,6 +79,7 @@ def test_the_demo_tells_the_whole_story(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "served == in process, all 10,000 of them, to the last bit: True" in done.stdout
     assert f"plot: {plot}" in done.stdout
+    assert "Warning" not in done.stderr
     if GATEWAY.exists():
         assert done.stdout.endswith("by HTTP == in process, all 10,000 of them, to the last bit: True\n")
     assert plot.read_bytes().startswith(b"\x89PNG")
