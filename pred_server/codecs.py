@@ -79,6 +79,8 @@ class Csv:
                 raise LimitExceeded(f"the table has {table.num_rows} rows; this server takes {max_rows} (--max-rows)")
             return schema.align(table.to_pandas()), ignored
         except (InvalidInput, pa.ArrowException, csv.Error) as error:
+            if isinstance(error, InvalidInput) and not error.violations:
+                raise  # no rows: nothing to point at
             # The fast reader knows no line numbers; now that there is something to tell, a slow one finds them.
             _explain(text, schema, error)
             if isinstance(error, InvalidInput):
@@ -181,6 +183,7 @@ def _at_character(text: str, index: int, what: str) -> InvalidInput:
 # Possessive (++, *+): a value of a million digits and a letter must not be tried in a million ways.
 _NUMBER = re.compile(r"[+-]?(\d++\.?\d*+|\.\d++)(e[+-]?\d++)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
 _INTEGER = re.compile(r"-?\d+")
+_BOOLEANS = ("true", "True", "TRUE", "1", "false", "False", "FALSE", "0")
 _HOW = {
     "float": "is not a number (write 1234.5: a point, no thousands separator; a missing one is an empty field)",
     "integer": "is not a whole number",
@@ -241,9 +244,9 @@ def _wrong(value: str, column: Column, empty_is_wrong: bool) -> str | None:
         return "is empty but for its quotes; leave them out for a missing value" if empty_is_wrong else None
     if value == "" or (column.is_float and value.strip().lower().lstrip("+-") == "nan"):
         return None if column.nullable else "no value, and the model needs one"
-    value = value.strip(" \t")
     if column.dtype == "bool":
-        return None if value.lower() in ("true", "false", "0", "1") else f"{shown} {_HOW['bool']}"
+        return None if value in _BOOLEANS else f"{shown} {_HOW['bool']}"
+    value = value.strip(" \t")
     if column.is_float:
         return None if _NUMBER.fullmatch(value) else f"{shown} {_HOW['float']}"
     if not _INTEGER.fullmatch(value):

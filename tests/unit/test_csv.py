@@ -130,6 +130,14 @@ def test_bad_csv_is_told_with_line_and_column(text: str, complaint: str) -> None
     assert complaint in str(caught.value)
 
 
+def test_booleans_are_read_and_explained_alike() -> None:
+    schema = Schema((Column("b", "bool"),), Column("t", "float64"))
+    assert read("b\ntrue\nTrue\nTRUE\n1\nfalse\nFalse\nFALSE\n0\n", schema)["b"].tolist() == [True] * 4 + [False] * 4
+    for value in ("tRue", "true ", "yes", "2"):
+        with pytest.raises(InvalidInput, match=f"b: line 2: '{value}' is not true or false"):
+            read(f"b\n{value}\n", schema)
+
+
 def test_no_more_than_ten_faults_are_listed_however_many_there_are() -> None:
     with pytest.raises(InvalidInput) as caught:
         read("x,n,s\n" + "a,b,c\n" * 900)
