@@ -63,8 +63,9 @@ def _predict(args: argparse.Namespace) -> None:
     from generated.pred_pb2 import Request
 
     try:
-        # utf-8-sig: spreadsheets put a byte-order mark in front. newline="": line ends inside quotes are data.
-        text = sys.stdin.read() if args.file == "-" else Path(args.file).read_bytes().decode("utf-8-sig")
+        # Bytes, since line ends inside quotes are data; utf-8-sig, since spreadsheets put a byte-order mark in front.
+        data = sys.stdin.buffer.read() if args.file == "-" else Path(args.file).read_bytes()
+        text = data.decode("utf-8-sig")
     except OSError as error:
         raise InvalidInput(f"cannot read {args.file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -101,18 +102,28 @@ def _parser() -> argparse.ArgumentParser:
         "--expose-to-network", action="store_true", help="allow an address that others can reach, without encryption"
     )
     for limit in fields(Limits):
-        kind = type(limit.default)
+        kind = _at_least_one if isinstance(limit.default, int) else _seconds
         serve.add_argument(f"--{limit.name.replace('_', '-')}", type=kind, default=limit.default, help="limit")
 
     predict = command("predict", _predict, "send a CSV file, print the predictions as CSV")
     predict.add_argument("file", metavar="FILE.csv", help="a header and rows; - reads standard input")
     predict.add_argument("--address", default="127.0.0.1:50051", help="HOST:PORT of the server")
     predict.add_argument("--model", help="ask for this model; else the server's first")
-    predict.add_argument("--timeout-s", type=float, default=DEFAULT_TIMEOUT_S, help="deadline in seconds")
+    predict.add_argument("--timeout-s", type=_seconds, default=DEFAULT_TIMEOUT_S, help="deadline in seconds")
     return parser
 
 
 def _at_least_one(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) < 2**31):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {2**31 - 1}")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
+    if not 0 < seconds < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return seconds

@@ -10,7 +10,7 @@ import pandas as pd
 from generated.pred_pb2 import Request, Response
 from generated.pred_pb2_grpc import PredictionStub
 from pred_server.codecs import CODECS
-from pred_server.errors import ServerFault
+from pred_server.errors import InvalidInput, ServerFault, Unavailable
 from pred_server.limits import Limits
 from pred_server.status import from_call
 
@@ -39,6 +39,9 @@ class Client:
         self.target = target
         self.timeout_s = timeout_s
         asked = (("model-name", model), ("model-version", version))
+        for key, value in asked:
+            if value is not None and not (value.isascii() and value.isprintable()):
+                raise InvalidInput(f"{key} {value!r}: a model's name and version are plain ASCII")
         self._metadata = tuple((key, value) for key, value in asked if value is not None)
         self._channel = grpc.insecure_channel(
             target,
@@ -84,6 +87,8 @@ class Client:
         except grpc.RpcError as error:
             assert isinstance(error, grpc.Call)
             raise from_call(error) from None
+        except ValueError as error:
+            raise Unavailable("this client is closed") from error
         return response, {key: value for key, value in call.initial_metadata() if isinstance(value, str)}
 
     def close(self) -> None:

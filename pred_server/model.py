@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import skops.io
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import HistGradientBoostingRegressor
@@ -162,21 +163,23 @@ def save(
     """
     directory = Path(directory)
     name = name or directory.resolve().name
-    for what, text in (("name", name), ("version", version)):
-        if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text):
-            raise InvalidInput(f"model {what} {text!r}: use 1 to 64 letters, digits, dots, dashes and underscores")
+    _check_label("name", name)
+    _check_label("version", version)
     table = _as_table(estimator, sample)
     result = _try_estimator(estimator, table)
     dtype = "str" if result.dtype.kind in "UOT" else str(result.dtype)
     columns = tuple(infer_column(table[column], _takes_missing(estimator, table, str(column))) for column in table)
     schema = Schema(columns, Column(target, dtype, unit=target_unit))
     model = Model(name, version, schema, estimator, scores or {}, table.head(SAMPLE_ROWS).reset_index(drop=True))
-    model.predict(table.head(SAMPLE_ROWS))  # what cannot be predicted here could not be served either
+    if not _same(model.predict(table.head(SAMPLE_ROWS)), result):
+        raise InvalidInput(
+            "the estimator predicts otherwise once the table has the dtypes that it is served with; a usual cause is a "
+            "column of objects with None among them: fit with pandas' str dtype"
+        )
 
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "model.skops").write_bytes(skops.io.dumps(estimator))
-    assert model.sample is not None
-    model.sample.to_parquet(directory / "sample.parquet")
+    sample_bytes = io.BytesIO()
+    table.head(SAMPLE_ROWS).reset_index(drop=True).to_parquet(sample_bytes)
+    files = {"model.skops": skops.io.dumps(estimator), "sample.parquet": sample_bytes.getvalue()}
     manifest = {
         "name": name,
         "version": version,
@@ -184,10 +187,28 @@ def save(
         "scores": dict(model.scores),
         "training_rows": training_rows,
         "libraries": {library: library_version(library) for library in LIBRARIES},
-        "sha256": {file: _sha256((directory / file).read_bytes()) for file in ("model.skops", "sample.parquet")},
+        "sha256": {file: _sha256(data) for file, data in files.items()},
     }
-    (directory / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    # default: numbers of NumPy's as Python's. Last of all, so that a directory with a manifest is whole.
+    files["manifest.json"] = (json.dumps(manifest, indent=2, default=lambda number: number.item()) + "\n").encode()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for file, data in files.items():
+            (directory / file).write_bytes(data)
+    except OSError as error:
+        raise ModelFileError(f"cannot write the model directory {directory.name!r}: {error.strerror}") from error
     return model
+
+
+def _check_label(what: str, text: object) -> None:
+    if not (isinstance(text, str) and re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text)):
+        raise InvalidInput(f"model {what} {text!r:.80}: use 1 to 64 letters, digits, dots, dashes and underscores")
+
+
+def _same(predicted: np.ndarray, expected: np.ndarray) -> bool:
+    if predicted.dtype.kind == "f":
+        return bool(np.allclose(predicted, expected, rtol=1e-6, equal_nan=True))
+    return np.array_equal(predicted, expected)
 
 
 def load(model: str | Path, trust: Sequence[str] = ()) -> Model:
@@ -201,7 +222,8 @@ def load(model: str | Path, trust: Sequence[str] = ()) -> Model:
     ------
     ModelFileError
         The directory is missing, damaged, or holds what is not trusted. The hash in the manifest tells damage, not
-        forgery: who can write the directory can write the hash.
+        forgery: who can write the directory can write the hash. A forged tree runs no code, but it may make `predict`
+        loop or crash: load models of people that you know.
     """
     if str(model) == "sum":
         return sum_model()
@@ -216,6 +238,8 @@ def load(model: str | Path, trust: Sequence[str] = ()) -> Model:
         manifest = json.loads((directory / "manifest.json").read_text())
         schema = Schema.from_json(manifest["schema"])
         loaded = Model(str(manifest["name"]), str(manifest["version"]), schema, None, dict(manifest["scores"]))
+        _check_label("name", manifest["name"])
+        _check_label("version", manifest["version"])
         sha256, libraries = dict(manifest["sha256"]), dict(manifest["libraries"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidInput) as error:
         raise ModelFileError(f"model {label!r}: manifest.json is not a model's manifest") from error
@@ -227,11 +251,19 @@ def load(model: str | Path, trust: Sequence[str] = ()) -> Model:
             )  # fmt: skip
     data = _read_checked(directory / "sample.parquet", sha256)
     try:
+        # Rows are counted before they are read: a small file may claim to hold a great many.
+        if pq.ParquetFile(io.BytesIO(data)).metadata.num_rows > SAMPLE_ROWS:
+            raise ModelFileError(f"model {label!r}: sample.parquet has more than {SAMPLE_ROWS} rows")
         sample = pd.read_parquet(io.BytesIO(data))
     except (OSError, ValueError) as error:
         raise ModelFileError(f"model {label!r}: sample.parquet is not a Parquet file") from error
     estimator = _load_estimator(_read_checked(directory / "model.skops", sha256), label, trust)
-    return replace(loaded, estimator=estimator, sample=sample)
+    model_with_all = replace(loaded, estimator=estimator, sample=sample)
+    try:
+        model_with_all.predict(sample.head(1))
+    except Exception as error:
+        raise ModelFileError(f"model {label!r}: the estimator does not do what the manifest says") from error
+    return model_with_all
 
 
 def _read_checked(path: Path, sha256: Mapping[str, str]) -> bytes:
@@ -279,14 +311,19 @@ def _as_table(estimator: Any, sample: pd.DataFrame | np.ndarray) -> pd.DataFrame
     if not isinstance(sample, pd.DataFrame):
         sample = pd.DataFrame(sample).add_prefix("x")
     names = list(getattr(estimator, "feature_names_in_", sample.columns))
+    if len({str(name) for name in sample.columns}) < sample.shape[1]:
+        raise InvalidInput("the sample has two columns of one name")
     missing = [name for name in names if name not in sample.columns]
     if missing or len(sample) == 0:
         raise InvalidInput(f"the sample needs at least one row and every column; missing: {missing or 'rows'}")
-    return sample[names]
+    return sample[names].set_axis([str(name) for name in names], axis=1)
 
 
 def _try_estimator(estimator: Any, table: pd.DataFrame) -> np.ndarray:
-    result = _predict(estimator, table.head(SAMPLE_ROWS))
+    try:
+        result = _predict(estimator, table.head(SAMPLE_ROWS))
+    except Exception as error:
+        raise InvalidInput(f"the estimator cannot predict the sample: {error}") from error
     if result.ndim != 1:
         raise InvalidInput(f"the estimator predicts {result.shape[1:]} values for a row; only one can be served")
     return result

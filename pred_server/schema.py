@@ -92,7 +92,8 @@ class Schema:
             A column is missing, stands twice, has values of another type, or lacks values that the model needs; or
             there are no rows.
         """
-        self.check_names([str(name) for name in table.columns])
+        table = table.set_axis([str(name) for name in table.columns], axis=1)
+        self.check_names(list(table.columns))
         if len(table) == 0:
             raise InvalidInput("the table has no rows")
         aligned, violations = {}, []
@@ -114,7 +115,10 @@ def infer_column(values: pd.Series, nullable: bool = False) -> Column:
 
 def plain(values: pd.Series) -> pd.Series:
     """The values of a categorical column as such; any other column as it is."""
-    return values.astype(values.cat.categories.dtype) if isinstance(values.dtype, pd.CategoricalDtype) else values
+    if not isinstance(values.dtype, pd.CategoricalDtype):
+        return values
+    whole_numbers_with_gaps = values.isna().any() and pd.api.types.is_integer_dtype(values.cat.categories.dtype)
+    return values.astype("float64" if whole_numbers_with_gaps else values.cat.categories.dtype)
 
 
 def _cast(values: pd.Series, column: Column) -> pd.Series:

@@ -83,7 +83,7 @@ async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_
 
 def _host_of(address: str) -> str:
     host, colon, port = address.rpartition(":")
-    if not (colon and host and port.isdecimal() and int(port) <= 65535):
+    if not (colon and host and port.isascii() and port.isdecimal() and int(port) <= 65535):
         raise ServerStartError(f"address {address!r}: write HOST:PORT, for example 127.0.0.1:50051")
     return host
 

@@ -75,7 +75,7 @@ class PredictionService(PredictionServicer):
             if name in (None, model.name) and version in (None, model.version):
                 return model
         there = ", ".join(f"{model.name} v{model.version}" for model in self._models)
-        wanted = f"{clip(name or '(any)')} v{clip(version or '(any)')}"
+        wanted = f"{clip('(any)' if name is None else name)} v{clip('(any)' if version is None else version)}"
         raise ModelNotFound(f"no model {wanted} here; there is {there}")
 
     def _answer(self, model: Model, request: Request) -> tuple[Response, Metadata]:
@@ -92,4 +92,4 @@ class PredictionService(PredictionServicer):
 def _within(most: int, names: list[str]) -> str:
     """The names with commas between them, as many as fit; `...` stands for the rest."""
     text = ",".join(names)
-    return text if len(text) <= most else text[:most].rpartition(",")[0] + ",..."
+    return text if len(text) <= most else (text[:most].rpartition(",")[0] + ",...").lstrip(",")

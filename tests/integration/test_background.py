@@ -11,7 +11,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import start_new_kernel
 
 from pred_server import serve
-from pred_server.errors import ServerStartError
+from pred_server.errors import ServerStartError, Unavailable
 from pred_server.model import ROOT
 
 XY = pd.DataFrame({"x": [1.0], "y": [2.0]})
@@ -81,7 +81,7 @@ def test_closing_twice_is_harmless_and_closes_the_clients() -> None:
     server.close()
     server.close()
     assert "stopped (exit code 0)" in repr(server)
-    with pytest.raises(ValueError, match="closed channel"):
+    with pytest.raises(Unavailable, match="this client is closed"):
         client.predict(XY)
 
 

@@ -72,6 +72,15 @@ def test_train_judges_and_saves(tmp_path: Path) -> None:
     assert pred_server("train", "--iterations", 0).returncode == 2
 
 
+@pytest.mark.parametrize(
+    "flags", [("--max-rows", "0"), ("--max-message-bytes", "-1"), ("--drain-timeout-s", "nan"), ("--max-rows", "1e3")]
+)
+def test_a_limit_that_makes_no_sense_is_wrong_usage(flags: tuple[str, str]) -> None:
+    done = pred_server("serve", "--model", "sum", *flags)
+    assert done.returncode == 2
+    assert flags[0] in done.stderr
+
+
 def test_the_demo_tells_the_whole_story(tmp_path: Path) -> None:
     plot = tmp_path / "latency.png"
     command = [sys.executable, "-m", "pred_server.lab.demo", "--plot", plot, "--blocks", "1", "--iterations", "20"]

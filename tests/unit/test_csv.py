@@ -120,6 +120,13 @@ def test_labels_arrive_as_they_are(labels: list[str]) -> None:
         ('x,n,s\n"1,234.5",2,a\n', "x: line 2: '1,234.5' is not a number"),
         ("x,n,s\n1_000,2,a\n", "x: line 2: '1_000' is not a number"),
         ("x,n,s\nNA,2,a\n", "x: line 2: 'NA' is not a number"),
+        ("x,n,s\n1,0x10,a\n", "n: line 2: '0x10' is not a whole number"),
+        ("x,n,s\n1,2,0x10\n1,0xFFFFFFFFFFFFFFFF,a\n", "n: line 3: '0xFFFFFFFFFFFFFFFF' is not a whole number"),
+        ("x,n,s\n\u0661,2,a\n", "x: line 2: '\u0661' is not a number"),
+        ("x,n,s\n++nan,2,a\n", "x: line 2: '++nan' is not a number"),
+        ('x,n,s\r1,2,a\r"b"c,2,a\r', "x: line 3: a quote stands inside"),
+        ('x,n,s\n1,"a\nb",q"x\n', "s: line 3: a quote stands inside"),
+        ('\nx,n,s\n1,2,a"b\n', "s: line 3: a quote stands inside"),
         ("x,n,s\n1,2,a\n ,2,a\n", "x: line 3: ' ' is not a number"),
         ('x,n,s\n,2,a\n1,2,a\n"",2,a\n', "x: line 4: is empty but for its quotes"),
     ],
@@ -136,6 +143,31 @@ def test_booleans_are_read_and_explained_alike() -> None:
     for value in ("tRue", "true ", "yes", "2"):
         with pytest.raises(InvalidInput, match=f"b: line 2: '{value}' is not true or false"):
             read(f"b\n{value}\n", schema)
+
+
+def test_the_column_at_fault_is_named_and_not_an_innocent_empty_one() -> None:
+    schema = Schema((Column("x", "float64", nullable=True), Column("b", "bool"), Column("u", "uint8")), XY.target)
+    for text, complaint in {
+        "x,b,u\n,tRue,1\n": "b: line 2: 'tRue'",
+        "x,b,u\n1,true,1\n\n\n3,true ,1\n,true,1\n": "b: line 5: 'true '",
+        "x,b,u\n,true,-0\n": "u: line 2: '-0'",
+        'x,b,u\n,true,1\n"",true,1\n': "x: line 3: is empty but for its quotes",
+    }.items():
+        with pytest.raises(InvalidInput, match=f"^{complaint}"):
+            read(text, schema)
+
+
+def test_a_header_beyond_any_sense_is_refused_before_it_is_read() -> None:
+    with pytest.raises(LimitExceeded, match="more than 10000 columns"):
+        read("x,n,s" + "," * 20_000 + "\n1\n")
+
+
+def test_a_float32_travels_as_the_number_that_it_is() -> None:
+    request, sent = Request(), pd.DataFrame({"x": np.float32([0.1, np.nan]), "n": [1, 2], "s": "a"})
+    CSV.write_table(sent, request)
+    got = CSV.read_table(request, XY, 10)[0]["x"]
+    assert got.iloc[0] == float(np.float32(0.1))
+    assert math.isnan(got.iloc[1])
 
 
 def test_no_more_than_ten_faults_are_listed_however_many_there_are() -> None:

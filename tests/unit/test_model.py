@@ -8,11 +8,14 @@ import pandas as pd
 import pytest
 import skops.io
 from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_iris
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LinearRegression
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.neural_network import MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OrdinalEncoder, StandardScaler
 
 from pred_server import Model, load, save
 from pred_server.errors import InvalidInput, ModelFileError
@@ -104,6 +107,29 @@ def test_predictions_do_not_depend_on_the_order_of_columns(flights: pd.DataFrame
     assert np.array_equal(flights_model.predict(shuffled), flights_model.estimator.predict(flights))
 
 
+def test_a_model_that_would_predict_otherwise_when_served_is_refused(tmp_path: Path) -> None:
+    """An encoder that learned None as a category does not find it again in a column of strings."""
+    table = pd.DataFrame({"o": pd.Series(["a", None] * 20, dtype=object), "f": np.arange(40.0)})
+    encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+    columns = make_column_transformer((encoder, ["o"]), remainder="passthrough")
+    estimator = make_pipeline(columns, LinearRegression()).fit(table, np.where(table["o"] == "a", 10.0, -10.0))
+    with pytest.raises(InvalidInput, match="predicts otherwise once the table has the dtypes"):
+        save(estimator, table, tmp_path / "none")
+
+
+def test_names_of_columns_need_not_be_text(tmp_path: Path) -> None:
+    table = TABLE.set_axis(range(4), axis=1)
+    save(LinearRegression().fit(table, IRIS.target), table, tmp_path / "numbered")
+    model = load(tmp_path / "numbered")
+    assert np.array_equal(model.predict(table), model.predict(table.set_axis(list("0123"), axis=1)))
+
+
+def test_what_is_no_estimator_is_not_loaded(directory: Path) -> None:
+    put(directory, "model.skops", skops.io.dumps("hello"))
+    with pytest.raises(ModelFileError, match="the estimator does not do what the manifest says"):
+        load(directory)
+
+
 def test_values_that_the_estimator_refuses_are_the_callers_fault(directory: Path) -> None:
     with pytest.raises(InvalidInput, match="refused the table's values; a usual cause is an infinite"):
         load(directory).predict(TABLE.assign(**{TABLE.columns[0]: np.inf}))
@@ -169,6 +195,7 @@ def test_a_model_that_is_not_there_says_how_to_make_one(monkeypatch: pytest.Monk
         (LinearRegression(), "not a fitted scikit-learn estimator"),
         (object(), "not a fitted scikit-learn estimator"),
         (LinearRegression().fit(TABLE, TABLE.iloc[:, :2]), "predicts .* values for a row"),
+        (StandardScaler().fit(TABLE), "cannot predict the sample"),
     ],
 )
 def test_what_cannot_be_served_is_not_saved(estimator: object, complaint: str, tmp_path: Path) -> None:
