@@ -34,7 +34,7 @@ demo: setup  ## the whole story without a browser: train, stubs, serve, predict,
 setup: .venv/ready $(MODEL) gateway  ## only set up: .venv, pinned dependencies, the trained model, bin/gateway
 
 gateway: .venv/ready  ## build the HTTP gateway, bin/gateway
-	@mkdir -p bin
+	@mkdir -p bin; [ -x bin/gateway ] || echo "building the gateway, bin/gateway; the first time this takes a minute or two"
 	@{ $(GO) build ./... && $(GO) build -o bin/gateway ./gateway; } 2> bin/build.log || { \
 	  if [ -n "$$CI" ]; then cat bin/build.log; exit 1; else echo "$(NO_GO) (bin/build.log)"; fi; }
 
@@ -61,13 +61,13 @@ lock: .venv/ready  ## resolve requirements.lock anew from pyproject.toml
 	  --output-file requirements.lock pyproject.toml
 
 clean:  ## remove what the other targets made, the virtual environment included
-	rm -rf .venv models bin build latency.png .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv models/flights bin build latency.png .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
 .venv/ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; name one: make PYTHON=/path/to/python3.12"; exit 1; }
 	@$(PYTHON) -m venv .venv || { echo "Python's venv module does not work here (on Debian: apt install python3-venv)"; exit 1; }
-	@echo "installing the pinned dependencies into .venv; this takes a minute or two"
+	@echo "installing the pinned dependencies into .venv; 1.5 GB; this takes some minutes"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@

@@ -8,6 +8,9 @@ import os
 # reads this once, when scikit-learn is first imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
+# What gRPC's core prints to stderr says again, in its own words, what an exception or a status says already.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
 from pred_server.background import serve
 from pred_server.client import Client
 from pred_server.model import Model, load, save

@@ -55,7 +55,7 @@ def _stubs(args: argparse.Namespace) -> None:
 def _serve(args: argparse.Namespace) -> None:
     logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
     limits = Limits(**{limit.name: getattr(args, limit.name) for limit in fields(Limits)})
-    loaded = [models.load(name, args.trust) for name in args.model or ["flights"]]
+    loaded = [models.load(name, args.trust) for name in getattr(args, "model", ["flights"])]
     server.run(loaded, args.address, limits, args.expose_to_network)
 
 
@@ -92,7 +92,12 @@ def _parser() -> argparse.ArgumentParser:
     make_stubs.add_argument("--out", type=Path, default=models.ROOT, help="folder to hold generated/")
 
     serve = command("serve", _serve, "serve one or more models on one port")
-    serve.add_argument("--model", action="append", help="sum, flights, or a model directory; may be repeated")
+    serve.add_argument(
+        "--model",
+        action="append",
+        default=argparse.SUPPRESS,
+        help="sum, flights, or a model directory; may be repeated (default: flights)",
+    )
     serve.add_argument("--address", default="127.0.0.1:50051", help="HOST:PORT; port 0 picks a free one")
     serve.add_argument("--trust", action="append", default=[], metavar="TYPE", help="a further type for model.skops")
     serve.add_argument(
@@ -103,7 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     for limit in fields(Limits):
         kind = _at_least_one if isinstance(limit.default, int) else _seconds
-        serve.add_argument(f"--{limit.name.replace('_', '-')}", type=kind, default=limit.default, help="limit")
+        serve.add_argument(
+            f"--{limit.name.replace('_', '-')}", type=kind, default=limit.default, help=limit.metadata["help"]
+        )
 
     predict = command("predict", _predict, "send a CSV file, print the predictions as CSV")
     predict.add_argument("file", metavar="FILE.csv", help="a header and rows; - reads standard input")

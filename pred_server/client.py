@@ -66,6 +66,8 @@ class Client:
         InvalidInput, ModelNotFound, LimitExceeded, DeadlineExceeded, Unavailable, Cancelled, ServerFault, RemoteError
             As `pred_server.errors` describes them. The connection can be used again after any of them.
         """
+        if not isinstance(table, pd.DataFrame):
+            raise InvalidInput(f"a table is a pandas DataFrame, not a {type(table).__name__}")
         codec = CODECS["csv"]
         request = Request()
         codec.write_table(table, request)

@@ -165,6 +165,8 @@ def save(
     name = name or directory.resolve().name
     _check_label("name", name)
     _check_label("version", version)
+    if directory.is_dir() and any(directory.iterdir()) and not (directory / "manifest.json").is_file():
+        raise InvalidInput(f"{directory.name!r} holds something else than a model; name a new directory")
     table = _as_table(estimator, sample)
     result = _try_estimator(estimator, table)
     dtype = "str" if result.dtype.kind in "UOT" else str(result.dtype)
@@ -294,7 +296,9 @@ def _load_estimator(data: bytes, model: str, trust: Sequence[str]) -> Any:
     try:
         return skops.io.loads(data, trusted=[name for name in trusted if name])
     except Exception as error:
-        raise ModelFileError(f"model {model!r}: model.skops cannot be loaded") from error
+        raise ModelFileError(
+            f"model {model!r}: model.skops cannot be loaded; a trusted type must be in a module that can be imported"
+        ) from error
 
 
 def _sha256(data: bytes) -> str:

@@ -60,7 +60,10 @@ async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_
     try:
         port = server.add_insecure_port(address)
     except RuntimeError as error:
-        raise ServerStartError(f"cannot listen on {address}: the port is taken, or the address is not ours") from error
+        raise ServerStartError(
+            f"cannot listen on {address}: the port is taken, or the address is not this machine's; "
+            "--address 127.0.0.1:0 picks a free one"
+        ) from error
 
     stop = asyncio.Event()
 

@@ -62,6 +62,8 @@ def from_call(call: grpc.Call) -> errors.PredServerError:
         _unpack(call, bad_request)
         found = [errors.Violation(each.field, each.description) for each in bad_request.field_violations]
         return errors.InvalidInput(message, found)
+    if kind is errors.Unavailable and "connect" in message:
+        message = f"nobody answers at that address; is the server running there? ({message})"
     return kind(message)
 
 

@@ -147,10 +147,10 @@ plt.close(figure)
 #
 # ## Why gRPC, and not just REST?
 #
-# With REST you would write down in prose what the JSON should look like, and find out in production who read it otherwise;
-# gRPC has a contract that a machine checks, and code in a dozen languages is generated from it. A call carries a deadline
+# With REST, the contract is yours to write and to hold everyone to; gRPC begins with it, and generates the code of both
+# ends, in a dozen languages, from one file. A call carries a deadline
 # and can be cancelled, on both sides of the wire, without a line of yours. It runs over one lasting HTTP/2 connection, which
-# many calls share at the same time and which can stream tables that fit no single message.
+# many calls share at the same time.
 #
 # To the browser, REST it remains: that is what the gateway in Go is for ([04](04_call_it_from_go.ipynb)).
 #
@@ -183,15 +183,15 @@ Markdown(
 # ## Exercises
 #
 # 1. Send a table without the column `dest`, and one with a column more. What does the client say to each?
-# 2. Stop the server with `server.close()`, then call it. Which error comes, and how soon?
+# 2. Make a client of your own, `from pred_server import Client; mine = Client(server.address)`. Stop the server with
+#    `server.close()`, then call `mine.predict(table)`. Which error comes, and how soon?
 #
 # <details><summary>Answers</summary>
 #
 # 1. `client.predict(table.drop(columns="dest"))` raises `InvalidInput`: the message names the missing column and those
 #    that are there. `client.predict(table.assign(tail="N123"))` answers, and warns that `tail` was ignored.
-# 2. `server.close()` closes its clients too, so make one of your own before:
-#    `from pred_server import Client; mine = Client(server.address)`. Then `mine.predict(table)` raises `Unavailable`
-#    within milliseconds: nobody listens on that port, and gRPC does not wait for somebody to come.
+# 2. `Unavailable`, within milliseconds: nobody listens on that port, and gRPC does not wait for somebody to come. (A
+#    client of the server's, such as `client`, is closed with it. Restart the notebook to go on.)
 #
 # </details>
 #

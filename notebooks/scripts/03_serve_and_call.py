@@ -36,7 +36,7 @@ SLOW_S = 2.0  # seconds that the slow model of this lesson takes
 # response out. `add_PredictionServicer_to_server`, which protoc generated, tells the server which path leads to which
 # method. And a pool of threads does the calls, ten at a time here.
 #
-# `pred_server/article.py` holds the same in a file, with a command line around it.
+# `pred_server/article.py` holds the same in a file, with a command line around it: `python -m pred_server.article`.
 
 # %%
 import io
@@ -226,7 +226,7 @@ print(ask(large, timeout=60))
 # sending has no such limit by default. Who received here? The client sent the request, so the server did, and refused
 # it; this version of gRPC says so as well, other versions and languages leave the word `SERVER` out.
 #
-# There is another case that looks the same. Take the `sum` model, where a short line such as `.1,.2` is answered with a
+# There is another case that looks the same. Take a model that adds two columns, where a short line such as `.1,.2` is answered with a
 # long one, `0.30000000000000004`:
 
 

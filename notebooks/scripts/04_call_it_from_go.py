@@ -687,4 +687,4 @@ tools_folder.cleanup()
 print("still running:", sum(process.running for process in processes))
 
 # %% [markdown]
-# This was the last lesson so far. [README.md](README.md) has the map, a glossary and the status codes.
+# [README.md](README.md) has the map of the lessons, a glossary and the status codes.

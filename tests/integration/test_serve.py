@@ -212,7 +212,7 @@ def test_a_deadline_that_passes_and_a_server_that_is_gone(flights: pd.DataFrame)
             client.predict(XY, timeout_s=1e-6)
         assert len(client.predict(XY)) == len(XY)
         address = server.address
-    with Client(address) as late, pytest.raises(Unavailable):
+    with Client(address) as late, pytest.raises(Unavailable, match="nobody answers at that address"):
         late.predict(XY)
 
 
@@ -273,10 +273,8 @@ def test_a_taken_port_is_one_sentence_and_exit_1(sum_server: Server) -> None:
     found = run_serve("--address", sum_server.address)
     assert found.returncode == 1
     assert found.stdout == ""
-    assert found.stderr.splitlines()[-1] == (
-        f"pred-server: cannot listen on {sum_server.address}: the port is taken, or the address is not ours"
-    )
-    assert "Traceback" not in found.stderr
+    (sentence,) = found.stderr.splitlines()
+    assert sentence.startswith(f"pred-server: cannot listen on {sum_server.address}: the port is taken, or")
 
 
 @pytest.mark.parametrize(
