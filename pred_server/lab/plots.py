@@ -38,6 +38,8 @@ def latency_by_rows(summary: pd.DataFrame, floor: str, title: str, stamp: dict[s
     axes.set(xscale="log", yscale="log", xlabel="rows in one call", ylabel="latency, p50 to p90 (ms)", title=title)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:,g}")
+    if axes.get_ylim()[1] < 100 * axes.get_ylim()[0]:  # else there are powers of ten enough
+        axes.yaxis.set_minor_formatter("{x:,g}")
     axes.grid(True, which="major", alpha=0.3)
     axes.legend(frameon=False)
     if stamp:
