@@ -16,7 +16,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import version as library_version
 from pathlib import Path
 from typing import Any
@@ -172,15 +172,16 @@ def save(
     dtype = "str" if result.dtype.kind in "UOT" else str(result.dtype)
     columns = tuple(infer_column(table[column], _takes_missing(estimator, table, str(column))) for column in table)
     schema = Schema(columns, Column(target, dtype, unit=target_unit))
-    model = Model(name, version, schema, estimator, scores or {}, table.head(SAMPLE_ROWS).reset_index(drop=True))
-    if not _same(model.predict(table.head(SAMPLE_ROWS)), result):
+    kept = table.head(SAMPLE_ROWS).reset_index(drop=True)
+    model = Model(name, version, schema, estimator, scores or {}, kept)
+    if not _same(model.predict(kept), result):
         raise InvalidInput(
             "the estimator predicts otherwise once the table has the dtypes that it is served with; a usual cause is a "
             "column of objects with None among them: fit with pandas' str dtype"
         )
 
     sample_bytes = io.BytesIO()
-    table.head(SAMPLE_ROWS).reset_index(drop=True).to_parquet(sample_bytes)
+    kept.to_parquet(sample_bytes)
     files = {"model.skops": skops.io.dumps(estimator), "sample.parquet": sample_bytes.getvalue()}
     manifest = {
         "name": name,
@@ -239,9 +240,9 @@ def load(model: str | Path, trust: Sequence[str] = ()) -> Model:
     try:
         manifest = json.loads((directory / "manifest.json").read_text())
         schema = Schema.from_json(manifest["schema"])
-        loaded = Model(str(manifest["name"]), str(manifest["version"]), schema, None, dict(manifest["scores"]))
-        _check_label("name", manifest["name"])
-        _check_label("version", manifest["version"])
+        name, version, scores = manifest["name"], manifest["version"], dict(manifest["scores"])
+        _check_label("name", name)
+        _check_label("version", version)
         sha256, libraries = dict(manifest["sha256"]), dict(manifest["libraries"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidInput) as error:
         raise ModelFileError(f"model {label!r}: manifest.json is not a model's manifest") from error
@@ -249,7 +250,7 @@ def load(model: str | Path, trust: Sequence[str] = ()) -> Model:
         if libraries.get(library) != library_version(library):
             logger.warning(
                 "model %s was saved with %s %s and runs with %s",
-                loaded.name, library, libraries.get(library), library_version(library),
+                name, library, libraries.get(library), library_version(library),
             )  # fmt: skip
     data = _read_checked(directory / "sample.parquet", sha256)
     try:
@@ -260,12 +261,12 @@ def load(model: str | Path, trust: Sequence[str] = ()) -> Model:
     except (OSError, ValueError) as error:
         raise ModelFileError(f"model {label!r}: sample.parquet is not a Parquet file") from error
     estimator = _load_estimator(_read_checked(directory / "model.skops", sha256), label, trust)
-    model_with_all = replace(loaded, estimator=estimator, sample=sample)
+    loaded = Model(name, version, schema, estimator, scores, sample)
     try:
-        model_with_all.predict(sample.head(1))
+        loaded.predict(sample.head(1))
     except Exception as error:
         raise ModelFileError(f"model {label!r}: the estimator does not do what the manifest says") from error
-    return model_with_all
+    return loaded
 
 
 def _read_checked(path: Path, sha256: Mapping[str, str]) -> bytes:
