@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14generated/pred.proto\x12\nprediction\"\x1d\n\x07Request\x12\x12\n\ninput_data\x18\x01 \x01(\t\"\x1a\n\x08Response\x12\x0e\n\x06result\x18\x01 \x01(\t2B\n\nPrediction\x12\x34\n\x07Predict\x12\x13.prediction.Request\x1a\x14.prediction.ResponseB\x1dZ\x1bpredserver/generated/predpbb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14generated/pred.proto\x12\nprediction\"\x85\x01\n\x07Request\x12\x12\n\ninput_data\x18\x01 \x01(\t\x12\"\n\x06tensor\x18\x02 \x01(\x0b\x32\x12.prediction.Tensor\x12$\n\x07\x63olumns\x18\x03 \x01(\x0b\x32\x13.prediction.Columns\x12\x12\n\x05\x61rrow\x18\x04 \x01(\x0cH\x00\x88\x01\x01\x42\x08\n\x06_arrow\"\x82\x01\n\x08Response\x12\x0e\n\x06result\x18\x01 \x01(\t\x12\"\n\x06tensor\x18\x02 \x01(\x0b\x32\x12.prediction.Tensor\x12$\n\x07\x63olumns\x18\x03 \x01(\x0b\x32\x13.prediction.Columns\x12\x12\n\x05\x61rrow\x18\x04 \x01(\x0cH\x00\x88\x01\x01\x42\x08\n\x06_arrow\"\xc2\x01\n\x06Tensor\x12\r\n\x05\x64type\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\r\n\x05names\x18\x03 \x03(\t\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\'\n\x05order\x18\x05 \x01(\x0e\x32\x18.prediction.Tensor.Order\x12\x12\n\ncategories\x18\x06 \x03(\t\"@\n\x05Order\x12\x1f\n\x1bORDER_ROW_MAJOR_UNSPECIFIED\x10\x00\x12\x16\n\x12ORDER_COLUMN_MAJOR\x10\x01\".\n\x07\x43olumns\x12#\n\x07\x63olumns\x18\x01 \x03(\x0b\x32\x12.prediction.Column\"\x83\x01\n\x06\x43olumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x66loat64\x18\x02 \x03(\x01\x12\x0f\n\x07\x66loat32\x18\x03 \x03(\x02\x12\r\n\x05int64\x18\x04 \x03(\x12\x12\x0e\n\x06uint64\x18\x05 \x03(\x04\x12\x0c\n\x04\x62ool\x18\x06 \x03(\x08\x12\x0b\n\x03str\x18\x07 \x03(\t\x12\x0f\n\x07missing\x18\x08 \x03(\r\"\x11\n\x0f\x44\x65scribeRequest\"\xbd\x02\n\x10\x44\x65scribeResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12.\n\x07\x63olumns\x18\x03 \x03(\x0b\x32\x1d.prediction.ColumnDescription\x12-\n\x06target\x18\x04 \x01(\x0b\x32\x1d.prediction.ColumnDescription\x12\x0f\n\x07\x63lasses\x18\x05 \x03(\t\x12\x11\n\tencodings\x18\x06 \x03(\t\x12\x0e\n\x06\x65ngine\x18\x07 \x01(\t\x12\x38\n\x06scores\x18\x08 \x03(\x0b\x32(.prediction.DescribeResponse.ScoresEntry\x12\x0e\n\x06models\x18\t \x03(\t\x1a-\n\x0bScoresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"P\n\x11\x43olumnDescription\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\x10\n\x08nullable\x18\x03 \x01(\x08\x12\x0c\n\x04unit\x18\x04 \x01(\t2\xc9\x01\n\nPrediction\x12\x34\n\x07Predict\x12\x13.prediction.Request\x1a\x14.prediction.Response\x12>\n\rPredictStream\x12\x13.prediction.Request\x1a\x14.prediction.Response(\x01\x30\x01\x12\x45\n\x08\x44\x65scribe\x12\x1b.prediction.DescribeRequest\x1a\x1c.prediction.DescribeResponseB\x1dZ\x1bpredserver/generated/predpbb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,10 +32,28 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'generated.pred_pb2', _globa
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z\033predserver/generated/predpb'
-  _globals['_REQUEST']._serialized_start=36
-  _globals['_REQUEST']._serialized_end=65
-  _globals['_RESPONSE']._serialized_start=67
-  _globals['_RESPONSE']._serialized_end=93
-  _globals['_PREDICTION']._serialized_start=95
-  _globals['_PREDICTION']._serialized_end=161
+  _globals['_DESCRIBERESPONSE_SCORESENTRY']._loaded_options = None
+  _globals['_DESCRIBERESPONSE_SCORESENTRY']._serialized_options = b'8\001'
+  _globals['_REQUEST']._serialized_start=37
+  _globals['_REQUEST']._serialized_end=170
+  _globals['_RESPONSE']._serialized_start=173
+  _globals['_RESPONSE']._serialized_end=303
+  _globals['_TENSOR']._serialized_start=306
+  _globals['_TENSOR']._serialized_end=500
+  _globals['_TENSOR_ORDER']._serialized_start=436
+  _globals['_TENSOR_ORDER']._serialized_end=500
+  _globals['_COLUMNS']._serialized_start=502
+  _globals['_COLUMNS']._serialized_end=548
+  _globals['_COLUMN']._serialized_start=551
+  _globals['_COLUMN']._serialized_end=682
+  _globals['_DESCRIBEREQUEST']._serialized_start=684
+  _globals['_DESCRIBEREQUEST']._serialized_end=701
+  _globals['_DESCRIBERESPONSE']._serialized_start=704
+  _globals['_DESCRIBERESPONSE']._serialized_end=1021
+  _globals['_DESCRIBERESPONSE_SCORESENTRY']._serialized_start=976
+  _globals['_DESCRIBERESPONSE_SCORESENTRY']._serialized_end=1021
+  _globals['_COLUMNDESCRIPTION']._serialized_start=1023
+  _globals['_COLUMNDESCRIPTION']._serialized_end=1103
+  _globals['_PREDICTION']._serialized_start=1106
+  _globals['_PREDICTION']._serialized_end=1307
 # @@protoc_insertion_point(module_scope)

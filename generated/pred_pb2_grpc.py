@@ -39,13 +39,37 @@ class PredictionStub:
                 request_serializer=generated_dot_pred__pb2.Request.SerializeToString,
                 response_deserializer=generated_dot_pred__pb2.Response.FromString,
                 _registered_method=True)
+        self.PredictStream = channel.stream_stream(
+                '/prediction.Prediction/PredictStream',
+                request_serializer=generated_dot_pred__pb2.Request.SerializeToString,
+                response_deserializer=generated_dot_pred__pb2.Response.FromString,
+                _registered_method=True)
+        self.Describe = channel.unary_unary(
+                '/prediction.Prediction/Describe',
+                request_serializer=generated_dot_pred__pb2.DescribeRequest.SerializeToString,
+                response_deserializer=generated_dot_pred__pb2.DescribeResponse.FromString,
+                _registered_method=True)
 
 
 class PredictionServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Predict(self, request, context):
-        """One table in, one prediction for each of its rows out, in the same order.
+        """One table in, one prediction for each of its rows out, in the same order and encoding.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PredictStream(self, request_iterator, context):
+        """A table in chunks of any size, each with all columns; one response for each chunk, in order, as soon as it is ready.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Describe(self, request, context):
+        """What a model takes and gives.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -58,6 +82,16 @@ def add_PredictionServicer_to_server(servicer, server):
                     servicer.Predict,
                     request_deserializer=generated_dot_pred__pb2.Request.FromString,
                     response_serializer=generated_dot_pred__pb2.Response.SerializeToString,
+            ),
+            'PredictStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.PredictStream,
+                    request_deserializer=generated_dot_pred__pb2.Request.FromString,
+                    response_serializer=generated_dot_pred__pb2.Response.SerializeToString,
+            ),
+            'Describe': grpc.unary_unary_rpc_method_handler(
+                    servicer.Describe,
+                    request_deserializer=generated_dot_pred__pb2.DescribeRequest.FromString,
+                    response_serializer=generated_dot_pred__pb2.DescribeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -87,6 +121,60 @@ class Prediction:
             '/prediction.Prediction/Predict',
             generated_dot_pred__pb2.Request.SerializeToString,
             generated_dot_pred__pb2.Response.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PredictStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/prediction.Prediction/PredictStream',
+            generated_dot_pred__pb2.Request.SerializeToString,
+            generated_dot_pred__pb2.Response.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Describe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prediction.Prediction/Describe',
+            generated_dot_pred__pb2.DescribeRequest.SerializeToString,
+            generated_dot_pred__pb2.DescribeResponse.FromString,
             options,
             channel_credentials,
             insecure,
