@@ -1,17 +1,27 @@
 """The command line: `pred-server train · stubs · serve · predict`."""
 
 import argparse
+import itertools
 import logging
 import os
 import sys
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
+from pythonjsonlogger.json import JsonFormatter
+from tqdm.auto import tqdm
+
+from generated.pred_pb2 import Request, Response
+from pred_server import flights, server, stubs
 from pred_server import model as models
-from pred_server import server, stubs
-from pred_server.client import DEFAULT_TIMEOUT_S, Client
+from pred_server.client import CHUNK_BYTES, DEFAULT_STREAM_TIMEOUT_S, Client
+from pred_server.codecs import CODECS
+from pred_server.csv_text import split_records
 from pred_server.errors import InvalidInput, PredServerError
-from pred_server.limits import Limits
+from pred_server.limits import Limits, flag
+from pred_server.timing import Stopwatch, Waterfall
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(args: argparse.Namespace) -> None:
-    trained = models.train_flights(args.out, args.iterations)
+    trained = flights.train_flights(args.out, args.iterations)
     scores = trained.scores
     print(f"mean absolute error on {scores['held_out_rows']:,} flights of days held out:")
     print(f"  {scores['mae_minutes']:6.2f} minutes  this model")
@@ -53,26 +63,60 @@ def _stubs(args: argparse.Namespace) -> None:
 
 
 def _serve(args: argparse.Namespace) -> None:
-    logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    handler = logging.StreamHandler()
+    names = "%(asctime)s %(levelname)s %(name)s %(message)s"
+    handler.setFormatter(JsonFormatter(names) if args.log_format == "json" else logging.Formatter(names))
+    logging.basicConfig(level=args.log_level.upper(), handlers=[handler])
     limits = Limits(**{limit.name: getattr(args, limit.name) for limit in fields(Limits)})
     loaded = [models.load(name, args.trust) for name in getattr(args, "model", ["flights"])]
-    server.run(loaded, args.address, limits, args.expose_to_network)
+    server.run(loaded, args.address, limits, expose_to_network=args.expose_to_network, timing=not args.no_timing)
 
 
 def _predict(args: argparse.Namespace) -> None:
-    from generated.pred_pb2 import Request
-
+    codec, text = CODECS[args.encoding], CODECS["csv"]
     try:
-        # Bytes, since line ends inside quotes are data; utf-8-sig, since spreadsheets put a byte-order mark in front.
-        data = sys.stdin.buffer.read() if args.file == "-" else Path(args.file).read_bytes()
-        text = data.decode("utf-8-sig")
+        file = sys.stdin.buffer if args.file == "-" else Path(args.file).open("rb")  # noqa: SIM115 - closed below
+        size = None if args.file == "-" else Path(args.file).stat().st_size
     except OSError as error:
         raise InvalidInput(f"cannot read {args.file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"{args.file} is not UTF-8 text (byte {error.start})") from error
-    with Client(args.address, timeout_s=args.timeout_s, model=args.model) as client:
-        response, _ = client.call(Request(input_data=text))
-    sys.stdout.write(response.result)
+    # Broken calls are tried again only if asked for: a person who mistyped the address wants to know at once.
+    client = Client(args.address, timeout_s=args.timeout_s, model=args.model, retry=args.resume)
+    with file, client, tqdm(total=size, unit="B", unit_scale=True, delay=1, leave=False, disable=None) as bar:
+        # Text goes out as it stands; any other encoding has typed columns, which our own strict reader makes of it.
+        schema = None if codec is text else client.describe().schema
+
+        def requests() -> Iterator[Request]:
+            for piece in split_records(file, CHUNK_BYTES, args.file):
+                request = Request(input_data=piece)
+                if schema:
+                    table, _ = text.read_table(request, schema, Limits().max_rows)
+                    request.Clear()
+                    codec.write_table(table, request)
+                bar.update(len(piece))
+                yield request
+
+        start_ns = time.perf_counter_ns()
+        first, rest = next(pieces := requests()), list(itertools.islice(pieces, 1))
+        if rest:
+            stream = client.stream(
+                itertools.chain([first], rest, pieces), output=args.output, resume=args.resume, timeout_s=args.timeout_s
+            )
+            metadata = stream.metadata
+            answers: Iterable[Response] = stream
+        else:
+            answer, metadata = client.call(first, output=args.output)
+            answers = [answer]
+        for number, response in enumerate(answers):
+            if codec is not text:
+                predicted = codec.read_result(response, None)
+                text.write_result(predicted.to_numpy(), list(predicted.columns), response)
+            sys.stdout.write(response.result if number == 0 else response.result.split("\n", 1)[1])
+        wall_ms = (time.perf_counter_ns() - start_ns) / 1e6
+    if args.timing:
+        chunks = number + 1 if rest else 0
+        print(
+            Waterfall.of_call(Stopwatch(), metadata.get("server-timing", ""), wall_ms, chunks).text(), file=sys.stderr
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
         "--model",
         action="append",
         default=argparse.SUPPRESS,
-        help="sum, flights, or a model directory; may be repeated (default: flights)",
+        help="sum, linear, flights, or a model directory; may be repeated (default: flights)",
     )
     serve.add_argument("--address", default="127.0.0.1:50051", help="HOST:PORT; port 0 picks a free one")
     serve.add_argument("--trust", action="append", default=[], metavar="TYPE", help="a further type for model.skops")
@@ -104,19 +148,27 @@ def _parser() -> argparse.ArgumentParser:
         "--log-level", default="warning", choices=["debug", "info", "warning", "error"], help="to stderr"
     )
     serve.add_argument(
+        "--log-format", default="text", choices=["text", "json"], help="how a line of the log is written"
+    )
+    serve.add_argument("--no-timing", action="store_true", help="leave server-timing out of the replies")
+    serve.add_argument(
         "--expose-to-network", action="store_true", help="allow an address that others can reach, without encryption"
     )
     for limit in fields(Limits):
         kind = _at_least_one if isinstance(limit.default, int) else _seconds
-        serve.add_argument(
-            f"--{limit.name.replace('_', '-')}", type=kind, default=limit.default, help=limit.metadata["help"]
-        )
+        serve.add_argument(flag(limit.name), type=kind, default=limit.default, help=limit.metadata["help"])
 
-    predict = command("predict", _predict, "send a CSV file, print the predictions as CSV")
+    predict = command("predict", _predict, "send a CSV file of any size, print the predictions as CSV")
     predict.add_argument("file", metavar="FILE.csv", help="a header and rows; - reads standard input")
     predict.add_argument("--address", default="127.0.0.1:50051", help="HOST:PORT of the server")
     predict.add_argument("--model", help="ask for this model; else the server's first")
-    predict.add_argument("--timeout-s", type=_seconds, default=DEFAULT_TIMEOUT_S, help="deadline in seconds")
+    predict.add_argument("--encoding", default="csv", choices=list(CODECS), help="how the table travels")
+    predict.add_argument("--output", default="labels", choices=["labels", "probabilities"], help="what to predict")
+    predict.add_argument("--timing", action="store_true", help="draw where the time went, on stderr")
+    predict.add_argument(
+        "--resume", action="store_true", help="go on where a connection broke, once the server is back"
+    )
+    predict.add_argument("--timeout-s", type=_seconds, default=DEFAULT_STREAM_TIMEOUT_S, help="deadline in seconds")
     return parser
 
 

@@ -1,27 +1,29 @@
-"""How a table travels: one small class for each encoding, all with the interface of `Codec`."""
+"""How a table travels: one small class for each encoding, all with the interface of `Codec`.
 
-import csv
-import io
-import re
-from typing import TYPE_CHECKING, Protocol
+To add a fifth: write the class, give `Request` and `Response` a field of that name, and add it to `CODECS`.
+"""
+
+import struct
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.csv
 
-from generated.pred_pb2 import Request, Response
-from pred_server.errors import InvalidInput, LimitExceeded, Violation, clip
-from pred_server.schema import Column, Schema, plain
-
-if TYPE_CHECKING:
-    import _csv
+from generated.pred_pb2 import Column as Values
+from generated.pred_pb2 import Request, Response, Tensor
+from pred_server.csv_text import Csv
+from pred_server.errors import InvalidInput, ServerFault, Violation, clip
+from pred_server.schema import NUMERIC_DTYPES, Schema, check_rows
+from pred_server.tables import Table, to_array, to_arrow
 
 
 class Codec(Protocol):
     name: str
+    field: str
+    """The field of `Request` that holds the table."""
 
-    def write_table(self, table: pd.DataFrame, request: Request) -> None:
+    def write_table(self, table: Table, request: Request) -> None:
         """Put a table into a request. Raises InvalidInput where the encoding cannot carry it."""
 
     def read_table(self, request: Request, schema: Schema, max_rows: int) -> tuple[pd.DataFrame, list[str]]:
@@ -30,241 +32,278 @@ class Codec(Protocol):
         Raises InvalidInput where the table is malformed or does not fit, LimitExceeded above `max_rows`.
         """
 
-    def write_result(self, values: np.ndarray, target: Column, response: Response) -> None:
-        """Put predictions, of shape (n_rows,), into a response."""
+    def write_result(self, values: np.ndarray, names: list[str], response: Response) -> None:
+        """Put predictions, of shape (n_rows,) or (n_rows, n_classes), into a response, with the columns' names."""
 
-    def read_result(self, response: Response, dtype: str | None) -> pd.Series:
-        """Return the predictions of a response, named after the target.
+    def read_result(self, response: Response, dtype: str | None) -> pd.DataFrame:
+        """Return the predictions of a response. Raises ServerFault if they cannot be read.
 
-        `dtype` is what the server said that they are; without it they are taken for what they look like.
+        `dtype` is what the server said that they are; CSV, without it, takes them for what they look like.
         """
 
 
-class Csv:
-    """CSV text (RFC 4180) in both directions, as in the article.
+class TensorCodec:
+    """One block of little-endian numbers: the least work of all, for tables whose columns have one type."""
 
-    A missing number is an empty field or `nan`; a missing string is an empty field without quotes, while `""` is the
-    empty string. Lines without any character are skipped. Numbers are written with the digits that read back as the
-    same bits. Line endings may be LF or CRLF, and a byte-order mark may stand in front.
-    """
+    name = field = "tensor"
 
-    name = "csv"
-
-    def write_table(self, table: pd.DataFrame, request: Request) -> None:
-        columns = {}
-        for position, name in enumerate(table.columns):
-            try:
-                values = plain(table.iloc[:, position])
-                if str(values.dtype).lower() in ("float16", "float32"):
-                    # The shortest text of a float32, read as float64, would be another number.
-                    values = values.astype("float64" if isinstance(values.dtype, np.dtype) else "Float64")
-                # Left to pyarrow, NaN would become an empty field, and in a table of one column a line to be skipped.
-                nan_as_null = not isinstance(values.dtype, np.dtype) or values.dtype.kind != "f"
-                columns[str(name)] = pa.array(values, from_pandas=nan_as_null)
-            except (pa.ArrowException, ValueError) as error:
-                raise InvalidInput.at([Violation(str(name), "holds values that CSV cannot carry")]) from error
-        if len(columns) < table.shape[1]:
-            raise InvalidInput("the table has two columns of one name")
-        if len(columns) == 1 and next(iter(columns.values())).null_count:
-            raise InvalidInput("a missing value in a table of one column has no CSV form that readers agree on")
-        request.input_data = _to_csv(pa.table(columns))
+    def write_table(self, table: Table, request: Request) -> None:
+        array, names = to_array(table)
+        request.tensor.CopyFrom(_tensor(array, names))
 
     def read_table(self, request: Request, schema: Schema, max_rows: int) -> tuple[pd.DataFrame, list[str]]:
-        text = request.input_data.removeprefix("\ufeff") + "\n"
-        if not text.strip():
-            raise InvalidInput.at([Violation("input_data", "is empty; a header and at least one row are needed")])
-        if re.match(r"[\r\n]*+[^\r\n]*+", text)[0].count(",") >= MAX_COLUMNS:  # type: ignore[index]  # matches any text
-            raise LimitExceeded(f"the table has more than {MAX_COLUMNS} columns")
-        _check_characters(text)
+        if request.tensor.categories:
+            raise _wrong("tensor.categories", "are for replies; send text as columns or arrow")
+        array = _array(request.tensor, max_rows)
+        names = list(request.tensor.names) or schema.names
+        if len(names) != array.shape[1]:
+            raise _wrong("tensor.names", f"are {len(names)}, and the tensor has {array.shape[1]} columns")
+        ignored = schema.check_names(names)
+        table = pd.DataFrame(array, columns=names, copy=False)
+        return schema.align(table[schema.names] if ignored else table), ignored
+
+    def write_result(self, values: np.ndarray, names: list[str], response: Response) -> None:
+        categories: list[str] = []
+        if values.dtype.kind in "UOT":
+            labels, values = np.unique(values.astype(str), return_inverse=True)
+            categories, values = labels.tolist(), values.astype(np.int32)
+        response.tensor.CopyFrom(_tensor(values.reshape(len(values), -1), names))
+        response.tensor.categories.extend(categories)
+
+    def read_result(self, response: Response, dtype: str | None) -> pd.DataFrame:
         try:
-            header = next(record for record in csv.reader(io.StringIO(text, newline="")) if record)
-            ignored = schema.check_names(header)
-            table = _parse(text, schema)
-            if table.num_rows > max_rows:
-                raise LimitExceeded(f"the table has {table.num_rows} rows; this server takes {max_rows} (--max-rows)")
-            return schema.align(table.to_pandas()), ignored
-        except (InvalidInput, pa.ArrowException, csv.Error) as error:
-            if isinstance(error, InvalidInput) and not error.violations:
-                raise  # no rows: nothing to point at
-            # The fast reader knows no line numbers; now that there is something to tell, a slow one finds them.
-            _explain(text, schema, error)
-            if isinstance(error, InvalidInput):
-                raise
-            raise InvalidInput.at([Violation("input_data", "is not a table in CSV")]) from error
+            table = pd.DataFrame(_array(response.tensor), columns=list(response.tensor.names))
+            if response.tensor.categories:
+                labels = pd.Series(list(response.tensor.categories), dtype=str)
+                table = table.apply(lambda places: labels.take(places).set_axis(places.index))
+        except (InvalidInput, ValueError, IndexError) as error:
+            raise ServerFault("the server's answer is not a tensor") from error
+        return table
 
-    def write_result(self, values: np.ndarray, target: Column, response: Response) -> None:
-        response.result = _to_csv(pa.table({target.name: pa.array(values, from_pandas=False)}))
 
-    def read_result(self, response: Response, dtype: str | None) -> pd.Series:
+class ColumnsCodec:
+    """A typed list for each column: plain protobuf, which any language reads without a further library."""
+
+    name = field = "columns"
+
+    def write_table(self, table: Table, request: Request) -> None:
+        for name, values in _columns(to_arrow(table)):
+            _fill(request.columns.columns.add(name=name), values)
+
+    def read_table(self, request: Request, schema: Schema, max_rows: int) -> tuple[pd.DataFrame, list[str]]:
+        columns = request.columns.columns
+        ignored = schema.check_names([column.name for column in columns])
+        data, n_rows = {}, -1
+        for place, column in enumerate(columns):
+            if column.name in ignored:
+                continue
+            where = f"columns.columns[{place}]"
+            kind = _kind(column, where)
+            length = len(getattr(column, kind))
+            check_rows(length, max_rows)
+            if n_rows not in (-1, length):
+                raise _wrong(where, f"{clip(column.name)!r} has {length} values, and the columns before it {n_rows}")
+            n_rows = length
+            data[column.name] = _series(column, kind, where)
+        return schema.align(pd.DataFrame(data)), ignored
+
+    def write_result(self, values: np.ndarray, names: list[str], response: Response) -> None:
+        columns = values.reshape(len(values), -1).T
+        for name, each in zip(names, columns, strict=True):
+            _fill(response.columns.columns.add(name=name), pa.array(each, from_pandas=False))
+
+    def read_result(self, response: Response, dtype: str | None) -> pd.DataFrame:
         try:
-            header = next(csv.reader(io.StringIO(response.result, newline="")))
-            types = {header[0]: _arrow_type(dtype)} if dtype else {}
-            column = _read_csv(response.result, types).column(0)
-        except (StopIteration, pa.ArrowException) as error:
-            raise InvalidInput("the server's answer is not CSV") from error
-        values = column.to_pandas()
-        return pd.Series(values.astype(dtype) if dtype else values, name=header[0])
+            columns = response.columns.columns
+            table = pd.DataFrame({each.name: _series(each, _kind(each, each.name), each.name) for each in columns})
+        except (InvalidInput, ValueError) as error:
+            raise ServerFault("the server's answer is not columns of one length") from error
+        return table.astype(pd.api.types.pandas_dtype(dtype)) if dtype else table
 
 
-MAX_COLUMNS = 10_000
+class ArrowCodec:
+    """An Arrow IPC stream: every type exactly, at the speed of memory, where both ends have an Arrow library."""
 
-CODECS: dict[str, Codec] = {codec.name: codec for codec in (Csv(),)}
+    name = field = "arrow"
+
+    def write_table(self, table: Table, request: Request) -> None:
+        request.arrow = _ipc(to_arrow(table))
+
+    def read_table(self, request: Request, schema: Schema, max_rows: int) -> tuple[pd.DataFrame, list[str]]:
+        data = pa.py_buffer(request.arrow)
+        try:
+            with pa.ipc.open_stream(data) as reader:
+                names = reader.schema.names
+            ignored = schema.check_names(names)
+            _refuse_compression(data)
+            places = [names.index(name) for name in schema.names]
+            batches, n_rows = [], 0
+            with pa.ipc.open_stream(data, options=pa.ipc.IpcReadOptions(included_fields=places)) as reader:
+                for name, kind in zip(reader.schema.names, reader.schema.types, strict=True):
+                    _require_plain(name, kind)
+                for batch in reader:
+                    n_rows += batch.num_rows
+                    check_rows(n_rows, max_rows)
+                    batch.validate(full=True)
+                    batches.append(batch)
+            table = pa.Table.from_batches(batches, reader.schema).to_pandas()
+        except (pa.ArrowException, OSError, MemoryError, OverflowError) as error:
+            raise _wrong("arrow", "is not an Arrow IPC stream that can be read whole") from error
+        return schema.align(table), ignored
+
+    def write_result(self, values: np.ndarray, names: list[str], response: Response) -> None:
+        columns = values.reshape(len(values), -1).T
+        response.arrow = _ipc(pa.table([pa.array(each, from_pandas=False) for each in columns], names))
+
+    def read_result(self, response: Response, dtype: str | None) -> pd.DataFrame:
+        try:
+            with pa.ipc.open_stream(response.arrow) as reader:
+                return reader.read_all().to_pandas()
+        except (pa.ArrowException, OSError) as error:
+            raise ServerFault("the server's answer is not an Arrow IPC stream") from error
 
 
-def _to_csv(table: pa.Table) -> str:
-    header = io.StringIO(newline="")
-    csv.writer(header).writerow(table.column_names)
-    body = io.BytesIO()
-    try:
-        pa.csv.write_csv(table, body, pa.csv.WriteOptions(include_header=False))
-    except pa.ArrowException as error:
-        raise InvalidInput("the table has a column that CSV cannot carry") from error
-    return header.getvalue().removesuffix("\r\n") + "\n" + body.getvalue().decode()
+CODECS: dict[str, Codec] = {codec.name: codec for codec in (Csv(), ColumnsCodec(), TensorCodec(), ArrowCodec())}
 
 
-def _read_csv(text: str, types: dict[str, pa.DataType], columns: list[str] | None = None) -> pa.Table:
-    data = text.encode()
-    return pa.csv.read_csv(
-        pa.BufferReader(data),
-        # One block: a row may be as long as the text.
-        read_options=pa.csv.ReadOptions(use_threads=False, block_size=len(data) + 1),
-        parse_options=pa.csv.ParseOptions(newlines_in_values=True),
-        convert_options=pa.csv.ConvertOptions(
-            column_types=types,
-            include_columns=columns,
-            null_values=[""],
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=False,
-        ),
+def codec_of(request: Request) -> Codec:
+    """The encoding that a request is in. Raises InvalidInput where it holds more than one."""
+    there = [codec for codec in CODECS.values() if codec.field != "input_data" and request.HasField(codec.field)]
+    if request.input_data or not there:
+        there.append(CODECS["csv"])
+    if len(there) > 1:
+        raise InvalidInput.at(
+            [Violation(codec.field, "stands beside another table; send exactly one") for codec in there]
+        )
+    return there[0]
+
+
+def _wrong(field: str, description: str) -> InvalidInput:
+    return InvalidInput.at([Violation(field, description)])
+
+
+def _tensor(array: np.ndarray, names: list[str]) -> Tensor:
+    by_columns = array.flags.f_contiguous and not array.flags.c_contiguous
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return Tensor(
+        dtype=array.dtype.name,
+        shape=array.shape,
+        names=names,
+        data=little.tobytes("F" if by_columns else "C"),
+        order=Tensor.ORDER_COLUMN_MAJOR if by_columns else Tensor.ORDER_ROW_MAJOR_UNSPECIFIED,
     )
 
 
-def _arrow_type(dtype: str) -> pa.DataType:
-    # float32 is read as float64 and rounded afterwards, which is what happens to a float64 table in process.
-    return {"str": pa.string(), "bool": pa.bool_(), "float32": pa.float64()}.get(dtype) or pa.type_for_alias(dtype)
+def _array(tensor: Tensor, max_rows: int | None = None) -> np.ndarray:
+    """The values, of the tensor's shape, as a view of its bytes."""
+    if tensor.dtype not in (*NUMERIC_DTYPES, "bool"):
+        raise _wrong("tensor.dtype", f"is {clip(tensor.dtype)!r}; use {', '.join(NUMERIC_DTYPES)} or bool")
+    shape = tuple(tensor.shape)
+    if len(shape) != 2 or min(shape) < 0:
+        raise _wrong("tensor.shape", f"is {clip(str(list(shape)))}; two numbers are needed, rows and columns")
+    if max_rows is not None:
+        check_rows(shape[0], max_rows)
+    if tensor.order not in Tensor.Order.values():
+        raise _wrong("tensor.order", f"is {tensor.order}; use one of {', '.join(Tensor.Order.keys())}")
+    dtype = np.dtype(tensor.dtype).newbyteorder("<")
+    needed = shape[0] * shape[1] * dtype.itemsize
+    if len(tensor.data) != needed:
+        what = f"has {len(tensor.data)} bytes; {shape[0]} rows of {shape[1]} columns of {tensor.dtype} take {needed}"
+        raise _wrong("tensor.data", what)
+    if dtype.kind == "b" and needed and np.frombuffer(tensor.data, np.uint8).max() > 1:
+        raise _wrong("tensor.data", "has a byte other than 0 and 1 where booleans are announced")
+    order = "F" if tensor.order == Tensor.ORDER_COLUMN_MAJOR else "C"
+    return np.frombuffer(tensor.data, dtype).reshape(shape, order=order)  # type: ignore[call-overload]  # a Literal
 
 
-def _parse(text: str, schema: Schema) -> pa.Table:
-    table = _read_csv(text, {column.name: _arrow_type(column.dtype) for column in schema.columns}, schema.names)
-    integers = [column.name for column in schema.columns if column.is_integer]
-    if integers and ("0x" in text or "0X" in text):  # the fast reader takes 0x10 for 16
-        for name, values in _read_csv(text, dict.fromkeys(integers, pa.string()), integers).to_pydict().items():
-            if any("x" in value.lower() for value in values if value):
-                raise InvalidInput.at([Violation(name, "has a hexadecimal number, and the model needs a decimal one")])
-    for position, column in enumerate(schema.columns):
-        values = table.column(position)
-        if values.null_count and column.dtype == "str" and not column.nullable:
-            table = table.set_column(position, column.name, values.fill_null(""))
-        elif values.null_count and not column.nullable:
-            raise InvalidInput.at([Violation(column.name, "has an empty field, and the model needs a value")])
-    return table
-
-
-_BESIDE_QUOTE = np.frombuffer(b',\r\n"', np.uint8)
-
-
-def _check_characters(text: str) -> None:
-    """Refuse what fast CSV readers take without a word: NUL, and quotes that open or close in the wrong place.
-
-    One wrong quote can swallow the rows up to the next one, and no count of columns would show it.
-    """
-    if "\0" in text:
-        raise _at_character(text, text.index("\0"), "there is a NUL character")
-    if '"' not in text:
-        return
-    data = np.frombuffer(f"\n{text}\n".encode(), np.uint8)
-    quotes = np.flatnonzero(data == ord('"'))
-    opening, closing = quotes[0::2], quotes[1::2]
-    pairs = len(closing)
-    bad = ~np.isin(data[opening[:pairs] - 1], _BESIDE_QUOTE) | ~np.isin(data[closing + 1], _BESIDE_QUOTE)
-    first = int(bad.argmax()) if bad.any() else pairs
-    if first < len(opening):
-        where = len(data[1 : opening[first]].tobytes().decode())
-        raise _at_character(text, where, "a quote stands inside a field, or is not closed")
-
-
-def _at_character(text: str, index: int, what: str) -> InvalidInput:
-    before = text[:index]  # all is well with this part, so what precedes the character are whole fields
-    records = [record for record in csv.reader(io.StringIO(before + "x", newline="")) if record]
-    header = next((record for record in csv.reader(io.StringIO(text, newline="")) if record), [])
-    name = header[min(len(records[-1]), len(header)) - 1] if header else "input_data"
-    line = len(re.findall(r"\r\n|\r|\n", before)) + 1
-    return InvalidInput.at([Violation(name, f"line {line}: {what}")])
-
-
-# Possessive (++, *+): a value of a million digits and a letter must not be tried in a million ways.
-_NUMBER = re.compile(r"[+-]?(\d++\.?\d*+|\.\d++)(e[+-]?\d++)?|[+-]?(inf|infinity)", re.IGNORECASE | re.ASCII)
-_NAN = re.compile(r"[ \t]*+[+-]?nan[ \t]*+", re.IGNORECASE)
-_INTEGER = re.compile(r"-?\d++", re.ASCII)
-_BOOLEANS = ("true", "True", "TRUE", "1", "false", "False", "FALSE", "0")
-_HOW = {
-    "float": "is not a number (write 1234.5: a point, no thousands separator; a missing one is an empty field)",
-    "integer": "is not a whole number",
-    "bool": "is not true or false",
+_KINDS = {
+    "float64": "float64",
+    "float32": "float32",
+    "int64": "Int64",
+    "uint64": "UInt64",
+    "bool": "boolean",
+    "str": "str",
 }
 
 
-def _explain(text: str, schema: Schema, cause: Exception) -> None:
-    """Raise InvalidInput that names the lines and columns at fault, or return if none is found."""
-    # The fast reader counts the header as row 1. To look from there on spares a million good rows a second look.
-    row, column = re.search(r"Row #(\d+)", str(cause)), re.search(r"column #(\d+)", str(cause))
-    first = int(row[1]) - 1 if row else 1
-    # It sees quotes where the slow one does not: an empty field that it refuses has some.
-    quoted = int(column[1]) if column and "invalid value ''" in str(cause) else None
-    for start, quoted_column in ((first, None), (first, quoted), (1, None)):
-        reader = csv.reader(io.StringIO(text, newline=""))
-        try:
-            violations = _violations(reader, schema, start, quoted_column)
-        except csv.Error as error:  # all that is left to object to once the quotes are right
-            raise InvalidInput.at([Violation("input_data", f"line {reader.line_num}: {error}")]) from error
-        if violations:
-            raise InvalidInput.at(violations)
+def _columns(table: pa.Table) -> list[tuple[str, pa.Array]]:
+    """Names and values, each column in one piece."""
+    return [(name, table.column(name).combine_chunks()) for name in table.column_names]
 
 
-def _violations(reader: "_csv.Reader", schema: Schema, start: int, quoted_column: int | None) -> list[Violation]:
-    """What is wrong from the record `start` on; record 0 is the header."""
-    header = next(record for record in reader if record)
-    schema.check_names(header)
-    wanted = [(header.index(column.name), column) for column in schema.columns]
-    violations: list[Violation] = []
-    record_number, line_after = 0, reader.line_num + 1
-    for record in reader:
-        line, line_after = line_after, reader.line_num + 1
-        record_number += bool(record)
-        if not record or record_number < start:
-            continue
-        if len(record) > len(header):
-            what = f"line {line} has {len(record)} fields, and the header {len(header)} (a comma inside a field?)"
-            violations.append(Violation(header[-1], what))
-        elif len(record) < len(header):
-            what = f"line {line} ends before this column: {len(record)} fields, and the header has {len(header)}"
-            violations.append(Violation(header[len(record)], what))
-        else:
-            violations += [
-                Violation(column.name, f"line {line}: {wrong}")
-                for position, column in wanted
-                if (wrong := _wrong(record[position], column, position == quoted_column))
-            ]
-        if len(violations) > InvalidInput.max_violations or (violations and quoted_column is not None):
-            break
-    return violations
+def _fill(column: Values, values: pa.Array) -> None:
+    kind = (
+        "bool" if pa.types.is_boolean(values.type) or pa.types.is_null(values.type)
+        else "uint64" if pa.types.is_unsigned_integer(values.type)
+        else "int64" if pa.types.is_integer(values.type)
+        else "float64" if pa.types.is_float64(values.type)
+        else "float32" if pa.types.is_floating(values.type)
+        else "str" if pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
+        else ""
+    )  # fmt: skip
+    if not kind:
+        raise InvalidInput.at(
+            [Violation(column.name, f"holds values of type {values.type}, which columns cannot carry")]
+        )
+    if values.null_count:
+        column.missing.extend(np.flatnonzero(values.is_null()).tolist())
+        values = values.fill_null("" if kind == "str" else False if kind == "bool" else 0)
+    getattr(column, kind).extend(values.to_numpy(zero_copy_only=False).tolist())
 
 
-def _wrong(value: str, column: Column, quoted: bool) -> str | None:
-    if column.dtype == "str":
-        return None
-    shown = repr(clip(value, 40))
-    if value == "" and column.nullable:
-        return "is empty but for its quotes; leave them out for a missing value" if quoted else None
-    if value == "" or (column.is_float and _NAN.fullmatch(value)):
-        return None if column.nullable else "no value, and the model needs one"
-    if column.dtype == "bool":
-        return None if value in _BOOLEANS else f"{shown} {_HOW['bool']}"
-    value = value.strip(" \t")
-    if column.is_float:
-        return None if _NUMBER.fullmatch(value) else f"{shown} {_HOW['float']}"
-    if not _INTEGER.fullmatch(value):
-        return f"{shown} {_HOW['integer']}"
-    info = np.iinfo(column.dtype)
-    inside = len(value) <= 25 and info.min <= int(value) <= info.max and not (info.min == 0 and value[0] == "-")
-    return None if inside else f"{shown} does not fit {column.dtype} ({info.min} to {info.max})"
+def _kind(column: Values, where: str) -> str:
+    """Which of a column's lists holds its values; any, if none does."""
+    used = [kind for kind in _KINDS if len(getattr(column, kind))]
+    if len(used) > 1:
+        raise _wrong(where, f"{clip(column.name)!r} has values in {' and '.join(used)}; one list is needed")
+    return used[0] if used else "float64"
+
+
+def _series(column: Values, kind: str, where: str) -> pd.Series:
+    values, missing = getattr(column, kind), np.array(column.missing, np.int64)
+    if len(missing) and (missing[-1] >= len(values) or (np.diff(missing) <= 0).any()):
+        raise _wrong(f"{where}.missing", f"are not rising places below {len(values)}, which {clip(column.name)!r} has")
+    array: Any = list(values) if kind == "str" else np.fromiter(values, kind, len(values))
+    series = pd.Series(array, dtype=str if kind == "str" else None)
+    if len(missing):
+        series = series.astype(pd.api.types.pandas_dtype(_KINDS[kind]))
+        series.iloc[missing] = None
+    return series
+
+
+def _ipc(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema.remove_metadata()) as writer:
+        writer.write_table(table.replace_schema_metadata())
+    return sink.getvalue().to_pybytes()
+
+
+def _require_plain(name: str, kind: pa.DataType) -> None:
+    # Dictionaries, views and runs may unfold to a thousand times their size.
+    for is_plain in ("floating", "integer", "boolean", "string", "large_string", "null"):
+        if getattr(pa.types, f"is_{is_plain}")(kind):
+            return
+    raise _wrong(name, f"has the Arrow type {clip(str(kind))}; use numbers, booleans or plain strings")
+
+
+def _refuse_compression(data: pa.Buffer) -> None:
+    """Raise InvalidInput where a record batch is compressed: a few bytes might unfold to gigabytes.
+
+    pyarrow does not tell, so we look into the message, a flatbuffer, as Arrow's Message.fbs describes it: the third
+    field is `header`, and the fourth of a RecordBatch `compression`. pyarrow has checked the message's structure when
+    it hands it out.
+    """
+    for message in pa.ipc.MessageReader.open_stream(data):
+        if message.type == "record batch":
+            metadata = message.metadata.to_pybytes()
+            header = _field(metadata, struct.unpack_from("<I", metadata)[0], 2)
+            if _field(metadata, header + struct.unpack_from("<I", metadata, header)[0], 3):
+                raise _wrong("arrow", "holds a compressed record batch; send it without compression")
+
+
+def _field(data: bytes, table: int, number: int) -> int:
+    """Where a field of a flatbuffer's table stands, 0 if it is left out (https://flatbuffers.dev/internals)."""
+    vtable = table - int(struct.unpack_from("<i", data, table)[0])
+    size, slot = struct.unpack_from("<H", data, vtable)[0], 4 + 2 * number
+    offset = int(struct.unpack_from("<H", data, vtable + slot)[0]) if slot < size else 0
+    return table + offset if offset else 0

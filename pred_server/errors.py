@@ -17,6 +17,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 def clip(text: str, most: int = 60) -> str:
@@ -26,6 +27,8 @@ def clip(text: str, most: int = 60) -> str:
 
 class PredServerError(Exception):
     code = "UNKNOWN"
+    # What a stream had answered before it broke: a Series, or None.
+    answered: Any = None
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,12 @@ class ModelNotFound(PredServerError):
 class LimitExceeded(PredServerError):
     code = "RESOURCE_EXHAUSTED"
 
-    def __init__(self, message: str, reason: str = "TOO_LARGE"):
-        super().__init__(message)
+    def __init__(self, message: str, reason: str = "TOO_LARGE", limit: float | None = None, flag: str = ""):
+        """`reason` is TOO_LARGE (send less at once) or OVERLOADED (come back later)."""
+        super().__init__(f"{message} ({flag} is {limit:,})" if flag else message)
         self.reason = reason
+        self.limit = limit
+        self.flag = flag
 
 
 class DeadlineExceeded(PredServerError):

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pred_server.errors import InvalidInput, Violation, clip
+from pred_server.errors import InvalidInput, LimitExceeded, Violation, clip
+from pred_server.limits import flag
 
 NUMERIC_DTYPES = (
     "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64",
@@ -105,6 +106,12 @@ class Schema:
         if violations:
             raise InvalidInput.at(violations)
         return pd.DataFrame(aligned, index=table.index)
+
+
+def check_rows(n_rows: int, max_rows: int) -> None:
+    """Raise LimitExceeded where a message has more rows than allowed."""
+    if n_rows > max_rows:
+        raise LimitExceeded(f"the table has {n_rows:,} rows", limit=max_rows, flag=flag("max_rows"))
 
 
 def infer_column(values: pd.Series, nullable: bool = False) -> Column:

@@ -1,4 +1,4 @@
-"""Build and run the server: bind, announce, wait for a signal, drain."""
+"""Build and run the server: health, reflection, limits; bind, announce, wait for a signal, drain."""
 
 import asyncio
 import ipaddress
@@ -11,52 +11,68 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_reflection.v1alpha import reflection
 
+from generated.pred_pb2 import DESCRIPTOR
 from generated.pred_pb2_grpc import add_PredictionServicer_to_server
-from pred_server.errors import ServerStartError, Unavailable
-from pred_server.limits import Limits
+from pred_server.errors import InvalidInput, LimitExceeded, PredServerError, ServerStartError, Unavailable
+from pred_server.limits import Limits, flag
 from pred_server.model import Model
-from pred_server.service import PredictionService
+from pred_server.service import PredictionService, Received
 from pred_server.status import to_status
 
 # How long connections stay open after the last answer. To close a socket while its peer still acknowledges what it has
 # read resets the connection, and what the peer has not read yet is lost to it.
 LINGER_S = 0.5
 
+SERVICE = DESCRIPTOR.services_by_name["Prediction"].full_name
 
-def run(models: Sequence[Model], address: str, limits: Limits, expose_to_network: bool = False) -> None:
+
+def run(
+    models: Sequence[Model], address: str, limits: Limits, *, expose_to_network: bool = False, timing: bool = True
+) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish the calls that were accepted. A second signal ends it at once.
 
     Parameters
     ----------
     models : the models to serve, at least one; the first answers calls that name none
     address : HOST:PORT; port 0 picks a free one, and the ready line on stdout says which
+    timing : whether replies carry `server-timing`
 
     Raises
     ------
     ServerStartError
-        The address is malformed, taken, or not a loopback address.
+        The address is malformed, taken, or not a loopback address; or two models have one name and version.
     """
-    asyncio.run(_run(models, address, limits, expose_to_network))
+    labels = [f"{model.name}/{model.version}" for model in models]
+    if len(set(labels)) < len(labels):
+        raise ServerStartError(f"two models have one name and version: {', '.join(labels)}")
+    asyncio.run(_run(models, address, limits, expose_to_network, timing))
 
 
-async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_network: bool) -> None:
+async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_network: bool, timing: bool) -> None:
     host = _host_of(address)
     if not (expose_to_network or _is_loopback(host)):
         raise ServerStartError(
             f"{address} can be reached from the network, by anyone and without encryption; "
             "use 127.0.0.1, or say --expose-to-network if that is what you want"
         )
-    calls = CallsInFlight()
+    calls = CallsInFlight(limits)
     server = grpc.aio.server(
-        interceptors=(calls, TolerantDecoding()),
+        interceptors=(calls, ReadMessages(limits)),
         options=(
             ("grpc.so_reuseport", 0),  # or a second server on the port would start and take half of the calls
-            ("grpc.max_receive_message_length", limits.max_message_bytes),
+            # Up to here a message that is too large is refused in our words, which name the flag; beyond, in gRPC's.
+            ("grpc.max_receive_message_length", 2 * limits.max_message_bytes),
             ("grpc.max_send_message_length", limits.max_message_bytes),
         ),
     )
-    add_PredictionServicer_to_server(PredictionService(models, limits), server)
+    add_PredictionServicer_to_server(PredictionService(models, limits, timing), server)
+    healthy = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     try:
         port = server.add_insecure_port(address)
     except RuntimeError as error:
@@ -76,10 +92,13 @@ async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
 
+    for name in ("", SERVICE, *(name for each in models for name in (each.name, f"{each.name}/{each.version}"))):
+        await healthy.set(name, HealthCheckResponse.SERVING)
     await server.start()
     served = ", ".join(f"{model.name} v{model.version}" for model in models)
     print(f"pred_server ready on {host}:{port} ({served}, sklearn)", flush=True)
     await stop.wait()
+    await healthy.enter_graceful_shutdown()  # NOT_SERVING, so that balancers look elsewhere
     await calls.drain(limits.drain_timeout_s)
     await server.stop(grace=None)
 
@@ -100,10 +119,16 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-class CallsInFlight(grpc.aio.ServerInterceptor):
-    """Counts the calls that were accepted and have no answer yet, so that the server can stop after the last."""
+def _is_ours(method: str) -> bool:
+    """Whether a method makes predictions; health and reflection answer also when those are refused."""
+    return method.startswith(f"/{SERVICE}/")
 
-    def __init__(self) -> None:
+
+class CallsInFlight(grpc.aio.ServerInterceptor):
+    """Counts the calls that were accepted and have no answer yet: refuses those over the limit, and awaits the last."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limit = limits.max_calls_in_flight
         self._count = 0
         self._none = asyncio.Event()
         self._none.set()
@@ -119,19 +144,29 @@ class CallsInFlight(grpc.aio.ServerInterceptor):
 
     async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
         handler = await continuation(details)
-        if handler is None:
-            return None
+        if handler is None or not _is_ours(details.method):
+            return handler
+        kind = "stream_stream" if handler.request_streaming else "unary_unary"
+        behaviour = getattr(handler, kind)
 
         async def counted(request: Any, context: Any) -> Any:
-            if self._draining:
-                status = to_status(Unavailable("the server is stopping"))
-                await context.abort(status.code, status.details)
+            if refusal := self._refusal():
+                status = to_status(refusal)
+                await context.abort(status.code, status.details, status.trailing_metadata)
             self._count += 1
             self._none.clear()
             context.add_done_callback(self._answered)
-            return await handler.unary_unary(request, context)
+            return await behaviour(request, context)
 
-        return handler._replace(unary_unary=counted)
+        return handler._replace(**{kind: counted})
+
+    def _refusal(self) -> PredServerError | None:
+        if self._draining:
+            return Unavailable("the server is stopping")
+        if self._count >= self._limit:
+            message = f"{self._count:,} calls are in flight already; come back later"
+            return LimitExceeded(message, "OVERLOADED", self._limit, flag("max_calls_in_flight"))
+        return None
 
     def _answered(self, _context: object) -> None:
         self._count -= 1
@@ -140,18 +175,27 @@ class CallsInFlight(grpc.aio.ServerInterceptor):
             self._none.set()
 
 
-class TolerantDecoding(grpc.aio.ServerInterceptor):
-    """Hands a message that cannot be decoded to the service as None; gRPC itself would answer UNKNOWN, and why."""
+class ReadMessages(grpc.aio.ServerInterceptor):
+    """Hands messages to the service as `Received`. gRPC by itself would answer UNKNOWN to bytes that are no message."""
+
+    def __init__(self, limits: Limits):
+        self._limits = limits
 
     async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
         handler = await continuation(details)
-        if handler is None or handler.request_deserializer is None:
+        if handler is None or not _is_ours(details.method):
             return handler
 
-        def decode(data: bytes) -> Any:
+        def read(data: bytes) -> Received:
+            limit = self._limits.max_message_bytes
+            if len(data) > limit:
+                error = LimitExceeded(
+                    f"the message has {len(data):,} bytes", limit=limit, flag=flag("max_message_bytes")
+                )
+                return Received(error, len(data))
             try:
-                return handler.request_deserializer(data)
+                return Received(handler.request_deserializer(data), len(data))
             except DecodeError:
-                return None
+                return Received(InvalidInput("the bytes sent are not the message that this rpc takes"), len(data))
 
-        return handler._replace(request_deserializer=decode)
+        return handler._replace(request_deserializer=read)

@@ -1,76 +1,84 @@
-"""The gRPC surface: decode, ask the model, encode; nothing else."""
+"""The gRPC surface: decode, ask the predictor, encode; nothing else."""
 
 import asyncio
 import logging
+import os
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import grpc
+import pandas as pd
 
-from generated.pred_pb2 import Request, Response
+from generated.pred_pb2 import ColumnDescription, DescribeResponse, Response
 from generated.pred_pb2_grpc import PredictionServicer
-from pred_server.codecs import CODECS
-from pred_server.errors import InvalidInput, ModelNotFound, PredServerError, ServerFault, clip
-from pred_server.limits import Limits
+from pred_server.codecs import CODECS, Codec, codec_of
+from pred_server.errors import DeadlineExceeded, InvalidInput, ModelNotFound, PredServerError, ServerFault, clip
+from pred_server.limits import Limits, flag
 from pred_server.model import Model
+from pred_server.predictor import Computed, Predictor
+from pred_server.schema import Column
 from pred_server.status import to_status
+from pred_server.timing import Stopwatch
 
 logger = logging.getLogger(__name__)
 
-Metadata = dict[str, str]
+Context = grpc.aio.ServicerContext[Any, Any]
 
 # gRPC gives all metadata of a reply together 8 KiB, beyond which the other side may drop the call.
 MAX_IGNORED_BYTES = 2_048
+# Up to these sizes the event loop decodes and encodes by itself, a millisecond at most; a thread costs more than that.
+INLINE_BYTES = 16 * 1024
+INLINE_ROWS = 1_000
+# Chunks of a stream that are decoded ahead of the one whose answer is due. More would only hold more memory.
+CHUNKS_AHEAD = 2
 
 
-class PredictionService(PredictionServicer):
-    """Answers with the model that the call's metadata names (`model-name`, `model-version`), or else with the first.
+@dataclass(frozen=True)
+class Received:
+    """A message as it arrived: what it says, or what is wrong with it, and its size."""
 
-    The reply's initial metadata says what the text does not: `prediction-dtype`, and `ignored-columns`
-    (percent-encoded, with commas between them) if the table has columns that the model does not know.
-    """
+    message: Any
+    n_bytes: int
 
-    def __init__(self, models: Sequence[Model], limits: Limits):
+    def get(self) -> Any:
+        if isinstance(self.message, PredServerError):
+            raise self.message
+        return self.message
+
+
+@dataclass
+class _Decoded:
+    codec: Codec
+    table: pd.DataFrame
+    ignored: list[str]
+
+
+_Submitted = tuple[_Decoded, "asyncio.Task[Computed]"]
+T = TypeVar("T")
+
+
+class _Call:
+    """What holds for one call: who asks for what, since when, and what is written down of it."""
+
+    def __init__(self, rpc: str, context: Context, models: Sequence[Model]):
+        self.rpc = rpc
+        self.asked = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        self.request_id = clip(self.asked.get("x-request-id") or uuid.uuid4().hex, 128)
+        self.output = self.asked.get("output", "labels")
+        self.watch = Stopwatch()
+        self.start_ns = time.perf_counter_ns()
+        self.encoding = ""
+        self.rows = 0
         self._models = models
-        self._limits = limits
-        # One thread for all computing: OpenMP keeps a pool of threads for each thread that calls it.
-        self._compute = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
 
-    async def Predict(self, request: Request | None, context: grpc.aio.ServicerContext[Request, Response]) -> Response:
-        asked = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        request_id = clip(asked.get("x-request-id") or uuid.uuid4().hex, 128)
-        start_ns, code = time.perf_counter_ns(), "OK"
-        try:
-            logger.debug("Predict request_id=%s accepted", request_id)
-            if request is None:
-                raise InvalidInput("the bytes sent are not a prediction.Request message")
-            model = self._find(asked)
-            response, metadata = await asyncio.get_running_loop().run_in_executor(
-                self._compute, self._answer, model, request
-            )
-            await context.send_initial_metadata(tuple(metadata.items()))
-            return response
-        except asyncio.CancelledError:
-            code = "CANCELLED"
-            raise
-        except Exception as error:
-            known = error
-            if not isinstance(error, PredServerError):
-                logger.exception("request %s failed", request_id)
-                known = ServerFault(f"the server failed; its log has the reason under request id {request_id}")
-            assert isinstance(known, PredServerError)
-            code = known.code
-            status = to_status(known)
-            await context.abort(status.code, status.details, status.trailing_metadata)
-        finally:
-            duration_ms = (time.perf_counter_ns() - start_ns) / 1e6
-            logger.info("Predict request_id=%s code=%s duration_ms=%.3f", request_id, code, duration_ms)
-
-    def _find(self, asked: Metadata) -> Model:
-        name, version = asked.get("model-name"), asked.get("model-version")
+    def model(self) -> Model:
+        name, version = self.asked.get("model-name"), self.asked.get("model-version")
         for model in self._models:
             if name in (None, model.name) and version in (None, model.version):
                 return model
@@ -78,18 +86,212 @@ class PredictionService(PredictionServicer):
         wanted = f"{clip('(any)' if name is None else name)} v{clip('(any)' if version is None else version)}"
         raise ModelNotFound(f"no model {wanted} here; there is {there}")
 
-    def _answer(self, model: Model, request: Request) -> tuple[Response, Metadata]:
-        codec = CODECS["csv"]
-        table, ignored = codec.read_table(request, model.schema, self._limits.max_rows)
-        response = Response()
-        codec.write_result(model.predict_aligned(table), model.schema.target, response)
-        metadata = {"prediction-dtype": model.schema.target.dtype}
-        if ignored:
-            metadata["ignored-columns"] = _within(MAX_IGNORED_BYTES, [quote(name, safe="") for name in ignored])
-        return response, metadata
+    def log(self, code: str) -> None:
+        fields = {
+            "rpc": self.rpc,
+            "request_id": self.request_id,
+            "code": code,
+            "encoding": self.encoding,
+            "rows": self.rows,
+            "duration_ms": round((time.perf_counter_ns() - self.start_ns) / 1e6, 3),
+            **{f"{phase}_ms": round(ms, 3) for phase, ms in self.watch.phases_ms.items()},
+        }
+        text = " ".join(f"{key}={value}" for key, value in fields.items() if key != "rpc")
+        logger.info("%s %s", self.rpc, text, extra=fields)
+
+
+class PredictionService(PredictionServicer):
+    """Answers with the model that the call's metadata names, or else with the first. `proto/pred.proto` has the rest.
+
+    It takes messages as `Received`, which an interceptor makes of the bytes (`server.ReadMessages`).
+    """
+
+    def __init__(self, models: Sequence[Model], limits: Limits, timing: bool = True):
+        self._models = models
+        self._limits = limits
+        self._timing = timing
+        self._predictor = Predictor(limits)
+        self._workers = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="codec")
+
+    async def Predict(self, request: Received, context: Context) -> Response:
+        async with self._call("Predict", context) as call, self._time_limit():
+            model = call.model()
+            decoded = await self._decode(call, model, request)
+            computed = await self._predictor.predict(model, decoded.table, call.output, self._deadline_s(context))
+            response = await self._encode(call, model, decoded.codec, computed)
+            await context.send_initial_metadata(_headers(model, call.output, decoded.ignored))
+            return response
+        raise AssertionError("a call that failed was aborted")
+
+    async def PredictStream(self, requests: AsyncIterator[Received], context: Context) -> None:
+        async with self._call("PredictStream", context) as call:
+            model = call.model()
+            # The reader decodes ahead and submits; the loop below awaits the predictions in order, and encodes them. So
+            # three chunks are at three stages, and few are in memory: a full queue stops the reading.
+            queue: asyncio.Queue[_Submitted | Exception | None] = asyncio.Queue(maxsize=CHUNKS_AHEAD)
+            computing: set[asyncio.Task[Computed]] = set()
+
+            async def read() -> None:
+                try:
+                    async for request in requests:
+                        decoded = await self._decode(call, model, request)
+                        predict = self._predictor.predict(model, decoded.table, call.output, self._deadline_s(context))
+                        task = asyncio.create_task(predict)
+                        computing.add(task)
+                        task.add_done_callback(
+                            lambda done: done.cancelled() or done.exception()
+                        )  # seen, if not asked for
+                        task.add_done_callback(computing.discard)
+                        await queue.put((decoded, task))
+                    await queue.put(None)
+                except Exception as error:
+                    await queue.put(error)
+
+            reader = asyncio.create_task(read())
+            first_row, chunk = 1, 1
+            try:
+                while True:
+                    async with self._time_limit():
+                        entry = await queue.get()
+                        if entry is None:
+                            break
+                        try:
+                            if isinstance(entry, Exception):
+                                raise entry
+                            decoded, task = entry
+                            response = await self._encode(call, model, decoded.codec, await task)
+                        except InvalidInput as error:
+                            raise _in_chunk(error, chunk, first_row) from error
+                        if chunk == 1:
+                            await context.send_initial_metadata(_headers(model, call.output, decoded.ignored))
+                        await context.write(response)
+                    chunk, first_row = chunk + 1, first_row + len(decoded.table)
+            finally:
+                reader.cancel()
+                for task in list(computing):
+                    task.cancel()
+
+    async def Describe(self, request: Received, context: Context) -> DescribeResponse:
+        async with self._call("Describe", context) as call:
+            request.get()
+            return _describe(call.model(), self._models)
+        raise AssertionError("a call that failed was aborted")
+
+    @asynccontextmanager
+    async def _call(self, rpc: str, context: Context) -> AsyncIterator[_Call]:
+        """Around every call: errors become statuses, times become metadata, and the log gets a line."""
+        call, code = _Call(rpc, context, self._models), "OK"
+        logger.debug("%s request_id=%s accepted", rpc, call.request_id)
+        try:
+            yield call
+            context.set_trailing_metadata(self._trailers(call))
+        except (asyncio.CancelledError, GeneratorExit):
+            code = "CANCELLED"
+            raise
+        except Exception as error:
+            known = error
+            if not isinstance(error, PredServerError):
+                logger.exception("request %s failed", call.request_id)
+                known = ServerFault(f"the server failed; its log has the reason under request id {call.request_id}")
+            assert isinstance(known, PredServerError)
+            code = known.code
+            status = to_status(known)
+            await context.abort(status.code, status.details, (*status.trailing_metadata, *self._trailers(call)))
+        finally:
+            call.log(code)
+
+    def _trailers(self, call: _Call) -> tuple[tuple[str, str], ...]:
+        header = call.watch.header()
+        return (("server-timing", header),) if self._timing and header else ()
+
+    def _deadline_s(self, context: Context) -> float:
+        left = context.time_remaining()
+        return time.monotonic() + min(
+            self._limits.max_deadline_s, self._limits.max_deadline_s if left is None else left
+        )
+
+    @asynccontextmanager
+    async def _time_limit(self) -> AsyncIterator[None]:
+        limit = self._limits.max_deadline_s
+        try:
+            async with asyncio.timeout(limit):
+                yield
+        except TimeoutError:
+            what = f"this took longer than the server allows ({flag('max_deadline_s')} is {limit:g})"
+            raise DeadlineExceeded(what) from None
+
+    async def _decode(self, call: _Call, model: Model, request: Received) -> _Decoded:
+        codec = codec_of(request.get())
+        call.encoding = codec.name
+
+        def read() -> _Decoded:
+            return _Decoded(codec, *codec.read_table(request.message, model.schema, self._limits.max_rows))
+
+        decoded = await self._timed(call.watch, "decode", request.n_bytes <= INLINE_BYTES, read)
+        call.rows += len(decoded.table)
+        return decoded
+
+    async def _encode(self, call: _Call, model: Model, codec: Codec, computed: Computed) -> Response:
+        watch = call.watch
+        watch.add("queue", 0, computed.queue_ns)
+        watch.add("predict", 0, computed.predict_ns)
+        watch.batch_rows = max(watch.batch_rows, computed.batch_rows)
+
+        def write() -> Response:
+            response = Response()
+            codec.write_result(computed.values, model.output_names(call.output), response)
+            return response
+
+        return await self._timed(watch, "encode", len(computed.values) <= INLINE_ROWS, write)
+
+    async def _timed(self, watch: Stopwatch, phase: str, inline: bool, work: Callable[[], T]) -> T:
+        """Do it here if it is small, else in a thread; the wait for one is part of the queue."""
+        if inline:
+            with watch(phase):
+                return work()
+        submitted_ns = time.perf_counter_ns()
+
+        def timed() -> T:
+            watch.add("queue", submitted_ns, time.perf_counter_ns())
+            with watch(phase):
+                return work()
+
+        return await asyncio.get_running_loop().run_in_executor(self._workers, timed)
+
+
+def _headers(model: Model, output: str, ignored: list[str]) -> tuple[tuple[str, str], ...]:
+    dtype = "float64" if output == "probabilities" else model.schema.target.dtype
+    headers = [("prediction-dtype", dtype)]
+    if ignored:
+        headers.append(("ignored-columns", _within(MAX_IGNORED_BYTES, [quote(name, safe="") for name in ignored])))
+    return tuple(headers)
 
 
 def _within(most: int, names: list[str]) -> str:
     """The names with commas between them, as many as fit; `...` stands for the rest."""
     text = ",".join(names)
     return text if len(text) <= most else (text[:most].rpartition(",")[0] + ",...").lstrip(",")
+
+
+def _in_chunk(error: InvalidInput, chunk: int, first_row: int) -> InvalidInput:
+    """The same error with the place of its chunk; the first chunk is the table's beginning, and needs none."""
+    if chunk == 1:
+        return error
+    return InvalidInput(f"in chunk {chunk}, the rows from {first_row:,} on: {error}", error.violations)
+
+
+def _describe(model: Model, models: Sequence[Model]) -> DescribeResponse:
+    def described(column: Column) -> ColumnDescription:
+        return ColumnDescription(name=column.name, dtype=column.dtype, nullable=column.nullable, unit=column.unit)
+
+    return DescribeResponse(
+        name=model.name,
+        version=model.version,
+        columns=[described(column) for column in model.schema.columns],
+        target=described(model.schema.target),
+        classes=model.classes,
+        encodings=list(CODECS),
+        engine="sklearn",
+        scores={name: str(value) for name, value in model.scores.items()},
+        models=[f"{each.name}/{each.version}" for each in models],
+    )

@@ -43,7 +43,8 @@ def to_status(error: errors.PredServerError) -> grpc.Status:
                 del bad_request.field_violations[-1]
         _pack(status, bad_request)
     if isinstance(error, errors.LimitExceeded):
-        _pack(status, error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN))
+        told = {"limit": str(error.limit), "flag": error.flag} if error.flag else {}
+        _pack(status, error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=told))
     answer: grpc.Status = rpc_status.to_status(status)
     return answer
 
@@ -56,7 +57,11 @@ def from_call(call: grpc.Call) -> errors.PredServerError:
         return errors.RemoteError(message, code)
     if kind is errors.LimitExceeded:
         info = error_details_pb2.ErrorInfo()
-        return errors.LimitExceeded(message, info.reason if _unpack(call, info) else "TOO_LARGE")
+        if not _unpack(call, info):  # gRPC's own refusal of a message that is too large
+            return errors.LimitExceeded(message)
+        exceeded = errors.LimitExceeded(message, info.reason)
+        exceeded.flag, exceeded.limit = info.metadata["flag"], float(info.metadata["limit"] or "nan")
+        return exceeded
     if kind is errors.InvalidInput:
         bad_request = error_details_pb2.BadRequest()
         _unpack(call, bad_request)

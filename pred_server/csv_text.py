@@ -1,0 +1,286 @@
+"""CSV, the article's encoding: read fast, written so that every bit comes back, and strict about what is wrong."""
+
+import csv
+import io
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+
+from generated.pred_pb2 import Request, Response
+from pred_server.errors import InvalidInput, LimitExceeded, ServerFault, Violation, clip
+from pred_server.schema import Column, Schema, check_rows
+from pred_server.tables import Table, to_arrow
+
+if TYPE_CHECKING:
+    import _csv
+
+
+class Csv:
+    """CSV text (RFC 4180) in both directions, as in the article.
+
+    A missing number is an empty field or `nan`; a missing string is an empty field without quotes, while `""` is the
+    empty string. Lines without any character are skipped. Numbers are written with the digits that read back as the
+    same bits. Line endings may be LF or CRLF, and a byte-order mark may stand in front.
+    """
+
+    name = "csv"
+    field = "input_data"
+
+    def write_table(self, table: Table, request: Request) -> None:
+        arrow = to_arrow(table)
+        for place, values in enumerate(arrow.columns):
+            if values.type in (pa.float16(), pa.float32()):
+                # The shortest text of a float32, read as float64, would be another number.
+                arrow = arrow.set_column(place, arrow.column_names[place], values.cast(pa.float64()))
+        if arrow.num_columns == 1 and arrow.column(0).null_count:
+            raise InvalidInput("a missing value in a table of one column has no CSV form that readers agree on")
+        request.input_data = _to_csv(arrow)
+
+    def read_table(self, request: Request, schema: Schema, max_rows: int) -> tuple[pd.DataFrame, list[str]]:
+        text = request.input_data.removeprefix("\ufeff") + "\n"
+        if not text.strip():
+            raise InvalidInput.at([Violation("input_data", "is empty; a header and at least one row are needed")])
+        if re.match(r"[\r\n]*+[^\r\n]*+", text)[0].count(",") >= MAX_COLUMNS:  # type: ignore[index]  # matches any text
+            raise LimitExceeded(f"the table has more than {MAX_COLUMNS} columns")
+        _check_characters(text)
+        try:
+            header = next(record for record in csv.reader(io.StringIO(text, newline="")) if record)
+            ignored = schema.check_names(header)
+            table = _parse(text, schema)
+            check_rows(table.num_rows, max_rows)
+            return schema.align(table.to_pandas()), ignored
+        except (InvalidInput, pa.ArrowException, csv.Error) as error:
+            if isinstance(error, InvalidInput) and not error.violations:
+                raise  # no rows: nothing to point at
+            # The fast reader knows no line numbers; now that there is something to tell, a slow one finds them.
+            _explain(text, schema, error)
+            if isinstance(error, InvalidInput):
+                raise
+            raise InvalidInput.at([Violation("input_data", "is not a table in CSV")]) from error
+
+    def write_result(self, values: np.ndarray, names: list[str], response: Response) -> None:
+        columns = values.reshape(len(values), -1).T
+        response.result = _to_csv(pa.table([pa.array(each, from_pandas=False) for each in columns], names))
+
+    def read_result(self, response: Response, dtype: str | None) -> pd.DataFrame:
+        try:
+            header = next(csv.reader(io.StringIO(response.result, newline="")))
+            types = dict.fromkeys(header, _arrow_type(dtype)) if dtype else {}
+            table = _read_csv(response.result, types).to_pandas()
+        except (StopIteration, pa.ArrowException) as error:
+            raise ServerFault("the server's answer is not CSV") from error
+        return table.astype(pd.api.types.pandas_dtype(dtype)) if dtype else table
+
+
+MAX_COLUMNS = 10_000
+MAX_RECORD_BYTES = 64 * 1024 * 1024
+
+
+def split_records(file: BinaryIO, piece_bytes: int, name: str = "the file") -> Iterator[str]:
+    """Cut a CSV file into pieces that end where a record ends, each with the header in front; at least one.
+
+    Raises
+    ------
+    InvalidInput
+        The file is not UTF-8, or a record is longer than `MAX_RECORD_BYTES` (a quote that is not closed?).
+    """
+    header, rest, read = b"", b"", 0
+    while block := file.read(piece_bytes):
+        read += len(block)
+        data = rest + block
+        if read == len(block):
+            data = data.removeprefix(b"\xef\xbb\xbf")  # a byte-order mark, which spreadsheets put in front
+        if len(data) > MAX_RECORD_BYTES + piece_bytes:
+            raise InvalidInput(f"{name} has a record of over {MAX_RECORD_BYTES:,} bytes; is a quote not closed?")
+        ends = _record_ends(data)
+        if not len(ends):
+            rest = data
+            continue
+        start = 0
+        if not header:
+            start = next((int(end) for end in ends if data[:end].strip()), 0)
+            header = data[:start]
+        if start < ends[-1]:
+            yield _decode(header + data[start : ends[-1]], name, read)
+        rest = data[ends[-1] :] if header else data
+    if rest or not read or not header or read == len(header):
+        yield _decode(header + rest, name, read)
+
+
+def _record_ends(data: bytes) -> np.ndarray:
+    """Where records end: behind each line feed that an even number of quotes precedes."""
+    array = np.frombuffer(data, np.uint8)
+    feeds = np.flatnonzero(array == ord("\n"))
+    quotes = np.flatnonzero(array == ord('"'))
+    return feeds[np.searchsorted(quotes, feeds) % 2 == 0] + 1
+
+
+def _decode(data: bytes, name: str, read: int) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{name} is not UTF-8 text (near byte {max(0, read - len(data) + error.start)})") from error
+
+
+def _to_csv(table: pa.Table) -> str:
+    header = io.StringIO(newline="")
+    csv.writer(header).writerow(table.column_names)
+    body = io.BytesIO()
+    try:
+        pa.csv.write_csv(table, body, pa.csv.WriteOptions(include_header=False))
+    except pa.ArrowException as error:
+        raise InvalidInput("the table has a column that CSV cannot carry") from error
+    return header.getvalue().removesuffix("\r\n") + "\n" + body.getvalue().decode()
+
+
+def _read_csv(text: str, types: dict[str, pa.DataType], columns: list[str] | None = None) -> pa.Table:
+    data = text.encode()
+    return pa.csv.read_csv(
+        pa.BufferReader(data),
+        # One block: a row may be as long as the text.
+        read_options=pa.csv.ReadOptions(use_threads=False, block_size=len(data) + 1),
+        parse_options=pa.csv.ParseOptions(newlines_in_values=True),
+        convert_options=pa.csv.ConvertOptions(
+            column_types=types,
+            include_columns=columns,
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        ),
+    )
+
+
+def _arrow_type(dtype: str) -> pa.DataType:
+    # float32 is read as float64 and rounded afterwards, which is what happens to a float64 table in process.
+    return {"str": pa.string(), "bool": pa.bool_(), "float32": pa.float64()}.get(dtype) or pa.type_for_alias(dtype)
+
+
+def _parse(text: str, schema: Schema) -> pa.Table:
+    table = _read_csv(text, {column.name: _arrow_type(column.dtype) for column in schema.columns}, schema.names)
+    integers = [column.name for column in schema.columns if column.is_integer]
+    if integers and ("0x" in text or "0X" in text):  # the fast reader takes 0x10 for 16
+        for name, values in _read_csv(text, dict.fromkeys(integers, pa.string()), integers).to_pydict().items():
+            if any("x" in value.lower() for value in values if value):
+                raise InvalidInput.at([Violation(name, "has a hexadecimal number, and the model needs a decimal one")])
+    for position, column in enumerate(schema.columns):
+        values = table.column(position)
+        if values.null_count and column.dtype == "str" and not column.nullable:
+            table = table.set_column(position, column.name, values.fill_null(""))
+        elif values.null_count and not column.nullable:
+            raise InvalidInput.at([Violation(column.name, "has an empty field, and the model needs a value")])
+    return table
+
+
+_BESIDE_QUOTE = np.frombuffer(b',\r\n"', np.uint8)
+
+
+def _check_characters(text: str) -> None:
+    """Refuse what fast CSV readers take without a word: NUL, and quotes that open or close in the wrong place.
+
+    One wrong quote can swallow the rows up to the next one, and no count of columns would show it.
+    """
+    if "\0" in text:
+        raise _at_character(text, text.index("\0"), "there is a NUL character")
+    if '"' not in text:
+        return
+    data = np.frombuffer(f"\n{text}\n".encode(), np.uint8)
+    quotes = np.flatnonzero(data == ord('"'))
+    opening, closing = quotes[0::2], quotes[1::2]
+    pairs = len(closing)
+    bad = ~np.isin(data[opening[:pairs] - 1], _BESIDE_QUOTE) | ~np.isin(data[closing + 1], _BESIDE_QUOTE)
+    first = int(bad.argmax()) if bad.any() else pairs
+    if first < len(opening):
+        where = len(data[1 : opening[first]].tobytes().decode())
+        raise _at_character(text, where, "a quote stands inside a field, or is not closed")
+
+
+def _at_character(text: str, index: int, what: str) -> InvalidInput:
+    before = text[:index]  # all is well with this part, so what precedes the character are whole fields
+    records = [record for record in csv.reader(io.StringIO(before + "x", newline="")) if record]
+    header = next((record for record in csv.reader(io.StringIO(text, newline="")) if record), [])
+    name = header[min(len(records[-1]), len(header)) - 1] if header else "input_data"
+    line = len(re.findall(r"\r\n|\r|\n", before)) + 1
+    return InvalidInput.at([Violation(name, f"line {line}: {what}")])
+
+
+# Possessive (++, *+): a value of a million digits and a letter must not be tried in a million ways.
+_NUMBER = re.compile(r"[+-]?(\d++\.?\d*+|\.\d++)(e[+-]?\d++)?|[+-]?(inf|infinity)", re.IGNORECASE | re.ASCII)
+_NAN = re.compile(r"[ \t]*+[+-]?nan[ \t]*+", re.IGNORECASE)
+_INTEGER = re.compile(r"-?\d++", re.ASCII)
+_BOOLEANS = ("true", "True", "TRUE", "1", "false", "False", "FALSE", "0")
+_HOW = {
+    "float": "is not a number (write 1234.5: a point, no thousands separator; a missing one is an empty field)",
+    "integer": "is not a whole number",
+    "bool": "is not true or false",
+}
+
+
+def _explain(text: str, schema: Schema, cause: Exception) -> None:
+    """Raise InvalidInput that names the lines and columns at fault, or return if none is found."""
+    # The fast reader counts the header as row 1. To look from there on spares a million good rows a second look.
+    row, column = re.search(r"Row #(\d+)", str(cause)), re.search(r"column #(\d+)", str(cause))
+    first = int(row[1]) - 1 if row else 1
+    # It sees quotes where the slow one does not: an empty field that it refuses has some.
+    quoted = int(column[1]) if column and "invalid value ''" in str(cause) else None
+    for start, quoted_column in ((first, None), (first, quoted), (1, None)):
+        reader = csv.reader(io.StringIO(text, newline=""))
+        try:
+            violations = _violations(reader, schema, start, quoted_column)
+        except csv.Error as error:  # all that is left to object to once the quotes are right
+            raise InvalidInput.at([Violation("input_data", f"line {reader.line_num}: {error}")]) from error
+        if violations:
+            raise InvalidInput.at(violations)
+
+
+def _violations(reader: "_csv.Reader", schema: Schema, start: int, quoted_column: int | None) -> list[Violation]:
+    """What is wrong from the record `start` on; record 0 is the header."""
+    header = next(record for record in reader if record)
+    schema.check_names(header)
+    wanted = [(header.index(column.name), column) for column in schema.columns]
+    violations: list[Violation] = []
+    record_number, line_after = 0, reader.line_num + 1
+    for record in reader:
+        line, line_after = line_after, reader.line_num + 1
+        record_number += bool(record)
+        if not record or record_number < start:
+            continue
+        if len(record) > len(header):
+            what = f"line {line} has {len(record)} fields, and the header {len(header)} (a comma inside a field?)"
+            violations.append(Violation(header[-1], what))
+        elif len(record) < len(header):
+            what = f"line {line} ends before this column: {len(record)} fields, and the header has {len(header)}"
+            violations.append(Violation(header[len(record)], what))
+        else:
+            violations += [
+                Violation(column.name, f"line {line}: {wrong}")
+                for position, column in wanted
+                if (wrong := _wrong(record[position], column, position == quoted_column))
+            ]
+        if len(violations) > InvalidInput.max_violations or (violations and quoted_column is not None):
+            break
+    return violations
+
+
+def _wrong(value: str, column: Column, quoted: bool) -> str | None:
+    if column.dtype == "str":
+        return None
+    shown = repr(clip(value, 40))
+    if value == "" and column.nullable:
+        return "is empty but for its quotes; leave them out for a missing value" if quoted else None
+    if value == "" or (column.is_float and _NAN.fullmatch(value)):
+        return None if column.nullable else "no value, and the model needs one"
+    if column.dtype == "bool":
+        return None if value in _BOOLEANS else f"{shown} {_HOW['bool']}"
+    value = value.strip(" \t")
+    if column.is_float:
+        return None if _NUMBER.fullmatch(value) else f"{shown} {_HOW['float']}"
+    if not _INTEGER.fullmatch(value):
+        return f"{shown} {_HOW['integer']}"
+    info = np.iinfo(column.dtype)
+    inside = len(value) <= 25 and info.min <= int(value) <= info.max and not (info.min == 0 and value[0] == "-")
+    return None if inside else f"{shown} does not fit {column.dtype} ({info.min} to {info.max})"
