@@ -147,7 +147,7 @@ class ArrowCodec:
                     batch.validate(full=True)
                     batches.append(batch)
             table = pa.Table.from_batches(batches, reader.schema).to_pandas()
-        except (pa.ArrowException, OSError, MemoryError, OverflowError) as error:
+        except (pa.ArrowException, OSError, ValueError, MemoryError, struct.error) as error:
             raise _wrong("arrow", "is not an Arrow IPC stream that can be read whole") from error
         return schema.align(table), ignored
 

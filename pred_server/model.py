@@ -29,6 +29,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LinearRegression
 from sklearn.utils.validation import check_is_fitted
 
+from pred_server.engines import ROW_BLOCK, call_estimator, find_row_block, predict_in_blocks
 from pred_server.errors import InvalidInput, ModelFileError, Violation, clip
 from pred_server.schema import Column, Schema, infer_column
 
@@ -37,7 +38,6 @@ MODELS = ROOT / "models"
 FLIGHTS = ROOT / "data" / "flights.parquet"
 
 SAMPLE_ROWS = 1_000
-ROW_BLOCK = 16
 LIBRARIES = ("scikit-learn", "skops", "numpy", "pandas")
 
 # What skops does not trust by default, though these types only hold numbers: trees, neighbour indexes, optimizer state.
@@ -90,7 +90,7 @@ class Model:
         """`predict` for a table that `schema.align` returned."""
         names = self.output_names(output)
         try:
-            result = _in_blocks(self.estimator, table, output, self.row_block)
+            result = predict_in_blocks(self.estimator, table, output, self.row_block)
         except ValueError as error:
             # The estimator's own text may quote paths or internals: it goes to the log, not to the caller.
             logger.warning("model %s refused a table: %s", self.name, error)
@@ -156,37 +156,6 @@ def linear_model() -> Model:
 BUILT_IN = {"sum": sum_model, "linear": linear_model}
 
 
-def _predict(estimator: Any, table: pd.DataFrame, output: str = "labels") -> np.ndarray:
-    method = estimator.predict_proba if output == "probabilities" else estimator.predict
-    # An estimator that was fitted on a plain array wants one back, or it warns about names.
-    return np.asarray(method(table if hasattr(estimator, "feature_names_in_") else table.to_numpy()))
-
-
-def _in_blocks(estimator: Any, table: pd.DataFrame, output: str, block: int) -> np.ndarray:
-    """Predict so that no row's result depends on how many rows come with it: the rest of a block is filled up."""
-    rest = len(table) % block
-    if rest == 0:
-        return _predict(estimator, table, output)
-    whole = len(table) - rest
-    filled = table.iloc[np.minimum(np.arange(whole, whole + block), len(table) - 1)]
-    tail = _predict(estimator, filled, output)[:rest]
-    return np.concatenate([_predict(estimator, table.iloc[:whole], output), tail]) if whole else tail
-
-
-def _row_block(estimator: Any, sample: pd.DataFrame) -> int:
-    """How many rows must be predicted together for each row to be predicted as it would be among others.
-
-    Matrix products take rows four or eight at a time, and round what is left over in another way. Found by trying: the
-    same rows whole, and in pieces.
-    """
-    output = "probabilities" if hasattr(estimator, "predict_proba") else "labels"
-    rows = sample.iloc[np.arange(64) % len(sample)]
-    pieces = np.split(np.arange(64), np.cumsum([1, 2, 3, 5, 7, 11, 13]))
-    apart = np.concatenate([_predict(estimator, rows.iloc[piece], output) for piece in pieces])
-    whole = _predict(estimator, rows, output)
-    return 1 if np.array_equal(apart, whole, equal_nan=whole.dtype.kind == "f") else ROW_BLOCK
-
-
 def save(
     estimator: Any,
     sample: pd.DataFrame | np.ndarray,
@@ -227,7 +196,7 @@ def save(
     columns = tuple(infer_column(table[column], _takes_missing(estimator, table, str(column))) for column in table)
     schema = Schema(columns, Column(target, dtype, unit=target_unit))
     kept = table.head(SAMPLE_ROWS).reset_index(drop=True)
-    model = Model(name, version, schema, estimator, scores or {}, kept, _row_block(estimator, schema.align(kept)))
+    model = Model(name, version, schema, estimator, scores or {}, kept, find_row_block(estimator, schema.align(kept)))
     if not _same(model.predict(kept), result):
         raise InvalidInput(
             "the estimator predicts otherwise once the table has the dtypes that it is served with; a usual cause is a "
@@ -316,7 +285,7 @@ def load(model: str | Path, trust: Sequence[str] = ()) -> Model:
         raise ModelFileError(f"model {label!r}: sample.parquet is not a Parquet file") from error
     estimator = _load_estimator(_read_checked(directory / "model.skops", sha256), label, trust)
     try:
-        block = _row_block(estimator, schema.align(sample))
+        block = find_row_block(estimator, schema.align(sample))
         loaded = Model(name, version, schema, estimator, scores, sample, block)
         loaded.predict(sample.head(1))
     except Exception as error:
@@ -381,7 +350,7 @@ def _as_table(estimator: Any, sample: pd.DataFrame | np.ndarray) -> pd.DataFrame
 
 def _try_estimator(estimator: Any, table: pd.DataFrame) -> np.ndarray:
     try:
-        result = _predict(estimator, table.head(SAMPLE_ROWS))
+        result = call_estimator(estimator, table.head(SAMPLE_ROWS))
     except Exception as error:
         raise InvalidInput(f"the estimator cannot predict the sample: {error}") from error
     if result.ndim != 1:
@@ -397,7 +366,7 @@ def _takes_missing(estimator: Any, table: pd.DataFrame, column: str) -> bool:
     missing[column] = missing[column].where(pd.Series([False], index=missing.index))
     try:
         with warnings.catch_warnings(action="ignore"):
-            _predict(estimator, missing)
+            call_estimator(estimator, missing)
     except (ValueError, TypeError):
         return False
     return True

@@ -71,11 +71,11 @@ class RequestStream:
                 yield response
             self._note(call.trailing_metadata())
         except grpc.RpcError:
-            if self._fault:
-                raise self._fault from None
             raise from_call(call) from None
         finally:
             call.cancel()
+        if self._fault:
+            raise self._fault
         if self._unanswered:
             raise ServerFault(f"{len(self._unanswered)} chunks were sent and not answered")
 
@@ -92,9 +92,9 @@ class RequestStream:
                     request = next(self._requests)
                 except StopIteration:
                     return
-                except BaseException as fault:
+                except BaseException as fault:  # raised in the caller's thread, once what was sent has its answers
                     self._fault = fault
-                    raise
+                    return
                 self._unanswered.append(request)
             yield request
 

@@ -182,7 +182,7 @@ def test_bytes_that_are_no_message_are_invalid_argument(data: bytes, sum_server:
         with pytest.raises(grpc.RpcError) as caught:
             ask(data, timeout=30)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert caught.value.details() == "the bytes sent are not a prediction.Request message"
+    assert caught.value.details() == "the bytes sent are not the message that this rpc takes"
 
 
 def test_the_model_is_chosen_by_name_and_version(flights: pd.DataFrame) -> None:
@@ -197,11 +197,14 @@ def test_the_model_is_chosen_by_name_and_version(flights: pd.DataFrame) -> None:
 def test_limits_are_flags_and_are_told(sum_server: Server) -> None:
     with serve("sum", "--max-rows", "3", "--max-message-bytes", "10000") as server:
         client = server.client()
-        with pytest.raises(LimitExceeded, match="4 rows; this server takes 3") as caught:
+        with pytest.raises(LimitExceeded, match=r"4 rows \(--max-rows is 3\)") as caught:
             client.predict(XY)
-        assert caught.value.reason == "TOO_LARGE"
-        with pytest.raises(LimitExceeded, match="larger than max"):
-            client.call(Request(input_data="x" * 20_000))
+        assert (caught.value.reason, caught.value.flag, caught.value.limit) == ("TOO_LARGE", "--max-rows", 3)
+        with pytest.raises(LimitExceeded, match=r"15,\d+ bytes \(--max-message-bytes is 10,000\)") as caught:
+            client.call(Request(input_data="x" * 15_000))
+        assert (caught.value.reason, caught.value.flag) == ("TOO_LARGE", "--max-message-bytes")
+        with pytest.raises(LimitExceeded, match="larger than max"):  # gRPC's own words, above twice the limit
+            client.call(Request(input_data="x" * 30_000))
         assert len(client.predict(XY.head(3))) == 3
 
 
@@ -294,8 +297,13 @@ def test_what_cannot_be_served_is_one_sentence(flags: list[str], complaint: str)
     assert len(found.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_server_cleanly_and_the_accepted_call_is_answered(number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "stream", "accepted"),
+    [(signal.SIGTERM, False, "Predict request_id"), (signal.SIGINT, True, "PredictStream request_id")],
+)
+def test_a_signal_ends_the_server_cleanly_and_the_accepted_call_is_answered(
+    number: signal.Signals, stream: bool, accepted: str
+) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "pred_server", "serve", "--log-level", "debug", "--address", "127.0.0.1:0"],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -306,8 +314,8 @@ def test_a_signal_ends_the_server_cleanly_and_the_accepted_call_is_answered(numb
         assert line.endswith(" (flights v1, sklearn)\n")
         table = pd.read_parquet(FLIGHTS).drop(columns="arr_delay").head(200_000)
         with Client(line.split()[3], timeout_s=120) as client, ThreadPoolExecutor() as pool:
-            answer = pool.submit(client.predict, table)
-            while "accepted" not in process.stderr.readline():
+            answer = pool.submit(client.predict, table, stream=stream)
+            while f" {accepted}" not in process.stderr.readline():
                 pass
             process.send_signal(number)
             assert len(answer.result()) == len(table)
@@ -320,7 +328,7 @@ def test_a_signal_ends_the_server_cleanly_and_the_accepted_call_is_answered(numb
 
 def test_cancelling_leaves_the_server_well(flights_server: Server, flights: pd.DataFrame) -> None:
     client = flights_server.client()
-    stub = PredictionStub(client._channel)
+    stub = PredictionStub(client._channels[0])
     call = stub.Predict.future(Request(input_data=flights.to_csv(index=False)))
     call.cancel()
     assert call.cancelled()

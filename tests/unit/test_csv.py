@@ -3,13 +3,11 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from generated.pred_pb2 import Request, Response
+from generated.pred_pb2 import Request
 from pred_server.codecs import CODECS
 from pred_server.errors import InvalidInput, LimitExceeded
-from pred_server.schema import DTYPES, Column, Schema
+from pred_server.schema import Column, Schema
 
 CSV = CODECS["csv"]
 XY = Schema((Column("x", "float64", nullable=True), Column("n", "int64"), Column("s", "str")), Column("t", "float64"))
@@ -17,79 +15,6 @@ XY = Schema((Column("x", "float64", nullable=True), Column("n", "int64"), Column
 
 def read(text: str, schema: Schema = XY, max_rows: int = 1_000) -> pd.DataFrame:
     return CSV.read_table(Request(input_data=text), schema, max_rows)[0]
-
-
-def values_of(column: Column) -> st.SearchStrategy[object]:
-    if column.dtype == "bool":
-        return st.booleans()
-    if column.dtype == "str":
-        # Neither NUL, which no CSV reader agrees on, nor lone surrogates, which are not UTF-8.
-        text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
-        return st.none() | text if column.nullable else text
-    if column.is_float:
-        width = 64 if column.dtype == "float64" else 32
-        return st.floats(width=width, allow_nan=column.nullable)
-    info = np.iinfo(column.dtype)
-    return st.integers(info.min, info.max)
-
-
-names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=8).filter(
-    lambda name: not name.startswith("\ufeff")
-)
-
-
-@st.composite
-def tables(draw: st.DrawFn) -> tuple[Schema, pd.DataFrame]:
-    columns = tuple(
-        Column(name, dtype, draw(st.booleans()) and (dtype == "str" or dtype.startswith("float")))
-        for name, dtype in draw(
-            st.lists(st.tuples(names, st.sampled_from(DTYPES)), min_size=2, max_size=5, unique_by=lambda c: c[0])
-        )
-    )
-    n_rows = draw(st.integers(1, 6))
-    data = {}
-    for column in columns:
-        drawn = draw(st.lists(values_of(column), min_size=n_rows, max_size=n_rows))
-        data[column.name] = pd.Series(drawn, dtype=str if column.dtype == "str" else column.dtype)
-    return Schema(columns, Column("t", "float64")), pd.DataFrame(data)
-
-
-@given(tables(), st.randoms())
-def test_any_table_that_fits_the_schema_arrives_bit_for_bit(drawn: tuple[Schema, pd.DataFrame], random: object) -> None:
-    schema, table = drawn
-    request = Request()
-    shuffled = list(table.columns)
-    random.shuffle(shuffled)
-    CSV.write_table(table[shuffled], request)
-    got, ignored = CSV.read_table(request, schema, max_rows=10)
-    assert ignored == []
-    assert list(got.columns) == schema.names
-    for column in schema.columns:
-        sent, arrived = table[column.name].to_numpy(), got[column.name].to_numpy()
-        assert got[column.name].dtype == table[column.name].dtype
-        if column.is_float:
-            nan = np.isnan(sent)
-            assert np.array_equal(np.isnan(arrived), nan)
-            assert sent[~nan].tobytes() == arrived[~nan].tobytes()
-        else:
-            pd.testing.assert_series_equal(got[column.name], table[column.name])
-
-
-@given(st.lists(st.floats(), min_size=1))
-def test_results_arrive_bit_for_bit(values: list[float]) -> None:
-    response, sent = Response(), np.array(values)
-    CSV.write_result(sent, Column("delay, in minutes", "float64"), response)
-    got = CSV.read_result(response, "float64")
-    assert got.name == "delay, in minutes"
-    assert np.array_equal(got.to_numpy(), sent, equal_nan=True)
-    assert np.array_equal(np.signbit(got.to_numpy()[sent == 0]), np.signbit(sent[sent == 0]))
-
-
-@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0")), min_size=1))
-def test_labels_arrive_as_they_are(labels: list[str]) -> None:
-    response = Response()
-    CSV.write_result(np.array(labels, dtype=object), Column("label", "str"), response)
-    assert CSV.read_result(response, "str").tolist() == labels
 
 
 @pytest.mark.parametrize(
@@ -232,7 +157,7 @@ def test_a_fault_far_down_is_found_on_its_line() -> None:
 
 def test_the_row_limit_is_told_with_its_flag() -> None:
     assert len(read("x,n,s\n" + "1,2,a\n" * 5, max_rows=5)) == 5
-    with pytest.raises(LimitExceeded, match=r"6 rows.* takes 5 .--max-rows"):
+    with pytest.raises(LimitExceeded, match=r"6 rows .--max-rows is 5"):
         read("x,n,s\n" + "1,2,a\n" * 6, max_rows=5)
 
 

@@ -35,7 +35,7 @@ def breaking(contract: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
-        ("string input_data = 1;", "string input_data = 2;", "input_data"),
+        ("string input_data = 1;", "string input_data = 9;", "input_data"),
         ("string input_data = 1;", "bytes input_data = 1;", "input_data"),
         ("string input_data = 1;", "oneof payload { string input_data = 1; }", "input_data"),
         ("string result = 1;", "optional string result = 1;", "result"),
