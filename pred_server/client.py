@@ -74,6 +74,7 @@ class Client:
         self.timeout_s = timeout_s
         self.encoding = _known_encoding(encoding)
         self._limits = limits
+        self._retry = retry
         asked = (("model-name", model), ("model-version", version))
         for key, value in asked:
             if value is not None and not (value.isascii() and value.isprintable()):
@@ -181,17 +182,23 @@ class Client:
         return RequestStream(open_call, requests, resume)
 
     def _unary(self, rpc: str, request: Any, metadata: Any, timeout_s: float | None) -> tuple[Any, Metadata]:
-        try:
-            response, call = getattr(self._stub(), rpc).with_call(
-                request,
-                timeout=self.timeout_s if timeout_s is None else timeout_s,
-                metadata=(*self._metadata, *metadata),
-            )
-        except grpc.RpcError as error:
-            assert isinstance(error, grpc.Call)
-            raise from_call(error) from None
-        except ValueError as error:
-            raise Unavailable("this client is closed") from error
+        deadline_s = time.monotonic() + (self.timeout_s if timeout_s is None else timeout_s)
+        while True:
+            try:
+                response, call = getattr(self._stub(), rpc).with_call(
+                    request,
+                    timeout=max(0.0, deadline_s - time.monotonic()),
+                    metadata=(*self._metadata, *metadata),
+                )
+                break
+            except grpc.RpcError as error:
+                assert isinstance(error, grpc.Call)
+                # gRPC does not try again by itself once a part of the answer has come.
+                cut_off = error.code() is grpc.StatusCode.UNAVAILABLE and error.initial_metadata()
+                if not (self._retry and cut_off):
+                    raise from_call(error) from None
+            except ValueError as error:
+                raise Unavailable("this client is closed") from error
         told = (*(call.initial_metadata() or ()), *(call.trailing_metadata() or ()))
         return response, {key: value for key, value in told if isinstance(value, str)}
 

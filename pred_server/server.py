@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 import grpc
+import pyarrow as pa
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckResponse
@@ -49,6 +50,8 @@ def run(
     labels = [f"{model.name}/{model.version}" for model in models]
     if len(set(labels)) < len(labels):
         raise ServerStartError(f"two models have one name and version: {', '.join(labels)}")
+    # pyarrow would take a signal that comes while it reads CSV for itself: the call would fail, and the stop be missed.
+    pa.enable_signal_handlers(False)
     asyncio.run(_run(models, address, limits, expose_to_network, timing))
 
 

@@ -75,6 +75,7 @@ class _Call:
         self.start_ns = time.perf_counter_ns()
         self.encoding = ""
         self.rows = 0
+        self.told: tuple[tuple[str, str], ...] = ()
         self._models = models
 
     def model(self) -> Model:
@@ -119,7 +120,9 @@ class PredictionService(PredictionServicer):
             decoded = await self._decode(call, model, request)
             computed = await self._predictor.predict(model, decoded.table, call.output, self._deadline_s(context))
             response = await self._encode(call, model, decoded.codec, computed)
-            await context.send_initial_metadata(_headers(model, call.output, decoded.ignored))
+            # After the answer, not before: headers that are ready early travel by themselves, and a client that has them
+            # does not ask again if the server is lost before the answer.
+            call.told = _headers(model, call.output, decoded.ignored)
             return response
         raise AssertionError("a call that failed was aborted")
 
@@ -202,7 +205,7 @@ class PredictionService(PredictionServicer):
 
     def _trailers(self, call: _Call) -> tuple[tuple[str, str], ...]:
         header = call.watch.header()
-        return (("server-timing", header),) if self._timing and header else ()
+        return (*call.told, ("server-timing", header)) if self._timing and header else call.told
 
     def _deadline_s(self, context: Context) -> float:
         left = context.time_remaining()
