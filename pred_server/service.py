@@ -120,8 +120,8 @@ class PredictionService(PredictionServicer):
             decoded = await self._decode(call, model, request)
             computed = await self._predictor.predict(model, decoded.table, call.output, self._deadline_s(context))
             response = await self._encode(call, model, decoded.codec, computed)
-            # After the answer: headers that are ready before it travel by themselves, and a client that has them does not
-            # ask again if the server is then lost.
+            # After the answer: headers that are ready before it travel alone, and a client that has them does not ask
+            # again if the server is then lost.
             call.told = _headers(model, call.output, decoded.ignored)
             return response
         raise AssertionError("a call that failed was aborted")

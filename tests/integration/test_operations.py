@@ -123,7 +123,7 @@ def test_at_ten_times_its_capacity_load_is_shed_at_once_and_health_answers() -> 
         for turn in range(25):
             start_ns = time.perf_counter_ns()
             try:
-                answers.append(client.predict(xy(0.01, number + turn)).tolist() == [0.01 + number + turn])
+                answers.append(client.predict(xy(0.01, number + turn)).tolist() == [0.01 + (number + turn)])
             except LimitExceeded as error:
                 refused_ms.append((time.perf_counter_ns() - start_ns) / 1e6)
                 kinds.add((error.reason, error.flag, error.limit))
