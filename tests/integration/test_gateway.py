@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -21,6 +22,7 @@ from grpc_tools import protoc
 from pred_server import Model, serve, stubs
 from pred_server.background import Gateway, Server, gateway
 from pred_server.model import ROOT
+from pred_server.timing import SERVER_PHASES
 
 OUTAGE_S = float(os.environ.get("OUTAGE_S", "2"))  # how long the backend stays away
 Go = Callable[..., str]
@@ -88,6 +90,40 @@ def test_the_servers_errors_reach_the_web_user_with_the_field_and_the_request_id
     assert error["violations"][0]["field"] == "y"
     assert error["message"].startswith("y: line 3: 'four' is not a number")
     assert json.loads(post(sum_gateway.address, "x,y\n1,2\n", Model_Name="none")[2])["error"]["code"] == "NOT_FOUND"
+
+
+def timing(headers: http.client.HTTPMessage) -> dict[str, float]:
+    """Milliseconds by name, in the order of the header."""
+    return {name: float(ms) for name, ms in re.findall(r"(\w+);dur=(\d+\.\d+)", headers["Server-Timing"])}
+
+
+@pytest.mark.parametrize("encoding", ["csv", "json"])
+def test_server_timing_has_the_servers_phases_and_the_gateways_hop(
+    encoding: str, flights: pd.DataFrame, flights_gateway: Gateway
+) -> None:
+    if encoding == "csv":
+        body, media_type = flights.to_csv(index=False), "text/csv"
+    else:
+        body, media_type = json.dumps(flights.to_dict("records")), "application/json"
+    start = time.perf_counter()
+    status, headers, _ = post(flights_gateway.address, body, Content_Type=media_type)
+    measured_ms = (time.perf_counter() - start) * 1000
+    assert status == 200
+    found = timing(headers)
+    assert list(found) == [*SERVER_PHASES, "backend", "gateway"]
+    assert 'batch;desc="' in headers["Server-Timing"]
+    assert sum(found[phase] for phase in SERVER_PHASES) <= found["backend"]
+    assert found["backend"] + found["gateway"] <= measured_ms
+
+
+def test_server_timing_of_errors_and_of_the_articles_server(go: Go, sum_gateway: Gateway) -> None:
+    status, headers, _ = post(sum_gateway.address, "x,y\n1,two\n")
+    assert (status, list(timing(headers))) == (400, ["decode", "backend", "gateway"])
+    status, headers, _ = post(sum_gateway.address, "")
+    assert (status, headers["Server-Timing"]) == (400, None)
+    with serve("sum", module="pred_server.article") as article, gateway(article.address) as running:
+        status, headers, _ = post(running.address, "x,y\n1,2\n")
+        assert (status, list(timing(headers))) == (200, ["backend", "gateway"])
 
 
 def test_the_request_id_stands_in_the_servers_log(go: Go) -> None:
