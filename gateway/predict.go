@@ -47,7 +47,7 @@ func (s *server) ask(r *http.Request, header http.Header, o *outcome) error {
 	if err != nil {
 		return err
 	}
-	ctx, err := withModel(r.Context(), r.Header)
+	ctx, err := withChoices(r.Context(), r.Header)
 	if err != nil {
 		return err
 	}
@@ -108,17 +108,24 @@ func requestTimeout(header http.Header, limit time.Duration) (time.Duration, err
 	return time.Duration(ms) * time.Millisecond, nil
 }
 
-// withModel passes the client's choice of a model on to the prediction server.
-func withModel(ctx context.Context, header http.Header) (context.Context, error) {
-	for _, name := range []string{"Model-Name", "Model-Version"} {
-		value := header.Get(name)
+// choices are the headers with which a client chooses, and the metadata that tells the prediction server of it.
+var choices = []struct{ header, key string }{
+	{"Model-Name", "model-name"},
+	{"Model-Version", "model-version"},
+	{"Model-Output", "output"},
+}
+
+// withChoices passes the client's choice of a model and of what it answers on to the prediction server.
+func withChoices(ctx context.Context, header http.Header) (context.Context, error) {
+	for _, choice := range choices {
+		value := header.Get(choice.header)
 		if value == "" {
 			continue
 		}
 		if !printable(value) {
-			return nil, badRequest("%s must be printable ASCII (got %s).", name, clip(value))
+			return nil, badRequest("%s must be printable ASCII (got %s).", choice.header, clip(value))
 		}
-		ctx = metadata.AppendToOutgoingContext(ctx, strings.ToLower(name), value)
+		ctx = metadata.AppendToOutgoingContext(ctx, choice.key, value)
 	}
 	return ctx, nil
 }

@@ -1,5 +1,6 @@
 """HTTP to the Go gateway, gRPC to the Python server: real processes both, and clients in Go."""
 
+import csv
 import http.client
 import json
 import os
@@ -18,8 +19,10 @@ from urllib.parse import urlsplit
 import pandas as pd
 import pytest
 from grpc_tools import protoc
+from sklearn.datasets import load_wine
+from sklearn.ensemble import RandomForestClassifier
 
-from pred_server import Model, serve, stubs
+from pred_server import Model, save, serve, stubs
 from pred_server.background import Gateway, Server, gateway
 from pred_server.model import ROOT
 from pred_server.timing import SERVER_PHASES
@@ -79,6 +82,36 @@ def test_json_keeps_every_digit(sum_gateway: Gateway) -> None:
     assert [record["0"] for record in json.loads(text)] == [number + 0 for number in numbers]
     nothing = post(sum_gateway.address, '[{"x": null, "y": 1}]', Content_Type="application/json")[2]
     assert json.loads(nothing) == [{"0": None}]
+
+
+def test_probabilities_come_back_equal_to_the_bit_as_csv_and_as_json(
+    go: Go, tmp_path: Path, sum_gateway: Gateway
+) -> None:
+    wine = load_wine(as_frame=True)
+    labels = wine.target_names[wine.target]
+    classifier = RandomForestClassifier(n_estimators=30, random_state=0).fit(wine.data, labels)
+    save(classifier, wine.data, tmp_path / "wine", target="cultivar")
+    expected = [
+        dict(zip(classifier.classes_, row, strict=True)) for row in classifier.predict_proba(wine.data).tolist()
+    ]
+    table, records = wine.data.to_csv(index=False), json.dumps(wine.data.to_dict("records"))
+    with serve(tmp_path / "wine") as server, gateway(server.address) as running:
+        status, _, text = post(running.address, table, Model_Output="probabilities")
+        header, *lines = csv.reader(text.splitlines())
+        assert (status, header) == (200, list(classifier.classes_))
+        assert [dict(zip(header, map(float, line), strict=True)) for line in lines] == expected
+
+        json_headers = {"Content_Type": "application/json", "Model_Output": "probabilities"}
+        status, _, text = post(running.address, records, **json_headers)
+        assert (status, json.loads(text)) == (200, expected)
+
+        status, _, text = post(running.address, records, Content_Type="application/json")
+        assert (status, json.loads(text)) == (200, [{"cultivar": label} for label in classifier.predict(wine.data)])
+        assert post(running.address, table, Model_Output="labels")[2] == post(running.address, table)[2]
+        refusals = [(running, table, "certainty"), (sum_gateway, "x,y\n1,2\n", "probabilities")]
+        for refusing, body, output in refusals:
+            status, _, text = post(refusing.address, body, Model_Output=output)
+            assert (status, json.loads(text)["error"]["violations"][0]["field"]) == (400, "output")
 
 
 def test_the_servers_errors_reach_the_web_user_with_the_field_and_the_request_id(sum_gateway: Gateway) -> None:
