@@ -12,22 +12,28 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
+import grpc
 import pandas as pd
 import pytest
 from grpc_tools import protoc
 from sklearn.datasets import load_wine
 from sklearn.ensemble import RandomForestClassifier
 
+from generated.pred_pb2 import Request
+from generated.pred_pb2_grpc import PredictionStub
 from pred_server import Model, save, serve, stubs
 from pred_server.background import Gateway, Server, gateway
-from pred_server.model import ROOT
+from pred_server.model import FLIGHTS, ROOT
 from pred_server.timing import SERVER_PHASES
 
 OUTAGE_S = float(os.environ.get("OUTAGE_S", "2"))  # how long the backend stays away
+HANG_S = 120  # how long a test waits for what should happen soon
 Go = Callable[..., str]
 
 
@@ -44,13 +50,26 @@ def sum_gateway(go: Go, sum_server: Server) -> Iterator[Gateway]:
 
 
 def post(url: str, body: str | bytes, **headers: str) -> tuple[int, http.client.HTTPMessage, str]:
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
     names = {name.replace("_", "-"): value for name, value in headers.items()}
-    connection.request("POST", "/predict", body.encode() if isinstance(body, str) else body, names)
+    return ask(url, "POST", "/predict", body.encode() if isinstance(body, str) else body, names)
+
+
+def ask(
+    url: str, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] = MappingProxyType({})
+) -> tuple[int, http.client.HTTPMessage, str]:
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=HANG_S)
+    connection.request(method, path, body, dict(headers))
     answer = connection.getresponse()
     text = answer.read().decode()
     connection.close()
     return answer.status, answer.headers, text
+
+
+def eventually(what: str, condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + HANG_S
+    while not condition():
+        assert time.monotonic() < deadline, f"still waiting: {what}"
+        time.sleep(0.01)
 
 
 def test_10000_flights_come_back_equal_to_the_bit_as_csv_and_as_json(
@@ -166,11 +185,76 @@ def test_the_request_id_stands_in_the_servers_log(go: Go) -> None:
         assert '"request_id":"order-67"' in running.logs()
 
 
-def test_limits_of_the_server_are_413(go: Go) -> None:
-    with serve("sum", "--max-rows", "2") as server, gateway(server.address, "-max-body-bytes", "1000") as running:
-        assert post(running.address, "x,y\n" + "1,2\n" * 2)[0] == 200
-        assert post(running.address, "x,y\n" + "1,2\n" * 3)[0] == 413
-        assert post(running.address, "x,y\n" + "1,2\n" * 500)[0] == 413
+def test_too_large_is_413(go: Go) -> None:
+    limits = ("--max-rows", "200", "--max-message-bytes", "1000")
+    with serve("sum", *limits) as server, gateway(server.address, "-max-body-bytes", "10000") as running:
+        assert post(running.address, "x,y\n" + "1,2\n" * 200)[0] == 200
+        for rows, words in (
+            (210, "--max-rows is 200"),
+            (400, "--max-message-bytes is 1,000"),
+            (1_000, "larger than the prediction server allows"),  # gRPC itself refuses what is over twice the limit
+            (5_000, "larger than 10000 bytes"),  # the gateway's own limit
+        ):
+            status, headers, text = post(running.address, "x,y\n" + "1,2\n" * rows)
+            error = json.loads(text)["error"]
+            assert (status, error["code"], headers["Retry-After"]) == (413, "RESOURCE_EXHAUSTED", None)
+            assert words in error["message"]
+
+
+def test_a_server_with_too_much_to_do_is_429_and_stays_ready(go: Go) -> None:
+    limits = ("--max-calls-in-flight", "1", "--log-level", "debug")
+    with (
+        serve("sum", *limits) as server,
+        gateway(server.address) as running,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        end = threading.Event()
+
+        def no_chunks() -> Iterator[Request]:
+            end.wait()
+            yield from ()
+
+        stream = PredictionStub(channel).PredictStream(no_chunks())
+        eventually("the stream to be accepted", lambda: "accepted" in server.logs())
+        status, headers, text = post(running.address, "x,y\n1,2\n")
+        error = json.loads(text)["error"]
+        assert (status, error["code"], headers["Retry-After"]) == (429, "RESOURCE_EXHAUSTED", "1")
+        assert "--max-calls-in-flight is 1" in error["message"]
+        assert ask(running.address, "GET", "/readyz")[0] == 200
+        end.set()
+        assert list(stream) == []
+        eventually("an answer", lambda: post(running.address, "x,y\n1,2\n")[0] == 200)
+
+
+def test_a_server_that_drains_is_not_ready_and_answers_what_it_accepted(go: Go, flights_model: Model) -> None:
+    table = pd.read_parquet(FLIGHTS).drop(columns="arr_delay").head(300_000)
+    body = table.to_csv(index=False)
+    with (
+        serve("flights", "--log-level", "debug") as server,
+        gateway(server.address, "-timeout", f"{HANG_S}s") as running,
+        ThreadPoolExecutor() as pool,
+    ):
+        assert ask(running.address, "GET", "/readyz")[::2] == (200, '{"status":"ready"}\n')
+        answer = pool.submit(post, running.address, body)
+        eventually("the call to be accepted", lambda: "accepted" in server.logs())
+        os.kill(server.pid, signal.SIGTERM)
+        said: list[str] = []
+
+        def turned() -> bool:
+            status, _, text = ask(running.address, "GET", "/readyz")
+            said.append(text)
+            return status == 503
+
+        eventually("/readyz to turn", turned)
+        assert not answer.done()
+        assert (
+            "or stopping" in said[-1]
+        )  # the server's own word; of one that is gone, it is said that it cannot be reached
+        status, _, text = answer.result()
+        assert status == 200
+        assert [float(value) for value in text.split()[1:]] == flights_model.predict(table).tolist()
+        eventually("the server to end", lambda: not server.running)
+        assert "cannot be reached" in ask(running.address, "GET", "/readyz")[2]
 
 
 def test_a_header_may_shorten_the_deadline(flights: pd.DataFrame, flights_gateway: Gateway) -> None:
@@ -196,7 +280,7 @@ def test_a_backend_that_dies_under_load_is_503_until_it_is_back(go: Go) -> None:
     answers: list[tuple[float, int]] = []
     stop = threading.Event()
 
-    def ask(running: Gateway) -> None:
+    def call(running: Gateway) -> None:
         while not stop.wait(0.1):
             answers.append((time.monotonic(), post(running.address, "x,y\n1,2\n")[0]))
 
@@ -210,7 +294,7 @@ def test_a_backend_that_dies_under_load_is_503_until_it_is_back(go: Go) -> None:
 
     with gateway(address) as running:
         with serve("sum", "--address", address) as server:
-            callers = [threading.Thread(target=ask, args=(running,)) for _ in range(5)]
+            callers = [threading.Thread(target=call, args=(running,)) for _ in range(5)]
             for caller in callers:
                 caller.start()
             wait_for(200, time.monotonic())
