@@ -14,11 +14,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
 import grpc
+import numpy as np
 import pandas as pd
 import pytest
 from grpc_tools import protoc
@@ -27,7 +29,7 @@ from sklearn.ensemble import RandomForestClassifier
 
 from generated.pred_pb2 import Request
 from generated.pred_pb2_grpc import PredictionStub
-from pred_server import Model, save, serve, stubs
+from pred_server import Model, load, save, serve, stubs
 from pred_server.background import Gateway, Server, gateway
 from pred_server.model import FLIGHTS, ROOT
 from pred_server.timing import SERVER_PHASES
@@ -346,6 +348,43 @@ def test_a_go_client_with_stubs_of_the_articles_own_proto_works(go: Go, sum_serv
             )  # fmt: skip
             assert expected in (None, done.stdout)
             assert [float(value) for value in done.stdout.split()] == [0.0, 3.0, 0.1 + 0.2]
+
+
+@pytest.fixture(scope="module")
+def encodings(go: Go, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example, built. It is a module of its own, and has Arrow to fetch."""
+    program = tmp_path_factory.mktemp("go") / "encodings"
+    try:
+        go("build", "-C", "gateway/examples/encodings", "-o", str(program), ".")
+    except stubs.GoMissing as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"Arrow for Go cannot be reached: {error}")
+    return program
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 7, 1_000_000])
+@pytest.mark.parametrize("name", ["linear", "flights"])
+def test_every_encoding_from_go_is_equal_to_the_bit(
+    name: str, chunk_rows: int, encodings: Path, flights: pd.DataFrame, flights_server: Server, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(chunk_rows)
+    numbers = rng.normal(size=(200, 10)) * 10.0 ** rng.integers(-6, 6, size=(200, 10))
+    table = flights.head(200) if name == "flights" else pd.DataFrame(numbers).add_prefix("x")
+    table.to_csv(tmp_path / "table.csv", index=False)
+    with serve("linear") if name == "linear" else nullcontext(flights_server) as server:
+        done = subprocess.run(
+            [encodings, "-address", server.address, "-chunk-rows", str(chunk_rows), tmp_path / "table.csv"],
+            capture_output=True, text=True, timeout=HANG_S,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    header, *lines = csv.reader(done.stdout.splitlines())
+    model = load(name)
+    assert header == [model.schema.target.name, "bits"]
+    assert [bits for _, bits in lines] == [f"{bits:016x}" for bits in model.predict(table).view(np.uint64).tolist()]
+    assert [float(value) for value, _ in lines] == model.predict(table).tolist()
+    assert len(re.findall("200 predictions", done.stderr)) == (8 if name == "linear" else 6)
+    assert ("is left out" in done.stderr) == (name == "flights")
 
 
 def test_it_ends_with_whoever_started_it(go: Go) -> None:
