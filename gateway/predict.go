@@ -66,14 +66,14 @@ func (s *server) ask(r *http.Request, header http.Header, o *outcome) error {
 	// The context ends when the client goes away, and with it the call.
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	var before, after metadata.MD
+	var after metadata.MD
 	called := time.Now()
-	response, err := s.backend.client().Predict(ctx, &predpb.Request{InputData: table}, grpc.Header(&before), grpc.Trailer(&after))
+	response, err := s.backend.client().Predict(ctx, &predpb.Request{InputData: table}, grpc.Trailer(&after))
 	o.backend, o.timing = time.Since(called), strings.Join(after.Get("server-timing"), ", ")
 	if err != nil {
 		return fromBackend(err)
 	}
-	if ignored := before.Get("ignored-columns"); len(ignored) > 0 {
+	if ignored := after.Get("ignored-columns"); len(ignored) > 0 {
 		header.Set("Ignored-Columns", strings.Join(ignored, ","))
 	}
 
@@ -81,7 +81,7 @@ func (s *server) ask(r *http.Request, header http.Header, o *outcome) error {
 		o.mediaType, o.body = "text/csv; charset=utf-8", []byte(response.Result)
 		return nil
 	}
-	records, predictions, err := csvToRecords(response.Result, first(before, "prediction-dtype"))
+	records, predictions, err := csvToRecords(response.Result, first(after, "prediction-dtype"))
 	if err != nil {
 		return err
 	}

@@ -31,7 +31,7 @@ func TestPredictJSON(t *testing.T) {
 	var got string
 	address, _ := startFake(t, "127.0.0.1:0", func(ctx context.Context, table string) (string, error) {
 		got = table
-		return "arr_delay\n11.5\n\"\"\n", grpc.SetHeader(ctx, metadata.Pairs("prediction-dtype", "float64"))
+		return "arr_delay\n11.5\n\"\"\n", grpc.SetTrailer(ctx, metadata.Pairs("prediction-dtype", "float64"))
 	})
 	r := startGateway(t, address).post(t, `[{"x": 1, "s": "a"}, {"s": "b", "x": null}]`, "Content-Type: application/json")
 	if want := "[{\"arr_delay\":11.5},{\"arr_delay\":null}]\n"; r.status != 200 || r.body != want {
@@ -64,7 +64,7 @@ func TestMetadataGoesBothWays(t *testing.T) {
 	address, _ := startFake(t, "127.0.0.1:0", func(ctx context.Context, _ string) (string, error) {
 		id, output = incoming(ctx, "x-request-id"), incoming(ctx, "output")
 		name, version = incoming(ctx, "model-name"), incoming(ctx, "model-version")
-		return "p\n1\n", grpc.SetHeader(ctx, metadata.Pairs("ignored-columns", "tail%20num,a%2Cb"))
+		return "p\n1\n", grpc.SetTrailer(ctx, metadata.Pairs("ignored-columns", "tail%20num,a%2Cb"))
 	})
 	g := startGateway(t, address)
 
