@@ -11,8 +11,8 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
-import pandas as pd
 
+from pred_server.aligned import Aligned, concat, count_rows
 from pred_server.errors import DeadlineExceeded, LimitExceeded
 from pred_server.limits import Limits, flag
 from pred_server.model import Model
@@ -30,11 +30,12 @@ class Computed:
 @dataclass(eq=False)
 class _Work:
     model: Model
-    table: pd.DataFrame
+    table: Aligned
     output: str
     deadline_s: float
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[Computed]"
+    n_rows: int
     submitted_ns: int = field(default_factory=time.perf_counter_ns)
 
     def is_wanted(self) -> bool:
@@ -54,7 +55,7 @@ class Predictor:
         self._changed = threading.Condition()
         threading.Thread(target=self._run, name="compute", daemon=True).start()
 
-    async def predict(self, model: Model, table: pd.DataFrame, output: str, deadline_s: float) -> Computed:
+    async def predict(self, model: Model, table: Aligned, output: str, deadline_s: float) -> Computed:
         """Compute the predictions for a table that the model's schema aligned.
 
         Parameters
@@ -73,13 +74,14 @@ class Predictor:
             The estimator refuses the values, or has no probabilities.
         """
         loop = asyncio.get_running_loop()
-        work = _Work(model, table, output, deadline_s, loop, loop.create_future())
+        n_rows = count_rows(table)
+        work = _Work(model, table, output, deadline_s, loop, loop.create_future(), n_rows)
         with self._changed:
             limit = self._limits.max_queued_rows
-            if self._queued_rows and self._queued_rows + len(table) > limit:
+            if self._queued_rows and self._queued_rows + n_rows > limit:
                 message = f"{self._queued_rows:,} rows wait already; come back later"
                 raise LimitExceeded(message, "OVERLOADED", limit, flag("max_queued_rows"))
-            self._queued_rows += len(table)
+            self._queued_rows += n_rows
             self._waiting.append(work)
             self._changed.notify()
         return await work.future
@@ -100,15 +102,15 @@ class Predictor:
         rows = 0
         for work in self._waiting:
             late = time.monotonic() >= work.deadline_s
-            fits = not taken or (taken[0].same_kind(work) and rows + len(work.table) <= self._limits.max_batch_rows)
+            fits = not taken or (taken[0].same_kind(work) and rows + work.n_rows <= self._limits.max_batch_rows)
             if not work.is_wanted() or late:
-                self._queued_rows -= len(work.table)
+                self._queued_rows -= work.n_rows
                 if late:
                     _deliver(work, DeadlineExceeded("the deadline passed before the model was free"))
             elif fits:
                 taken.append(work)
-                rows += len(work.table)
-                self._queued_rows -= len(work.table)
+                rows += work.n_rows
+                self._queued_rows -= work.n_rows
             else:
                 kept.append(work)
         self._waiting = kept
@@ -117,7 +119,8 @@ class Predictor:
     def _compute(self, batch: list[_Work]) -> None:
         start_ns = time.perf_counter_ns()
         first = batch[0]
-        table = first.table if len(batch) == 1 else pd.concat([work.table for work in batch], ignore_index=True)
+        table = concat([work.table for work in batch])
+        n_rows = count_rows(table)
         try:
             values = first.model.predict_aligned(table, first.output)
         except Exception as error:
@@ -130,8 +133,8 @@ class Predictor:
         predict_ns = time.perf_counter_ns() - start_ns
         end = 0
         for work in batch:
-            start, end = end, end + len(work.table)
-            _deliver(work, Computed(values[start:end], start_ns - work.submitted_ns, predict_ns, len(table)))
+            start, end = end, end + work.n_rows
+            _deliver(work, Computed(values[start:end], start_ns - work.submitted_ns, predict_ns, n_rows))
 
 
 def _deliver(work: _Work, outcome: Computed | Exception) -> None:

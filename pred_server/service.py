@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 import grpc
-import pandas as pd
 
 from generated.pred_pb2 import ColumnDescription, DescribeResponse, Response
 from generated.pred_pb2_grpc import PredictionServicer
+from pred_server.aligned import Aligned, count_rows
 from pred_server.codecs import CODECS, Codec, codec_of
 from pred_server.errors import DeadlineExceeded, InvalidInput, ModelNotFound, PredServerError, ServerFault, clip
 from pred_server.limits import Limits, flag
@@ -55,7 +55,7 @@ class Received:
 @dataclass
 class _Decoded:
     codec: Codec
-    table: pd.DataFrame
+    table: Aligned
     ignored: list[str]
 
 
@@ -168,7 +168,7 @@ class PredictionService(PredictionServicer):
                         if chunk == 1:
                             await context.send_initial_metadata(_headers(model, call.output, decoded.ignored))
                         await context.write(response)
-                    chunk, first_row = chunk + 1, first_row + len(decoded.table)
+                    chunk, first_row = chunk + 1, first_row + count_rows(decoded.table)
             finally:
                 reader.cancel()
                 for task in list(computing):
@@ -231,7 +231,7 @@ class PredictionService(PredictionServicer):
             return _Decoded(codec, *codec.read_table(request.message, model.schema, self._limits.max_rows))
 
         decoded = await self._timed(call.watch, "decode", request.n_bytes <= INLINE_BYTES, read)
-        call.rows += len(decoded.table)
+        call.rows += count_rows(decoded.table)
         return decoded
 
     async def _encode(self, call: _Call, model: Model, codec: Codec, computed: Computed) -> Response:
