@@ -2,6 +2,9 @@
 
 No timer collects a batch. While the model computes, requests wait; when it is free, it takes all that wait for the same
 model, up to a number of rows. An idle server adds no delay, a busy one batches by itself.
+
+To wake a thread costs a tenth of a millisecond, more than some models take for a row. Such a model is asked on the
+event loop, which that holds up for `INLINE_NS` at the most, or for `INLINE_ALONE_NS` if no other call is there.
 """
 
 import asyncio
@@ -16,6 +19,10 @@ from pred_server.aligned import Aligned, concat, count_rows
 from pred_server.errors import DeadlineExceeded, LimitExceeded
 from pred_server.limits import Limits, flag
 from pred_server.model import Model
+
+INLINE_ROWS = 64
+INLINE_NS = 100_000
+INLINE_ALONE_NS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -53,9 +60,13 @@ class Predictor:
         self._waiting: deque[_Work] = deque()
         self._queued_rows = 0
         self._changed = threading.Condition()
+        self._busy = False
+        self._slowest_ns: dict[tuple[int, str], float] = {}  # of late, for few rows, by model and output
         threading.Thread(target=self._run, name="compute", daemon=True).start()
 
-    async def predict(self, model: Model, table: Aligned, output: str, deadline_s: float) -> Computed:
+    async def predict(
+        self, model: Model, table: Aligned, output: str, deadline_s: float, alone: bool = False
+    ) -> Computed:
         """Compute the predictions for a table that the model's schema aligned.
 
         Parameters
@@ -63,6 +74,7 @@ class Predictor:
         output : "labels" or "probabilities"
         deadline_s : on the clock of time.monotonic; work that still waits then is not computed, nor is work whose
             caller was cancelled
+        alone : whether no other call is in flight
 
         Raises
         ------
@@ -77,6 +89,8 @@ class Predictor:
         n_rows = count_rows(table)
         work = _Work(model, table, output, deadline_s, loop, loop.create_future(), n_rows)
         with self._changed:
+            if not (self._busy or self._waiting) and self._is_quick(work, alone):
+                return self._compute_now([work])[0]
             limit = self._limits.max_queued_rows
             if self._queued_rows and self._queued_rows + n_rows > limit:
                 message = f"{self._queued_rows:,} rows wait already; come back later"
@@ -92,8 +106,10 @@ class Predictor:
                 while not self._waiting:
                     self._changed.wait()
                 batch = self._take()
+                self._busy = bool(batch)
             if batch:
                 self._compute(batch)
+                self._busy = False
 
     def _take(self) -> list[_Work]:
         """Take the first piece of work and those that can be computed with it, in their order; drop the unwanted."""
@@ -116,25 +132,36 @@ class Predictor:
         self._waiting = kept
         return taken
 
+    def _is_quick(self, work: _Work, alone: bool) -> bool:
+        slowest_ns = self._slowest_ns.get((id(work.model), work.output), float("inf"))
+        return work.n_rows <= INLINE_ROWS and slowest_ns <= (INLINE_ALONE_NS if alone else INLINE_NS)
+
     def _compute(self, batch: list[_Work]) -> None:
+        try:
+            for work, computed in zip(batch, self._compute_now(batch), strict=True):
+                _deliver(work, computed)
+        except Exception as error:
+            if len(batch) == 1:
+                _deliver(batch[0], error)
+            else:  # one of them is at fault, and the others need not know
+                for work in batch:
+                    self._compute([work])
+
+    def _compute_now(self, batch: list[_Work]) -> list[Computed]:
         start_ns = time.perf_counter_ns()
         first = batch[0]
         table = concat([work.table for work in batch])
         n_rows = count_rows(table)
-        try:
-            values = first.model.predict_aligned(table, first.output)
-        except Exception as error:
-            if len(batch) == 1:
-                _deliver(first, error)
-            else:  # one of them is at fault, and the others need not know
-                for work in batch:
-                    self._compute([work])
-            return
+        values = first.model.predict_aligned(table, first.output)
         predict_ns = time.perf_counter_ns() - start_ns
-        end = 0
+        if n_rows <= INLINE_ROWS:
+            key = (id(first.model), first.output)
+            self._slowest_ns[key] = max(predict_ns, 0.95 * self._slowest_ns.get(key, 0.0))
+        found, end = [], 0
         for work in batch:
             start, end = end, end + work.n_rows
-            _deliver(work, Computed(values[start:end], start_ns - work.submitted_ns, predict_ns, n_rows))
+            found.append(Computed(values[start:end], start_ns - work.submitted_ns, predict_ns, n_rows))
+        return found
 
 
 def _deliver(work: _Work, outcome: Computed | Exception) -> None:

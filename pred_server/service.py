@@ -112,13 +112,16 @@ class PredictionService(PredictionServicer):
         self._limits = limits
         self._timing = timing
         self._predictor = Predictor(limits)
+        self._calls = 0
         self._workers = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="codec")
 
     async def Predict(self, request: Received, context: Context) -> Response:
         async with self._call("Predict", context) as call, self._time_limit():
             model = call.model()
             decoded = await self._decode(call, model, request)
-            computed = await self._predictor.predict(model, decoded.table, call.output, self._deadline_s(context))
+            alone = self._calls == 1
+            deadline_s = self._deadline_s(context)
+            computed = await self._predictor.predict(model, decoded.table, call.output, deadline_s, alone)
             response = await self._encode(call, model, decoded.codec, computed)
             # After the answer: headers that are ready before it travel alone, and a client that has them does not ask
             # again if the server is then lost.
@@ -184,6 +187,7 @@ class PredictionService(PredictionServicer):
     async def _call(self, rpc: str, context: Context) -> AsyncIterator[_Call]:
         """Around every call: errors become statuses, times become metadata, and the log gets a line."""
         call, code = _Call(rpc, context, self._models), "OK"
+        self._calls += 1
         logger.debug("%s request_id=%s accepted", rpc, call.request_id)
         try:
             yield call
@@ -201,7 +205,9 @@ class PredictionService(PredictionServicer):
             status = to_status(known)
             await context.abort(status.code, status.details, (*status.trailing_metadata, *self._trailers(call)))
         finally:
-            call.log(code)
+            self._calls -= 1
+            if logger.isEnabledFor(logging.INFO):
+                call.log(code)
 
     def _trailers(self, call: _Call) -> tuple[tuple[str, str], ...]:
         header = call.watch.header()
