@@ -23,6 +23,7 @@ from pred_server.codecs import CODECS
 from pred_server.csv_text import split_records
 from pred_server.errors import InvalidInput, PredServerError
 from pred_server.limits import Limits, flag
+from pred_server.onnx_engine import with_onnx
 from pred_server.timing import Stopwatch, Waterfall
 
 
@@ -71,6 +72,8 @@ def _serve(args: argparse.Namespace) -> None:
     logging.basicConfig(level=args.log_level.upper(), handlers=[handler])
     limits = Limits(**{limit.name: getattr(args, limit.name) for limit in fields(Limits)})
     loaded = [models.load(name, args.trust) for name in getattr(args, "model", ["flights"])]
+    if args.engine == "onnx":
+        loaded = [with_onnx(model) for model in loaded]
     server.run(loaded, args.address, limits, expose_to_network=args.expose_to_network, timing=not args.no_timing)
 
 
@@ -145,6 +148,7 @@ def _parser() -> argparse.ArgumentParser:
         help="sum, linear, flights, or a model directory; may be repeated (default: flights)",
     )
     serve.add_argument("--address", default="127.0.0.1:50051", help="HOST:PORT; port 0 picks a free one")
+    serve.add_argument("--engine", default="sklearn", choices=["sklearn", "onnx"], help="what computes the predictions")
     serve.add_argument("--trust", action="append", default=[], metavar="TYPE", help="a further type for model.skops")
     serve.add_argument(
         "--log-level", default="warning", choices=["debug", "info", "warning", "error"], help="to stderr"

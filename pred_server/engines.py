@@ -1,5 +1,6 @@
 """What computes: scikit-learn's estimators, called so that a row's prediction does not depend on its neighbours."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,29 +23,26 @@ def call_estimator(estimator: Any, table: Aligned, names: pd.Index, output: str 
         return np.asarray(method(values))
 
 
-def predict_in_blocks(estimator: Any, table: Aligned, names: pd.Index, output: str, block: int) -> np.ndarray:
+def predict_in_blocks(predict: Callable[[Aligned], np.ndarray], table: Aligned, block: int) -> np.ndarray:
     """Predict so that no row's result depends on how many rows come with it: the rest of a block is filled up."""
     n_rows = count_rows(table)
     rest = n_rows % block
     if rest == 0:
-        return call_estimator(estimator, table, names, output)
+        return predict(table)
     whole = n_rows - rest
-    filled = take(table, np.minimum(np.arange(whole, whole + block), n_rows - 1))
-    tail = call_estimator(estimator, filled, names, output)[:rest]
-    if not whole:
-        return tail
-    return np.concatenate([call_estimator(estimator, take(table, slice(whole)), names, output), tail])
+    tail = predict(take(table, np.minimum(np.arange(whole, whole + block), n_rows - 1)))[:rest]
+    return np.concatenate([predict(take(table, slice(whole))), tail]) if whole else tail
 
 
-def find_row_block(estimator: Any, sample: Aligned, names: pd.Index) -> int:
+def find_row_block(predict: Callable[[Aligned], np.ndarray], sample: Aligned) -> int:
     """How many rows must be predicted together for each row to be predicted as it would be among others.
 
     Matrix products take rows four or eight at a time, and round what is left over in another way. Found by trying: the
     same rows whole, and in pieces.
     """
-    output = "probabilities" if hasattr(estimator, "predict_proba") else "labels"
-    rows = take(sample, np.arange(64) % count_rows(sample))
+    n_rows = 1_024  # as many as a large batch has, which may be computed in another way
+    rows = take(sample, np.arange(n_rows) % count_rows(sample))
     pieces = np.split(np.arange(64), np.cumsum([1, 2, 3, 5, 7, 11, 13]))
-    apart = np.concatenate([call_estimator(estimator, take(rows, piece), names, output) for piece in pieces])
-    whole = call_estimator(estimator, rows, names, output)
+    apart = np.concatenate([predict(take(rows, piece)) for piece in pieces])
+    whole = predict(rows)[: len(apart)]
     return 1 if np.array_equal(apart, whole, equal_nan=whole.dtype.kind == "f") else ROW_BLOCK

@@ -16,7 +16,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version as library_version
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.utils.validation import check_is_fitted
 
 from pred_server.aligned import Aligned
-from pred_server.engines import ROW_BLOCK, find_row_block, predict_in_blocks
+from pred_server.engines import ROW_BLOCK, call_estimator, find_row_block, predict_in_blocks
 from pred_server.errors import InvalidInput, ModelFileError, Violation, clip
 from pred_server.schema import Column, Schema, infer_column
 
@@ -63,6 +63,9 @@ class Model:
     scores: Mapping[str, Any] = field(default_factory=dict)
     sample: pd.DataFrame | None = None
     row_block: int = 1
+    engine: Any = None
+    parity: str = ""
+    """How far another engine than scikit-learn is from it."""
 
     def predict(self, table: pd.DataFrame, output: str = "labels") -> np.ndarray:
         """Predict in process: what a served prediction must equal, bit for bit.
@@ -91,7 +94,7 @@ class Model:
         """`predict` for a table that `schema.align` returned."""
         names = self.output_names(output)
         try:
-            result = predict_in_blocks(self.estimator, table, self.schema.index, output, self.row_block)
+            result = self.engine.predict(table, output) if self.engine else self._by_estimator(table, output)
         except ValueError as error:
             # The estimator's own text may quote paths or internals: it goes to the log, not to the caller.
             logger.warning("model %s refused a table: %s", self.name, error)
@@ -101,6 +104,16 @@ class Model:
         if output == "probabilities":
             return result.reshape(-1, len(names))
         return result if self.schema.target.dtype == "str" else result.astype(self.schema.target.dtype, copy=False)
+
+    def _by_estimator(self, table: Aligned, output: str) -> np.ndarray:
+        names = self.schema.index
+        return predict_in_blocks(
+            lambda part: call_estimator(self.estimator, part, names, output), table, self.row_block
+        )
+
+    @property
+    def engine_name(self) -> str:
+        return self.engine.name if self.engine else "sklearn"
 
     @property
     def classes(self) -> list[str]:
@@ -197,8 +210,7 @@ def save(
     columns = tuple(infer_column(table[column], _takes_missing(estimator, table, str(column))) for column in table)
     schema = Schema(columns, Column(target, dtype, unit=target_unit))
     kept = table.head(SAMPLE_ROWS).reset_index(drop=True)
-    block = find_row_block(estimator, schema.align(kept), schema.index)
-    model = Model(name, version, schema, estimator, scores or {}, kept, block)
+    model = _with_row_block(Model(name, version, schema, estimator, scores or {}, kept))
     if not _same(model.predict(kept), result):
         raise InvalidInput(
             "the estimator predicts otherwise once the table has the dtypes that it is served with; a usual cause is a "
@@ -226,6 +238,13 @@ def save(
     except OSError as error:
         raise ModelFileError(f"cannot write the model directory {directory.name!r}: {error.strerror}") from error
     return model
+
+
+def _with_row_block(model: Model) -> Model:
+    assert model.sample is not None
+    output = "probabilities" if model.classes else "labels"
+    block = find_row_block(lambda table: model._by_estimator(table, output), model.schema.align(model.sample))
+    return replace(model, row_block=block)
 
 
 def _check_label(what: str, text: object) -> None:
@@ -287,8 +306,7 @@ def load(model: str | Path, trust: Sequence[str] = ()) -> Model:
         raise ModelFileError(f"model {label!r}: sample.parquet is not a Parquet file") from error
     estimator = _load_estimator(_read_checked(directory / "model.skops", sha256), label, trust)
     try:
-        block = find_row_block(estimator, schema.align(sample), schema.index)
-        loaded = Model(name, version, schema, estimator, scores, sample, block)
+        loaded = _with_row_block(Model(name, version, schema, estimator, scores, sample))
         loaded.predict(sample.head(1))
     except Exception as error:
         raise ModelFileError(f"model {label!r}: the estimator does not do what the manifest says") from error

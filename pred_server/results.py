@@ -35,6 +35,7 @@ class Description:
     classes: tuple[str, ...] = ()
     encodings: tuple[str, ...] = ()
     engine: str = ""
+    parity: str = ""
     scores: Mapping[str, str] = field(default_factory=dict)
     models: tuple[str, ...] = ()
 
@@ -50,6 +51,7 @@ class Description:
             tuple(response.classes),
             tuple(response.encodings),
             response.engine,
+            response.parity,
             dict(response.scores),
             tuple(response.models),
         )
@@ -70,7 +72,7 @@ class Description:
     def _repr_html_(self) -> str:
         facts = {
             "encodings": ", ".join(self.encodings),
-            "engine": self.engine,
+            "engine": f"{self.engine} ({self.parity})" if self.parity else self.engine,
             "classes": ", ".join(self.classes),
             **self.scores,
             "this server has": ", ".join(self.models),

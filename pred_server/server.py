@@ -99,7 +99,7 @@ async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_
         await healthy.set(name, HealthCheckResponse.SERVING)
     await server.start()
     served = ", ".join(f"{model.name} v{model.version}" for model in models)
-    print(f"pred_server ready on {host}:{port} ({served}, sklearn)", flush=True)
+    print(f"pred_server ready on {host}:{port} ({served}, {models[0].engine_name})", flush=True)
     await stop.wait()
     await healthy.enter_graceful_shutdown()  # NOT_SERVING, so that balancers look elsewhere
     await calls.drain(limits.drain_timeout_s)

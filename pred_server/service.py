@@ -300,7 +300,8 @@ def _describe(model: Model, models: Sequence[Model]) -> DescribeResponse:
         target=described(model.schema.target),
         classes=model.classes,
         encodings=list(CODECS),
-        engine="sklearn",
+        engine=model.engine_name,
+        parity=model.parity,
         scores={name: str(value) for name, value in model.scores.items()},
         models=[f"{each.name}/{each.version}" for each in models],
     )

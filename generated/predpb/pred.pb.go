@@ -499,12 +499,14 @@ type DescribeResponse struct {
 	// The classes of a classifier, in the order of its probabilities.
 	Classes   []string `protobuf:"bytes,5,rep,name=classes,proto3" json:"classes,omitempty"`
 	Encodings []string `protobuf:"bytes,6,rep,name=encodings,proto3" json:"encodings,omitempty"`
-	// What computes the predictions: sklearn.
+	// What computes the predictions: sklearn, or onnx.
 	Engine string `protobuf:"bytes,7,opt,name=engine,proto3" json:"engine,omitempty"`
 	// How good the model is, as it was judged when it was trained.
 	Scores map[string]string `protobuf:"bytes,8,rep,name=scores,proto3" json:"scores,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// All that this server has, as NAME/VERSION; the first answers calls that name none.
-	Models        []string `protobuf:"bytes,9,rep,name=models,proto3" json:"models,omitempty"`
+	Models []string `protobuf:"bytes,9,rep,name=models,proto3" json:"models,omitempty"`
+	// How far the engine is from scikit-learn, if it is another.
+	Parity        string `protobuf:"bytes,10,opt,name=parity,proto3" json:"parity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -600,6 +602,13 @@ func (x *DescribeResponse) GetModels() []string {
 		return x.Models
 	}
 	return nil
+}
+
+func (x *DescribeResponse) GetParity() string {
+	if x != nil {
+		return x.Parity
+	}
+	return ""
 }
 
 type ColumnDescription struct {
@@ -714,7 +723,7 @@ const file_generated_pred_proto_rawDesc = "" +
 	"\x04bool\x18\x06 \x03(\bR\x04bool\x12\x10\n" +
 	"\x03str\x18\a \x03(\tR\x03str\x12\x18\n" +
 	"\amissing\x18\b \x03(\rR\amissing\"\x11\n" +
-	"\x0fDescribeRequest\"\x95\x03\n" +
+	"\x0fDescribeRequest\"\xad\x03\n" +
 	"\x10DescribeResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x127\n" +
@@ -724,7 +733,9 @@ const file_generated_pred_proto_rawDesc = "" +
 	"\tencodings\x18\x06 \x03(\tR\tencodings\x12\x16\n" +
 	"\x06engine\x18\a \x01(\tR\x06engine\x12@\n" +
 	"\x06scores\x18\b \x03(\v2(.prediction.DescribeResponse.ScoresEntryR\x06scores\x12\x16\n" +
-	"\x06models\x18\t \x03(\tR\x06models\x1a9\n" +
+	"\x06models\x18\t \x03(\tR\x06models\x12\x16\n" +
+	"\x06parity\x18\n" +
+	" \x01(\tR\x06parity\x1a9\n" +
 	"\vScoresEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"m\n" +
