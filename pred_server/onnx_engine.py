@@ -42,7 +42,7 @@ def with_onnx(model: Model) -> Model:
         raise ServerStartError(f"model {model.name!r} is not a scikit-learn estimator; serve it with --engine sklearn")
     sample = model.sample
     limit = TOLERANCE * max(1.0, float(np.abs(_numbers(model, model.schema.align(sample))).max()))
-    # Estimators differ in what they compute with: trees in float32, matrix products in float64. The closer one is right.
+    # Estimators compute in different types, trees in float32, matrix products in float64: the closer one is right.
     engines = [OnnxEngine(model, session, dtype) for dtype, session in _sessions(model).items()]
     candidates = [dataclasses.replace(model, engine=engine) for engine in engines]
     converted = min(candidates, key=lambda each: _difference(model, each, model.schema.align(sample)))
