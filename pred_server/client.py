@@ -15,6 +15,7 @@ import pandas as pd
 from generated.pred_pb2 import DescribeRequest, Request, Response
 from generated.pred_pb2_grpc import PredictionStub
 from pred_server.codecs import CODECS
+from pred_server.engines import ROW_BLOCK
 from pred_server.errors import InvalidInput, LimitExceeded, PredServerError, RemoteError, ServerFault, Unavailable, clip
 from pred_server.limits import MIB, Limits, flag
 from pred_server.results import Description, Predictions, Probabilities
@@ -27,7 +28,7 @@ DEFAULT_TIMEOUT_S = 30.0
 DEFAULT_STREAM_TIMEOUT_S = 3_600.0
 
 # Above this size `predict` sends a table as a stream, in chunks of about this size.
-CHUNK_BYTES = MIB
+CHUNK_BYTES = 2 * MIB
 # Up to so many rows a table of mixed types is cheaper as columns than as Arrow.
 COLUMNS_ROWS = 64
 
@@ -122,7 +123,8 @@ class Client:
         name = self._choose(table, encoding, timeout_s)
         size = count_bytes(table)
         if stream or (stream is None and size > CHUNK_BYTES and self._description):
-            rows = max(1, int(len(table) * CHUNK_BYTES / max(size, 1)))
+            # Whole blocks: what is left over of one would be computed by itself (engines.predict_in_blocks).
+            rows = max(1, len(table) * CHUNK_BYTES // max(size, 1) // ROW_BLOCK) * ROW_BLOCK
             chunks = (cut(table, start, start + rows) for start in range(0, max(len(table), 1), rows))
             return self._gather(table, chunks, name, output, resume, timeout_s)
         watch, start_ns = Stopwatch(), time.perf_counter_ns()
