@@ -59,10 +59,11 @@ some
 # ## Ask
 #
 # A *client* is the side that asks. It turns the table into CSV text, sends it in one message, and turns the answer into a
-# pandas Series with the index of the table. Every call has a *deadline*: how long the caller is willing to wait.
+# pandas Series with the index of the table. (CSV is what the pattern began with, and what everybody can read; lesson 03b
+# has quicker ways.) Every call has a *deadline*: how long the caller is willing to wait.
 
 # %%
-client = server.client(timeout_s=10)
+client = server.client(timeout_s=10, encoding="csv")
 table = some.drop(columns="arr_delay")
 
 some.assign(predicted=client.predict(table).round(1))[["carrier", "dest", "dep_delay", "arr_delay", "predicted"]]
@@ -143,7 +144,8 @@ plt.close(figure)
 # %% [markdown]
 # The line over gRPC is flat for small tables: a call has a fixed price, whatever it carries. For large ones it runs
 # beside the floor, at a distance: that is the price of text, written and parsed once in each direction. So one call
-# with a thousand rows is far cheaper than a thousand calls with one. The later lessons take the distance apart.
+# with a thousand rows is far cheaper than a thousand calls with one. [03b](03b_under_the_hood.ipynb) takes the distance
+# apart.
 #
 # ## Why gRPC, and not just REST?
 #
@@ -161,6 +163,7 @@ plt.close(figure)
 # | [01 Train a model](01_train_a_model.ipynb) | How do we get from past flights to a model file that is safe to serve? |
 # | [02 Write the contract](02_write_the_contract.ipynb) | What do client and server agree on, and how may it change? |
 # | [03 Serve and call](03_serve_and_call.ipynb) | What does a server need, and what does it still need in real use? |
+# | [03b Under the hood](03b_under_the_hood.ipynb) | What travels between client and server, and where does the time of a call go? |
 # | [04 Call it from Go](04_call_it_from_go.ipynb) | How does a web server in Go ask a model in Python, and what does the hop cost? |
 #
 # [README.md](README.md) has run times, a glossary, the status codes, and help when you are stuck.
@@ -190,8 +193,10 @@ Markdown(
 #
 # 1. `client.predict(table.drop(columns="dest"))` raises `InvalidInput`: the message names the missing column and those
 #    that are there. `client.predict(table.assign(tail="N123"))` answers, and warns that `tail` was ignored.
-# 2. `Unavailable`, within milliseconds: nobody listens on that port, and gRPC does not wait for somebody to come. (A
-#    client of the server's, such as `client`, is closed with it. Restart the notebook to go on.)
+# 2. `Unavailable`, after some seven seconds: nobody listens on that port, and the client asks again, up to five times and
+#    with growing pauses, for the case that the server is only being replaced. `Client(server.address, retry=False)`
+#    gives up at once, within milliseconds. (A client of the server's, such as `client`, is closed with it. Restart the
+#    notebook to go on.)
 #
 # </details>
 #

@@ -247,7 +247,7 @@ Markdown(f"Fitted: **{boost.n_iter_}** trees from {len(train):,} flights.")
 # answers is worse than one that is a little less clever.
 #
 # `pred-server train` does what we did, with all flights that are not held out, up to 200 trees and a progress
-# bar: `train_flights` in `pred_server/model.py`.
+# bar: `train_flights` in `pred_server/flights.py`.
 
 # %% [markdown]
 # ## The judgement
