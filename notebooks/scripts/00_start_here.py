@@ -142,9 +142,9 @@ show(figure, f"Latency against rows, both axes logarithmic, over gRPC and in pro
 plt.close(figure)
 
 # %% [markdown]
-# The line over gRPC is flat for small tables: a call has a fixed price, whatever it carries. For large ones it runs
-# beside the floor, at a distance: that is the price of text, written and parsed once in each direction. So one call
-# with a thousand rows is far cheaper than a thousand calls with one. [03b](03b_under_the_hood.ipynb) takes the distance
+# The line over gRPC is flat for small tables: a call has a fixed price, whatever it carries. For large ones most of the
+# time is the model's, and what is left is mostly the price of text, written and parsed once in each direction. So one
+# call with a thousand rows is far cheaper than a thousand calls with one. [03b](03b_under_the_hood.ipynb) takes a call
 # apart.
 #
 # ## Why gRPC, and not just REST?
@@ -175,8 +175,8 @@ from IPython.display import Markdown
 
 row = medians.loc[small]
 Markdown(
-    f"- One flight takes **{row['over gRPC']:.1f} ms** over gRPC, of which {row['in process (floor)']:.1f} ms are the "
-    f"model itself (medians of {CALLS} calls, on this machine).\n"
+    f"- One flight takes **{row['over gRPC']:.1f} ms** over gRPC, and {row['in process (floor)']:.1f} ms in process "
+    f"(medians of {CALLS} calls, on this machine).\n"
     f"- {large:,} flights take **{medians.loc[large, 'over gRPC']:.0f} ms** in one call: "
     f"{medians.loc[large, 'over gRPC'] / large * 1000:.0f} µs a flight.\n"
     "- The predictions are those of the model in process, to the last bit."
@@ -193,8 +193,8 @@ Markdown(
 #
 # 1. `client.predict(table.drop(columns="dest"))` raises `InvalidInput`: the message names the missing column and those
 #    that are there. `client.predict(table.assign(tail="N123"))` answers, and warns that `tail` was ignored.
-# 2. `Unavailable`, after some seven seconds: nobody listens on that port, and the client asks again, up to five times and
-#    with growing pauses, for the case that the server is only being replaced. `Client(server.address, retry=False)`
+# 2. `Unavailable`, after some seven seconds: nobody listens on that port, and the client asks five times, with growing
+#    pauses, for the case that the server is only being replaced. `Client(server.address, retry=False)`
 #    gives up at once, within milliseconds. (A client of the server's, such as `client`, is closed with it. Restart the
 #    notebook to go on.)
 #

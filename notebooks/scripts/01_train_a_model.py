@@ -659,7 +659,7 @@ assert numbers.to_numpy().tobytes() == regressor.predict(diabetes.data).tobytes(
 diabetes.data[["age", "bmi", "bp"]].assign(progression=numbers).head(3)
 
 # %% [markdown]
-# Both travelled between two processes as text, and both are equal to what the model says in this one: the
+# Both tables went to another process, and the answers came back equal to what the model says in this one: the
 # labels one by one, the numbers to the bit.
 
 # %% [markdown]

@@ -61,7 +61,7 @@ server
 # %% [markdown]
 # ## What do you take?
 #
-# The contract says that a table goes in. *Which* table is the model's business, and `Describe`, a second rpc of the contract,
+# The contract says that a table goes in. *Which* table is the model's business, and `Describe`, another rpc of the contract,
 # tells it: the columns and their types, the target and its unit, how good the model is, and what else the server has.
 
 # %%
@@ -237,7 +237,14 @@ waterfall = CLIENTS["numbers"].predict(numbers, encoding="tensor").waterfall
 waterfall.table.round(2)
 
 # %% [markdown]
-# (`waterfall.plot()` is a figure, and `waterfall.text()` is for a terminal.) And the operator need not ask the caller: the same
+# `waterfall.plot()` is a figure. For a terminal there are bars in characters, which is what `pred-server predict --timing`
+# prints:
+
+# %%
+print(waterfall.text())
+
+# %% [markdown]
+# And the operator need not ask the caller: the same
 # times stand in the server's log, with an id for each request. `--log-format json` makes each line an object that log
 # collectors read.
 
@@ -381,7 +388,7 @@ Markdown(
 
 # %% [markdown]
 # You need not choose. `encoding="auto"`, the client's default, takes `tensor` for arrays and for tables whose columns have one
-# type; else `columns` up to 64 rows, and `arrow` above. It asks `Describe` first, once, and falls back to `csv` for a server
+# numeric type; else `columns` up to 64 rows, and `arrow` above. It asks `Describe` first, once, and falls back to `csv` for a server
 # that has no `Describe`, as the article's. `Client(..., encoding="csv")` fixes it for all calls.
 #
 # What goes in may be a DataFrame, an array, or an Arrow table. And from a classifier you may have the probabilities in place
@@ -428,7 +435,7 @@ for what, request in LIES.items():
 # carries many messages each way. Each of ours is a *chunk*, some rows with all columns, and each is answered as soon as it is
 # computed.
 #
-# `client.predict` does this by itself for tables above 1 MiB, and puts the answers together. But a table that does not fit into
+# `client.predict`, left to choose, does this by itself for tables above 1 MiB, and puts the answers together. But a table that does not fit into
 # memory cannot be given to it. `client.predict_stream` takes an *iterator* of chunks and returns one of predictions. Our
 # chunks come from a generator that makes each when it is asked for; it might as well read a file, or a database.
 #
@@ -555,10 +562,9 @@ from dataclasses import fields
 
 from pred_server.limits import Limits, flag
 
-pd.DataFrame(
-    [(flag(each.name), f"{each.default:,}", each.metadata["help"]) for each in fields(Limits)],
-    columns=["flag", "default", "what"],
-).set_index("flag")
+lines = ["| flag | default | what |", "|---|---|---|"]
+lines += [f"| `{flag(each.name)}` | {each.default:,} | {each.metadata['help']} |" for each in fields(Limits)]
+Markdown("\n".join(lines))
 
 # %% [markdown]
 # Above a limit the answer is RESOURCE_EXHAUSTED, at once, with a reason for programs: `TOO_LARGE` will not fit tomorrow either,
@@ -626,7 +632,7 @@ while small.running and time.monotonic() < deadline_s:
 small
 
 # %% [markdown]
-# UNAVAILABLE means: nobody computed anything, ask again, perhaps elsewhere. `Client` does so by itself, up to five times within
+# UNAVAILABLE means: nobody computed anything, ask again, perhaps elsewhere. `Client` does so by itself, five times in all, within
 # some seven seconds, so that callers do not notice when a server is replaced. Here we had turned it off with `retry=False`. A
 # stream that breaks in the middle goes on from there if you say `resume=True`.
 #
