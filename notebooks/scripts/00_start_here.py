@@ -58,9 +58,9 @@ some
 # %% [markdown]
 # ## Ask
 #
-# A *client* is the side that asks. It turns the table into CSV text, sends it in one message, and turns the answer into a
-# pandas Series with the index of the table. (CSV is what the pattern began with, and what everybody can read; lesson 03b
-# has quicker ways.) Every call has a *deadline*: how long the caller is willing to wait.
+# A *client* is the side that asks. It turns the table into CSV text, sends it in one message, and turns the answer into
+# a pandas Series with the index of the table. (CSV is what the pattern began with, and what everybody can read; lesson
+# 03b has quicker ways.) Every call has a *deadline*: how long the caller is willing to wait.
 
 # %%
 client = server.client(timeout_s=10, encoding="csv")
@@ -150,9 +150,8 @@ plt.close(figure)
 # ## Why gRPC, and not just REST?
 #
 # With REST, the contract is yours to write and to hold everyone to; gRPC begins with it, and generates the code of both
-# ends, in a dozen languages, from one file. A call carries a deadline
-# and can be cancelled, on both sides of the wire, without a line of yours. It runs over one lasting HTTP/2 connection, which
-# many calls share at the same time.
+# ends, in a dozen languages, from one file. A call carries a deadline and can be cancelled, on both sides of the wire,
+# without a line of yours. It runs over one lasting HTTP/2 connection, which many calls share at the same time.
 #
 # To the browser, REST it remains: that is what the gateway in Go is for ([04](04_call_it_from_go.ipynb)).
 #

@@ -3,8 +3,8 @@
 #
 # **What travels between client and server, and where does the time of a call go?**
 #
-# In lesson 03 the strict server answered, and that was that. Now we open it. We ask it what it knows about itself, send one
-# table in four ways, take the time of a call apart, and then send a table that fits into no message at all.
+# In lesson 03 the strict server answered, and that was that. Now we open it. We ask it what it knows about itself, send
+# one table in four ways, take the time of a call apart, and then send a table that fits into no message at all.
 #
 # You will
 #
@@ -12,9 +12,9 @@
 # - see one table in four encodings, with their sizes and their times, and learn which to choose when;
 # - stream a table of any length through two processes that do not grow, and see what a full or a stopping server says.
 #
-# **Needs:** the trained model (`make setup`, or `make lab`). **Takes:** under a minute.
-# **Built before:** the `flights` model ([01](01_train_a_model.ipynb)), the contract ([02](02_write_the_contract.ipynb)) and
-# the strict server with its errors and deadlines ([03](03_serve_and_call.ipynb)).
+# **Needs:** the trained model (`make setup`, or `make lab`). **Takes:** under a minute. **Built before:** the `flights`
+# model ([01](01_train_a_model.ipynb)), the contract ([02](02_write_the_contract.ipynb)) and the strict server with its
+# errors and deadlines ([03](03_serve_and_call.ipynb)).
 
 # %%
 import sys
@@ -33,9 +33,9 @@ CHUNK_ROWS = 10_000  # rows in each message of the stream
 # %% [markdown]
 # ## Three models on one port
 #
-# A server may have several models; a call names the one that it wants. Ours has `flights`, then `linear`, and a classifier of
-# irises that we train and save here as in lesson 01. `linear` is built in: ten numbers in, their weighted sum out. It costs
-# next to nothing to compute, so what is left to see is the way there and back.
+# A server may have several models; a call names the one that it wants. Ours has `flights`, then `linear`, and a
+# classifier of irises that we train and save here as in lesson 01. `linear` is built in: ten numbers in, their weighted
+# sum out. It costs next to nothing to compute, so what is left to see is the way there and back.
 
 # %%
 import tempfile
@@ -61,8 +61,9 @@ server
 # %% [markdown]
 # ## What do you take?
 #
-# The contract says that a table goes in. *Which* table is the model's business, and `Describe`, another rpc of the contract,
-# tells it: the columns and their types, the target and its unit, how good the model is, and what else the server has.
+# The contract says that a table goes in. *Which* table is the model's business, and `Describe`, another rpc of the
+# contract, tells it: the columns and their types, the target and its unit, how good the model is, and what else the
+# server has.
 
 # %%
 client = server.client(timeout_s=30)
@@ -71,8 +72,9 @@ client.describe()
 # %% [markdown]
 # ## Are you well?
 #
-# *Health* is a small service with a contract of its own (`grpc.health.v1`) that comes with gRPC. Whatever looks after servers,
-# a load balancer or Kubernetes, say, knows it. The empty name asks about the server as a whole; ours also answers for each model.
+# *Health* is a small service with a contract of its own (`grpc.health.v1`) that comes with gRPC. Whatever looks after
+# servers, a load balancer or Kubernetes, say, knows it. The empty name asks about the server as a whole; ours also
+# answers for each model.
 
 # %% tags=["deterministic"]
 import grpc
@@ -115,8 +117,8 @@ for method in reflected.FindFileContainingSymbol("prediction.Prediction").servic
 # ## One table, four messages
 #
 # An *encoding* is the way in which a table becomes a message. The contract has four, each a field of `Request`, and the
-# answer comes in the encoding of the request. `pred_server/codecs.py` has a small class for each. A table of two rows in all
-# four, as protobuf prints them:
+# answer comes in the encoding of the request. `pred_server/codecs.py` has a small class for each. A table of two rows
+# in all four, as protobuf prints them:
 
 # %%
 import pandas as pd
@@ -139,16 +141,17 @@ for encoding in CODECS:
 
 # %% [markdown]
 # - **csv** is the article's: all numbers as text, as people write them.
-# - **columns** has a typed list for each column: numbers as eight bytes, whole numbers as varints ([02](02_write_the_contract.ipynb)
-#   decoded some), text as text. Plain protobuf, so each language with a stub reads it without a further library.
-# - **tensor** is one block of bytes with a shape. A *tensor* is what machine learning calls an array of numbers of one type; these
-#   bytes are those that NumPy has in memory, so there is hardly anything to convert.
-# - **arrow** is a stream of [Apache Arrow](https://arrow.apache.org), a format for tables that pandas, R, Java, Go and many
-#   databases have libraries for: each column as it lies in memory, with its type. Its beginning, which describes the
-#   columns, makes up nearly all of this small message.
+# - **columns** has a typed list for each column: numbers as eight bytes, whole numbers as varints
+#   ([02](02_write_the_contract.ipynb) decoded some), text as text. Plain protobuf, so each language with a stub reads
+#   it without a further library.
+# - **tensor** is one block of bytes with a shape. A *tensor* is what machine learning calls an array of numbers of one
+#   type; these bytes are those that NumPy has in memory, so there is hardly anything to convert.
+# - **arrow** is a stream of [Apache Arrow](https://arrow.apache.org), a format for tables that pandas, R, Java, Go and
+#   many databases have libraries for: each column as it lies in memory, with its type. Its beginning, which describes
+#   the columns, makes up nearly all of this small message.
 #
-# Now two tables of real size. `numbers` has ten columns of random numbers with all the digits that fit. `flights` has whole
-# numbers, short fractions and text.
+# Now two tables of real size. `numbers` has ten columns of random numbers with all the digits that fit. `flights` has
+# whole numbers, short fractions and text.
 
 # %%
 import numpy as np
@@ -216,18 +219,19 @@ for name, encoding in WAYS:
 # ## Where the time goes
 #
 # Each reply brings a line of text in its *trailing metadata*, the short texts that follow a message. It is called
-# `server-timing`, and its syntax is one that web browsers know: the gateway passes it on as an HTTP header, and the browser's
-# developer tools draw it. The times are milliseconds.
+# `server-timing`, and its syntax is one that web browsers know: the gateway passes it on as an HTTP header, and the
+# browser's developer tools draw it. The times are milliseconds.
 
 # %%
 print(answers["numbers", "arrow"][1]["server-timing"])
 
 # %% [markdown]
-# (`batch` is no time: it says how many rows the model computed at once, since requests that wait are computed together.)
+# (`batch` is no time: it says how many rows the model computed at once, since requests that wait are computed
+# together.)
 #
-# The server knows four phases; the client adds its own two. What is left of the time that the caller waited is *transport*: the
-# wire, and protobuf on both ends. All together is the *waterfall*, since each phase begins where the one before it ends. What
-# `predict` returns is a pandas Series that has it as an attribute:
+# The server knows four phases; the client adds its own two. What is left of the time that the caller waited is
+# *transport*: the wire, and protobuf on both ends. All together is the *waterfall*, since each phase begins where the
+# one before it ends. What `predict` returns is a pandas Series that has it as an attribute:
 
 # %%
 CLIENTS["numbers"].predict(numbers, encoding="csv").waterfall
@@ -237,8 +241,8 @@ waterfall = CLIENTS["numbers"].predict(numbers, encoding="tensor").waterfall
 waterfall.table.round(2)
 
 # %% [markdown]
-# `waterfall.plot()` is a figure. For a terminal there are bars in characters, which is what `pred-server predict --timing`
-# prints:
+# `waterfall.plot()` is a figure. For a terminal there are bars in characters, which is what `pred-server predict
+# --timing` prints:
 
 # %%
 print(waterfall.text())
@@ -387,12 +391,12 @@ Markdown(
 )
 
 # %% [markdown]
-# You need not choose. `encoding="auto"`, the client's default, takes `tensor` for arrays and for tables whose columns have one
-# numeric type; else `columns` up to 64 rows, and `arrow` above. It asks `Describe` first, once, and falls back to `csv` for a server
-# that has no `Describe`, as the article's. `Client(..., encoding="csv")` fixes it for all calls.
+# You need not choose. `encoding="auto"`, the client's default, takes `tensor` for arrays and for tables whose columns
+# have one numeric type; else `columns` up to 64 rows, and `arrow` above. It asks `Describe` first, once, and falls back
+# to `csv` for a server that has no `Describe`, as the article's. `Client(..., encoding="csv")` fixes it for all calls.
 #
-# What goes in may be a DataFrame, an array, or an Arrow table. And from a classifier you may have the probabilities in place
-# of the labels:
+# What goes in may be a DataFrame, an array, or an Arrow table. And from a classifier you may have the probabilities in
+# place of the labels:
 
 # %%
 classifier = server.client(model="iris")
@@ -431,15 +435,17 @@ for what, request in LIES.items():
 #
 # ## A table that fits no message
 #
-# A message has a limit, 64 MiB here, since both sides hold it in memory whole. A larger table goes as a *stream*: a call that
-# carries many messages each way. Each of ours is a *chunk*, some rows with all columns, and each is answered as soon as it is
-# computed.
+# A message has a limit, 64 MiB here, since both sides hold it in memory whole. A larger table goes as a *stream*: a
+# call that carries many messages each way. Each of ours is a *chunk*, some rows with all columns, and each is answered
+# as soon as it is computed.
 #
-# `client.predict`, left to choose, does this by itself for tables above 1 MiB, and puts the answers together. But a table that does not fit into
-# memory cannot be given to it. `client.predict_stream` takes an *iterator* of chunks and returns one of predictions. Our
-# chunks come from a generator that makes each when it is asked for; it might as well read a file, or a database.
+# `client.predict`, left to choose, does this by itself for tables above 1 MiB, and puts the answers together. But a
+# table that does not fit into memory cannot be given to it. `client.predict_stream` takes an *iterator* of chunks and
+# returns one of predictions. Our chunks come from a generator that makes each when it is asked for; it might as well
+# read a file, or a database.
 #
-# Meanwhile we watch the *resident memory* of both processes: what they hold of the machine's memory. (`psutil` tells it.)
+# Meanwhile we watch the *resident memory* of both processes: what they hold of the machine's memory. (`psutil` tells
+# it.)
 
 # %%
 import time
@@ -473,8 +479,8 @@ for predictions in tqdm(stream, total=n_chunks, desc="chunks"):
 stream.waterfall
 
 # %% [markdown]
-# The phases of a stream overlap: while the model computes one chunk, the server reads the next, and the client prepares the one
-# after. So each bar says how long a phase was busy, and together they may be longer than the whole.
+# The phases of a stream overlap: while the model computes one chunk, the server reads the next, and the client prepares
+# the one after. So each bar says how long a phase was busy, and together they may be longer than the whole.
 
 # %%
 memory = pd.DataFrame(memory).set_index("rows")
@@ -507,9 +513,9 @@ Markdown(
 # %% [markdown]
 # ## Who is slow, slows the others
 #
-# What if the caller stops to read the answers, since the disk that they go to is full? Were the chunks sent on all the same, they
-# would have to wait somewhere, in memory. *Back-pressure* is the opposite: who is slow makes those before him wait, up to the
-# generator.
+# What if the caller stops to read the answers, since the disk that they go to is full? Were the chunks sent on all the
+# same, they would have to wait somewhere, in memory. *Back-pressure* is the opposite: who is slow makes those before
+# him wait, up to the generator.
 
 # %%
 made = 0
@@ -533,8 +539,8 @@ answers_of.close()  # leaving a stream ends the call, and the work at the server
 # %% [markdown]
 # ## A bad chunk
 #
-# Somewhere in a long table a value is missing that must not be. The stream ends there; the error says which rows, and what came
-# before it is yours already.
+# Somewhere in a long table a value is missing that must not be. The stream ends there; the error says which rows, and
+# what came before it is yours already.
 
 # %% tags=["deterministic"]
 good = numbers.head(40)
@@ -549,13 +555,13 @@ except InvalidInput as error:
     print(f"{done} predictions, then {type(error).__name__}: {error}")
 
 # %% [markdown]
-# `client.predict`, when it streams, keeps what came in the error's attribute `answered`. In a terminal, `pred-server predict
-# FILE.csv` streams a file of any size.
+# `client.predict`, when it streams, keeps what came in the error's attribute `answered`. In a terminal, `pred-server
+# predict FILE.csv` streams a file of any size.
 #
 # ## Limits
 #
-# All that a server takes upon itself has a limit, and each limit is a flag of `pred-server serve` (`pred_server/limits.py` is
-# the whole list):
+# All that a server takes upon itself has a limit, and each limit is a flag of `pred-server serve`
+# (`pred_server/limits.py` is the whole list):
 
 # %% tags=["deterministic"]
 from dataclasses import fields
@@ -567,9 +573,9 @@ lines += [f"| `{flag(each.name)}` | {each.default:,} | {each.metadata['help']} |
 Markdown("\n".join(lines))
 
 # %% [markdown]
-# Above a limit the answer is RESOURCE_EXHAUSTED, at once, with a reason for programs: `TOO_LARGE` will not fit tomorrow either,
-# `OVERLOADED` may. To see both, a server with little room: messages of 100,000 bytes, and one call at a time. A stream that
-# we open and leave open is that one call.
+# Above a limit the answer is RESOURCE_EXHAUSTED, at once, with a reason for programs: `TOO_LARGE` will not fit tomorrow
+# either, `OVERLOADED` may. To see both, a server with little room: messages of 100,000 bytes, and one call at a time. A
+# stream that we open and leave open is that one call.
 
 # %%
 import queue
@@ -604,9 +610,9 @@ with grpc.insecure_channel(small.address) as watching:
 #
 # ## A stop that loses nothing
 #
-# A server that is told to stop (SIGTERM, what Kubernetes sends, or Ctrl-C) *drains*: it takes no more calls and finishes those
-# that it has. Health says so first, that new callers may be sent elsewhere. `Watch` is a health check that stays open and
-# tells changes. Our stream is still open:
+# A server that is told to stop (SIGTERM, what Kubernetes sends, or Ctrl-C) *drains*: it takes no more calls and
+# finishes those that it has. Health says so first, that new callers may be sent elsewhere. `Watch` is a health check
+# that stays open and tells changes. Our stream is still open:
 
 # %%
 import os
@@ -632,9 +638,9 @@ while small.running and time.monotonic() < deadline_s:
 small
 
 # %% [markdown]
-# UNAVAILABLE means: nobody computed anything, ask again, perhaps elsewhere. `Client` does so by itself, five times in all, within
-# some seven seconds, so that callers do not notice when a server is replaced. Here we had turned it off with `retry=False`. A
-# stream that breaks in the middle goes on from there if you say `resume=True`.
+# UNAVAILABLE means: nobody computed anything, ask again, perhaps elsewhere. `Client` does so by itself, five times in
+# all, within some seven seconds, so that callers do not notice when a server is replaced. Here we had turned it off
+# with `retry=False`. A stream that breaks in the middle goes on from there if you say `resume=True`.
 #
 # ## What we found
 
@@ -658,9 +664,9 @@ Markdown(
 #
 # 1. Which encoding does `auto` choose for 5, and for 500, of the flights, and for the numbers with `x3` as float32? The
 #    `encoding` in the server's log tells.
-# 2. Break a stream: iterate over `predict_stream(chunks(), resume=True)`, and after the tenth answer kill the server with
-#    `os.kill(server.pid, signal.SIGKILL)` and start another at its address, `serve("linear", "--address", server.address)`. How many
-#    predictions come? And without `resume`?
+# 2. Break a stream: iterate over `predict_stream(chunks(), resume=True)`, and after the tenth answer kill the server
+#    with `os.kill(server.pid, signal.SIGKILL)` and start another at its address, `serve("linear", "--address",
+#    server.address)`. How many predictions come? And without `resume`?
 #
 # <details><summary>Answers</summary>
 #
@@ -674,7 +680,8 @@ Markdown(
 #        print(json.loads(line)["rows"], json.loads(line)["encoding"])
 #    ```
 #
-#    The third table has two types, so it cannot be a tensor as it is. Nor is it the same table: a float32 has fewer digits.
+#    The third table has two types, so it cannot be a tensor as it is. Nor is it the same table: a float32 has fewer
+# digits.
 # 2. All of them: the client keeps the chunks that have no answer yet, at most eight, and sends them to the new server.
 #    Without `resume` the loop ends with `Unavailable`; the answers until then are yours.
 #
