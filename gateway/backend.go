@@ -8,9 +8,12 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
 
 	"predserver/generated/predpb"
 )
@@ -71,17 +74,38 @@ func (b *backend) client() predpb.PredictionClient {
 	return b.clients[(b.turn.Add(1)-1)%uint64(len(b.clients))]
 }
 
-// ready waits until every connection is usable. It gives up when one cannot be made, or when ctx is done.
+// errNotServing is what ready returns for a server that answers, and says that it takes no calls.
+var errNotServing = errors.New("the prediction server's health is not SERVING")
+
+// ready waits until every connection is usable and the server behind it says that it serves. It gives up when a
+// connection cannot be made, or when ctx is done.
 func (b *backend) ready(ctx context.Context) error {
 	for _, conn := range b.conns {
-		for state := conn.GetState(); state != connectivity.Ready; state = conn.GetState() {
-			if state == connectivity.TransientFailure {
-				return errors.New("the connection failed and is being tried again")
-			}
-			conn.Connect()
-			if !conn.WaitForStateChange(ctx, state) {
-				return ctx.Err()
-			}
+		if err := connected(ctx, conn); err != nil {
+			return err
+		}
+		health, err := grpc_health_v1.NewHealthClient(conn).Check(ctx, &grpc_health_v1.HealthCheckRequest{})
+		switch {
+		case status.Code(err) == codes.Unimplemented:
+			// A server without a health service, such as the article's, has nothing to say against it.
+		case err != nil:
+			return err
+		case health.Status != grpc_health_v1.HealthCheckResponse_SERVING:
+			return errNotServing
+		}
+	}
+	return nil
+}
+
+// connected waits until a connection is usable.
+func connected(ctx context.Context, conn *grpc.ClientConn) error {
+	for state := conn.GetState(); state != connectivity.Ready; state = conn.GetState() {
+		if state == connectivity.TransientFailure {
+			return errors.New("the connection failed and is being tried again")
+		}
+		conn.Connect()
+		if !conn.WaitForStateChange(ctx, state) {
+			return ctx.Err()
 		}
 	}
 	return nil

@@ -4,6 +4,11 @@ import (
 	"context"
 	"net"
 	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 )
 
 // deadAddress returns an address where nothing listens.
@@ -78,4 +83,62 @@ func TestServerThatDiesDuringACall(t *testing.T) {
 	receive(t, "the call to begin", started)
 	kill()
 	wantError(t, receive(t, "the reply", replies), 503, "UNAVAILABLE", "")
+}
+
+// fakeHealth is a health service whose answers a test chooses.
+type fakeHealth struct {
+	grpc_health_v1.UnimplementedHealthServer
+	check func(ctx context.Context) (*grpc_health_v1.HealthCheckResponse, error)
+}
+
+func (f fakeHealth) Check(ctx context.Context, _ *grpc_health_v1.HealthCheckRequest) (*grpc_health_v1.HealthCheckResponse, error) {
+	return f.check(ctx)
+}
+
+func TestReadyAsksForTheServersHealth(t *testing.T) {
+	says := func(s grpc_health_v1.HealthCheckResponse_ServingStatus) *grpc_health_v1.HealthCheckResponse {
+		return &grpc_health_v1.HealthCheckResponse{Status: s}
+	}
+	tests := []struct {
+		name      string
+		health    *grpc_health_v1.HealthCheckResponse
+		err       error
+		status    int
+		inMessage string
+	}{
+		{"serves", says(grpc_health_v1.HealthCheckResponse_SERVING), nil, 200, ""},
+		{"has no health service", nil, status.Error(codes.Unimplemented, "unknown method"), 200, ""},
+		{"drains", says(grpc_health_v1.HealthCheckResponse_NOT_SERVING), nil, 503, "or stopping"},
+		{"does not know", says(grpc_health_v1.HealthCheckResponse_UNKNOWN), nil, 503, "or stopping"},
+		{"knows nothing of itself", nil, status.Error(codes.NotFound, "unknown service"), 503, "cannot be reached"},
+		{"fails", nil, status.Error(codes.Internal, "secret"), 503, "cannot be reached"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			health := fakeHealth{check: func(context.Context) (*grpc_health_v1.HealthCheckResponse, error) { return test.health, test.err }}
+			address, _ := startFake(t, "127.0.0.1:0", echo, func(s *grpc.Server) { grpc_health_v1.RegisterHealthServer(s, health) })
+			g := startGateway(t, address, "-connections=2")
+			r := g.do(t, "GET", "/readyz", nil)
+			if test.status == 200 {
+				if r.status != 200 {
+					t.Errorf("got %d %s", r.status, r.body)
+				}
+				return
+			}
+			wantError(t, r, test.status, "UNAVAILABLE", test.inMessage)
+			if r := g.post(t, "x\n1\n"); r.status != 200 {
+				t.Errorf("a table that the server takes all the same: got %d %s", r.status, r.body)
+			}
+		})
+	}
+}
+
+func TestHealthThatDoesNotAnswer(t *testing.T) {
+	health := fakeHealth{check: func(ctx context.Context) (*grpc_health_v1.HealthCheckResponse, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}}
+	address, _ := startFake(t, "127.0.0.1:0", echo, func(s *grpc.Server) { grpc_health_v1.RegisterHealthServer(s, health) })
+	g := startGateway(t, address, "-ready-timeout=100ms")
+	wantError(t, g.do(t, "GET", "/readyz", nil), 503, "UNAVAILABLE", "cannot be reached")
 }

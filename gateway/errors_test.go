@@ -78,7 +78,9 @@ func TestErrorThatSaysOK(t *testing.T) {
 }
 
 func TestResourceExhausted(t *testing.T) {
-	info := func(reason string) protoadapt.MessageV1 { return &errdetails.ErrorInfo{Reason: reason} }
+	info := func(reason string) protoadapt.MessageV1 {
+		return &errdetails.ErrorInfo{Reason: reason, Domain: "pred-server", Metadata: map[string]string{"limit": "2", "flag": "--max-rows"}}
+	}
 	tests := []struct {
 		name       string
 		message    string

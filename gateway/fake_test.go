@@ -40,8 +40,8 @@ func (f fakeServer) Predict(ctx context.Context, request *predpb.Request) (*pred
 	return &predpb.Response{Result: result}, nil
 }
 
-// startFake serves a on address until the test ends or kill is called.
-func startFake(t *testing.T, address string, a answer) (listening string, kill func()) {
+// startFake serves a on address, beside what others register, until the test ends or kill is called.
+func startFake(t *testing.T, address string, a answer, others ...func(*grpc.Server)) (listening string, kill func()) {
 	t.Helper()
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
@@ -49,6 +49,9 @@ func startFake(t *testing.T, address string, a answer) (listening string, kill f
 	}
 	fake := grpc.NewServer(grpc.MaxRecvMsgSize(1 << 30))
 	predpb.RegisterPredictionServer(fake, fakeServer{answer: a})
+	for _, register := range others {
+		register(fake)
+	}
 	go fake.Serve(listener)
 	t.Cleanup(fake.Stop)
 	return listener.Addr().String(), fake.Stop

@@ -13,8 +13,32 @@ import (
 	"predserver/generated/predpb"
 )
 
+// outcome is what a request for predictions comes to.
+type outcome struct {
+	mediaType string
+	body      []byte
+	timing    string        // Server-Timing as the prediction server sent it
+	backend   time.Duration // how long the call took; 0 if there was none
+}
+
 // predict takes a table and answers with one prediction for each of its rows, in the same order and format.
 func (s *server) predict(w http.ResponseWriter, r *http.Request) error {
+	start := time.Now()
+	var o outcome
+	err := s.ask(r, w.Header(), &o)
+	if o.backend > 0 {
+		w.Header().Set("Server-Timing", serverTiming(o.timing, o.backend, time.Since(start)))
+	}
+	if err != nil {
+		return err
+	}
+	reply(w, http.StatusOK, o.mediaType, o.body)
+	return nil
+}
+
+// ask passes the request on and brings about its outcome, also the part of it that there is when it fails. What the
+// prediction server says beside the predictions becomes part of header.
+func (s *server) ask(r *http.Request, header http.Header, o *outcome) error {
 	format, err := requestFormat(r.Header)
 	if err != nil {
 		return err
@@ -23,7 +47,7 @@ func (s *server) predict(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	ctx, err := withModel(r.Context(), r.Header)
+	ctx, err := withChoices(r.Context(), r.Header)
 	if err != nil {
 		return err
 	}
@@ -42,26 +66,29 @@ func (s *server) predict(w http.ResponseWriter, r *http.Request) error {
 	// The context ends when the client goes away, and with it the call.
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	var header, trailer metadata.MD
-	response, err := s.backend.client().Predict(ctx, &predpb.Request{InputData: table}, grpc.Header(&header), grpc.Trailer(&trailer))
-	forward(w, trailer, "Server-Timing")
+	var after metadata.MD
+	called := time.Now()
+	response, err := s.backend.client().Predict(ctx, &predpb.Request{InputData: table}, grpc.Trailer(&after))
+	o.backend, o.timing = time.Since(called), strings.Join(after.Get("server-timing"), ", ")
 	if err != nil {
 		return fromBackend(err)
 	}
-	forward(w, header, "Ignored-Columns")
+	if ignored := after.Get("ignored-columns"); len(ignored) > 0 {
+		header.Set("Ignored-Columns", strings.Join(ignored, ","))
+	}
 
 	if format == formatCSV {
-		reply(w, http.StatusOK, "text/csv; charset=utf-8", []byte(response.Result))
+		o.mediaType, o.body = "text/csv; charset=utf-8", []byte(response.Result)
 		return nil
 	}
-	records, predictions, err := csvToRecords(response.Result, first(header, "prediction-dtype"))
+	records, predictions, err := csvToRecords(response.Result, first(after, "prediction-dtype"))
 	if err != nil {
 		return err
 	}
 	if predictions != rows {
 		return badReply("%d predictions came for %d records", predictions, rows)
 	}
-	reply(w, http.StatusOK, "application/json", records)
+	o.mediaType, o.body = "application/json", records
 	return nil
 }
 
@@ -81,26 +108,26 @@ func requestTimeout(header http.Header, limit time.Duration) (time.Duration, err
 	return time.Duration(ms) * time.Millisecond, nil
 }
 
-// withModel passes the client's choice of a model on to the prediction server.
-func withModel(ctx context.Context, header http.Header) (context.Context, error) {
-	for _, name := range []string{"Model-Name", "Model-Version"} {
-		value := header.Get(name)
+// choices are the headers with which a client chooses, and the metadata that tells the prediction server of it.
+var choices = []struct{ header, key string }{
+	{"Model-Name", "model-name"},
+	{"Model-Version", "model-version"},
+	{"Model-Output", "output"},
+}
+
+// withChoices passes the client's choice of a model and of what it answers on to the prediction server.
+func withChoices(ctx context.Context, header http.Header) (context.Context, error) {
+	for _, choice := range choices {
+		value := header.Get(choice.header)
 		if value == "" {
 			continue
 		}
 		if !printable(value) {
-			return nil, badRequest("%s must be printable ASCII (got %s).", name, clip(value))
+			return nil, badRequest("%s must be printable ASCII (got %s).", choice.header, clip(value))
 		}
-		ctx = metadata.AppendToOutgoingContext(ctx, strings.ToLower(name), value)
+		ctx = metadata.AppendToOutgoingContext(ctx, choice.key, value)
 	}
 	return ctx, nil
-}
-
-// forward passes the prediction server's metadata on as the HTTP header of the same name, if it is there.
-func forward(w http.ResponseWriter, md metadata.MD, name string) {
-	if values := md.Get(name); len(values) > 0 {
-		w.Header().Set(name, strings.Join(values, ","))
-	}
 }
 
 // first returns the first value of a key, or nothing.

@@ -31,7 +31,7 @@ func TestPredictJSON(t *testing.T) {
 	var got string
 	address, _ := startFake(t, "127.0.0.1:0", func(ctx context.Context, table string) (string, error) {
 		got = table
-		return "arr_delay\n11.5\n\"\"\n", grpc.SetHeader(ctx, metadata.Pairs("prediction-dtype", "float64"))
+		return "arr_delay\n11.5\n\"\"\n", grpc.SetTrailer(ctx, metadata.Pairs("prediction-dtype", "float64"))
 	})
 	r := startGateway(t, address).post(t, `[{"x": 1, "s": "a"}, {"s": "b", "x": null}]`, "Content-Type: application/json")
 	if want := "[{\"arr_delay\":11.5},{\"arr_delay\":null}]\n"; r.status != 200 || r.body != want {
@@ -60,41 +60,40 @@ func TestEveryRecordHasOnePrediction(t *testing.T) {
 }
 
 func TestMetadataGoesBothWays(t *testing.T) {
-	var id, name, version string
+	var id, name, version, output string
 	address, _ := startFake(t, "127.0.0.1:0", func(ctx context.Context, _ string) (string, error) {
-		id, name, version = incoming(ctx, "x-request-id"), incoming(ctx, "model-name"), incoming(ctx, "model-version")
-		grpc.SetTrailer(ctx, metadata.Pairs("server-timing", "decode;dur=0.1, predict;dur=2"))
-		return "p\n1\n", grpc.SetHeader(ctx, metadata.Pairs("ignored-columns", "tail%20num,a%2Cb"))
+		id, output = incoming(ctx, "x-request-id"), incoming(ctx, "output")
+		name, version = incoming(ctx, "model-name"), incoming(ctx, "model-version")
+		return "p\n1\n", grpc.SetTrailer(ctx, metadata.Pairs("ignored-columns", "tail%20num,a%2Cb"))
 	})
 	g := startGateway(t, address)
 
-	r := g.post(t, "x\n1\n", "X-Request-Id: abc 1", "Model-Name: flights", "Model-Version: 2")
-	if r.status != 200 || id != "abc 1" || name != "flights" || version != "2" {
-		t.Errorf("status %d, id %q, model %q, version %q", r.status, id, name, version)
+	r := g.post(t, "x\n1\n", "X-Request-Id: abc 1", "Model-Name: flights", "Model-Version: 2", "Model-Output: probabilities")
+	if r.status != 200 || id != "abc 1" || name != "flights" || version != "2" || output != "probabilities" {
+		t.Errorf("status %d, id %q, model %q, version %q, output %q", r.status, id, name, version, output)
 	}
 	for header, want := range map[string]string{
 		"X-Request-Id":    "abc 1",
 		"Ignored-Columns": "tail%20num,a%2Cb",
-		"Server-Timing":   "decode;dur=0.1, predict;dur=2",
 	} {
 		if got := r.header.Get(header); got != want {
 			t.Errorf("%s: %q, want %q", header, got, want)
 		}
 	}
 
-	if r := g.post(t, "x\n1\n"); r.status != 200 || id != r.header.Get("X-Request-Id") || name != "" || version != "" {
-		t.Errorf("status %d, id %q, model %q, version %q", r.status, id, name, version)
+	if r := g.post(t, "x\n1\n"); r.status != 200 || id != r.header.Get("X-Request-Id") || name+version+output != "" {
+		t.Errorf("status %d, id %q, model %q, version %q, output %q", r.status, id, name, version, output)
 	}
-	wantError(t, g.post(t, "x\n1\n", "Model-Name: vols-été"), 400, "INVALID_ARGUMENT", "Model-Name")
+	for _, header := range []string{"Model-Name", "Model-Version", "Model-Output"} {
+		wantError(t, g.post(t, "x\n1\n", header+": été"), 400, "INVALID_ARGUMENT", header)
+	}
 }
 
 func TestHeadersThatDidNotCome(t *testing.T) {
 	address, _ := startFake(t, "127.0.0.1:0", constant("p\n1\n"))
 	r := startGateway(t, address).post(t, "x\n1\n")
-	for _, header := range []string{"Ignored-Columns", "Server-Timing"} {
-		if _, ok := r.header[header]; ok {
-			t.Errorf("%s: %q", header, r.header.Get(header))
-		}
+	if got, ok := r.header["Ignored-Columns"]; ok {
+		t.Errorf("Ignored-Columns: %q", got)
 	}
 }
 

@@ -108,7 +108,11 @@ func (s *server) ready(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithTimeout(r.Context(), s.config.readyTimeout)
 	defer cancel()
 	if err := s.backend.ready(ctx); err != nil {
-		e := refuse(http.StatusServiceUnavailable, codes.Unavailable, "%s", answers[codes.Unavailable].sentence)
+		sentence := answers[codes.Unavailable].sentence
+		if errors.Is(err, errNotServing) {
+			sentence = "The prediction server does not serve at present: it is starting, or stopping."
+		}
+		e := refuse(http.StatusServiceUnavailable, codes.Unavailable, "%s", sentence)
 		e.reason = err.Error()
 		return e
 	}

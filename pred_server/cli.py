@@ -10,12 +10,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 from pythonjsonlogger.json import JsonFormatter
 from tqdm.auto import tqdm
 
 from generated.pred_pb2 import Request, Response
 from pred_server import flights, server, stubs
 from pred_server import model as models
+from pred_server.aligned import to_frame
 from pred_server.client import CHUNK_BYTES, DEFAULT_STREAM_TIMEOUT_S, Client
 from pred_server.codecs import CODECS
 from pred_server.csv_text import split_records
@@ -91,7 +93,7 @@ def _predict(args: argparse.Namespace) -> None:
                 if schema:
                     table, _ = text.read_table(request, schema, Limits().max_rows)
                     request.Clear()
-                    codec.write_table(table, request)
+                    codec.write_table(to_frame(table, schema.index), request)
                 bar.update(len(piece))
                 yield request
 
@@ -108,8 +110,8 @@ def _predict(args: argparse.Namespace) -> None:
             answers = [answer]
         for number, response in enumerate(answers):
             if codec is not text:
-                predicted = codec.read_result(response, None)
-                text.write_result(predicted.to_numpy(), list(predicted.columns), response)
+                columns, names = codec.read_result(response, metadata.get("prediction-dtype"))
+                text.write_result(np.array(columns).T, names, response)
             sys.stdout.write(response.result if number == 0 else response.result.split("\n", 1)[1])
         wall_ms = (time.perf_counter_ns() - start_ns) / 1e6
     if args.timing:

@@ -334,12 +334,15 @@ def _read(
     response: Response, metadata: Metadata, encoding: str, output: str, table: Table, watch: Stopwatch
 ) -> Predictions | Probabilities:
     with watch("client decode"):
-        frame = CODECS[encoding].read_result(response, metadata.get("prediction-dtype"))
-        if len(frame) != len(table):
-            raise ServerFault(f"{len(table)} rows were sent and {len(frame)} predictions came back")
-        if isinstance(table, pd.DataFrame):
-            frame.index = table.index
-        return Predictions(frame.iloc[:, 0]) if output == "labels" else Probabilities(frame)
+        columns, names = CODECS[encoding].read_result(response, metadata.get("prediction-dtype"))
+        counts = {len(column) for column in columns}
+        if counts != {len(table)}:
+            raise ServerFault(f"{len(table)} rows were sent and {sum(counts)} predictions came back")
+        index = table.index if isinstance(table, pd.DataFrame) else None
+        if output == "labels":
+            dtype = "str" if columns[0].dtype == object else None
+            return Predictions(columns[0], index=index, name=names[0], dtype=dtype, copy=False)
+        return Probabilities(np.array(columns).T, index=index, columns=names)
 
 
 def _join(parts: list[Any], table: Table) -> Any:

@@ -12,10 +12,11 @@ import pyarrow as pa
 
 from generated.pred_pb2 import Column as Values
 from generated.pred_pb2 import Request, Response, Tensor
+from pred_server.aligned import Aligned
 from pred_server.csv_text import Csv
 from pred_server.errors import InvalidInput, ServerFault, Violation, clip
 from pred_server.schema import NUMERIC_DTYPES, Schema, check_rows
-from pred_server.tables import Table, to_array, to_arrow
+from pred_server.tables import Table, from_arrow, to_array, to_arrow
 
 
 class Codec(Protocol):
@@ -26,7 +27,7 @@ class Codec(Protocol):
     def write_table(self, table: Table, request: Request) -> None:
         """Put a table into a request. Raises InvalidInput where the encoding cannot carry it."""
 
-    def read_table(self, request: Request, schema: Schema, max_rows: int) -> tuple[pd.DataFrame, list[str]]:
+    def read_table(self, request: Request, schema: Schema, max_rows: int) -> tuple[Aligned, list[str]]:
         """Return the aligned table of a request, and the names of the columns that were ignored.
 
         Raises InvalidInput where the table is malformed or does not fit, LimitExceeded above `max_rows`.
@@ -35,10 +36,11 @@ class Codec(Protocol):
     def write_result(self, values: np.ndarray, names: list[str], response: Response) -> None:
         """Put predictions, of shape (n_rows,) or (n_rows, n_classes), into a response, with the columns' names."""
 
-    def read_result(self, response: Response, dtype: str | None) -> pd.DataFrame:
-        """Return the predictions of a response. Raises ServerFault if they cannot be read.
+    def read_result(self, response: Response, dtype: str | None) -> tuple[list[Any], list[str]]:
+        """Return the predictions of a response: an array for each column, and the columns' names.
 
-        `dtype` is what the server said that they are; CSV, without it, takes them for what they look like.
+        `dtype` is what the server said that they are; CSV, without it, takes them for what they look like. Raises
+        ServerFault if they cannot be read.
         """
 
 
@@ -51,16 +53,14 @@ class TensorCodec:
         array, names = to_array(table)
         request.tensor.CopyFrom(_tensor(array, names))
 
-    def read_table(self, request: Request, schema: Schema, max_rows: int) -> tuple[pd.DataFrame, list[str]]:
+    def read_table(self, request: Request, schema: Schema, max_rows: int) -> tuple[Aligned, list[str]]:
         if request.tensor.categories:
             raise _wrong("tensor.categories", "are for replies; send text as columns or arrow")
         array = _array(request.tensor, max_rows)
         names = list(request.tensor.names) or schema.names
         if len(names) != array.shape[1]:
             raise _wrong("tensor.names", f"are {len(names)}, and the tensor has {array.shape[1]} columns")
-        ignored = schema.check_names(names)
-        table = pd.DataFrame(array, columns=names, copy=False)
-        return schema.align(table[schema.names] if ignored else table), ignored
+        return schema.align_array(array, names), [] if names == schema.names else schema.check_names(names)
 
     def write_result(self, values: np.ndarray, names: list[str], response: Response) -> None:
         categories: list[str] = []
@@ -70,15 +70,15 @@ class TensorCodec:
         response.tensor.CopyFrom(_tensor(values.reshape(len(values), -1), names))
         response.tensor.categories.extend(categories)
 
-    def read_result(self, response: Response, dtype: str | None) -> pd.DataFrame:
+    def read_result(self, response: Response, dtype: str | None) -> tuple[list[Any], list[str]]:
         try:
-            table = pd.DataFrame(_array(response.tensor), columns=list(response.tensor.names))
+            columns: list[Any] = list(_array(response.tensor).T)
             if response.tensor.categories:
-                labels = pd.Series(list(response.tensor.categories), dtype=str)
-                table = table.apply(lambda places: labels.take(places).set_axis(places.index))
-        except (InvalidInput, ValueError, IndexError) as error:
+                labels = np.array(response.tensor.categories, dtype=object)
+                columns = [labels[places] for places in columns]
+        except (InvalidInput, IndexError) as error:
             raise ServerFault("the server's answer is not a tensor") from error
-        return table
+        return columns, list(response.tensor.names)
 
 
 class ColumnsCodec:
@@ -90,7 +90,7 @@ class ColumnsCodec:
         for name, values in _columns(to_arrow(table)):
             _fill(request.columns.columns.add(name=name), values)
 
-    def read_table(self, request: Request, schema: Schema, max_rows: int) -> tuple[pd.DataFrame, list[str]]:
+    def read_table(self, request: Request, schema: Schema, max_rows: int) -> tuple[Aligned, list[str]]:
         columns = request.columns.columns
         ignored = schema.check_names([column.name for column in columns])
         data, n_rows = {}, -1
@@ -104,21 +104,22 @@ class ColumnsCodec:
             if n_rows not in (-1, length):
                 raise _wrong(where, f"{clip(column.name)!r} has {length} values, and the columns before it {n_rows}")
             n_rows = length
-            data[column.name] = _series(column, kind, where)
-        return schema.align(pd.DataFrame(data)), ignored
+            data[column.name] = _values(column, kind, where)
+        return schema.align(data), ignored
 
     def write_result(self, values: np.ndarray, names: list[str], response: Response) -> None:
         columns = values.reshape(len(values), -1).T
         for name, each in zip(names, columns, strict=True):
             _fill(response.columns.columns.add(name=name), pa.array(each, from_pandas=False))
 
-    def read_result(self, response: Response, dtype: str | None) -> pd.DataFrame:
+    def read_result(self, response: Response, dtype: str | None) -> tuple[list[Any], list[str]]:
+        columns = response.columns.columns
         try:
-            columns = response.columns.columns
-            table = pd.DataFrame({each.name: _series(each, _kind(each, each.name), each.name) for each in columns})
-        except (InvalidInput, ValueError) as error:
-            raise ServerFault("the server's answer is not columns of one length") from error
-        return table.astype(pd.api.types.pandas_dtype(dtype)) if dtype else table
+            arrays = [_values(each, _kind(each, each.name), each.name) for each in columns]
+        except InvalidInput as error:
+            raise ServerFault("the server's answer is not columns") from error
+        typed = [array.astype(dtype) if dtype and dtype != "str" else array for array in arrays]
+        return typed, [each.name for each in columns]
 
 
 class ArrowCodec:
@@ -129,7 +130,7 @@ class ArrowCodec:
     def write_table(self, table: Table, request: Request) -> None:
         request.arrow = _ipc(to_arrow(table))
 
-    def read_table(self, request: Request, schema: Schema, max_rows: int) -> tuple[pd.DataFrame, list[str]]:
+    def read_table(self, request: Request, schema: Schema, max_rows: int) -> tuple[Aligned, list[str]]:
         data = pa.py_buffer(request.arrow)
         try:
             with pa.ipc.open_stream(data) as reader:
@@ -146,7 +147,9 @@ class ArrowCodec:
                     check_rows(n_rows, max_rows)
                     batch.validate(full=True)
                     batches.append(batch)
-            table = pa.Table.from_batches(batches, reader.schema).to_pandas()
+            table = {
+                name: from_arrow(column) for name, column in _columns(pa.Table.from_batches(batches, reader.schema))
+            }
         except (pa.ArrowException, OSError, ValueError, MemoryError, struct.error) as error:
             raise _wrong("arrow", "is not an Arrow IPC stream that can be read whole") from error
         return schema.align(table), ignored
@@ -155,10 +158,11 @@ class ArrowCodec:
         columns = values.reshape(len(values), -1).T
         response.arrow = _ipc(pa.table([pa.array(each, from_pandas=False) for each in columns], names))
 
-    def read_result(self, response: Response, dtype: str | None) -> pd.DataFrame:
+    def read_result(self, response: Response, dtype: str | None) -> tuple[list[Any], list[str]]:
         try:
             with pa.ipc.open_stream(response.arrow) as reader:
-                return reader.read_all().to_pandas()
+                columns = _columns(reader.read_all())
+            return [from_arrow(column) for _, column in columns], [name for name, _ in columns]
         except (pa.ArrowException, OSError) as error:
             raise ServerFault("the server's answer is not an Arrow IPC stream") from error
 
@@ -259,16 +263,15 @@ def _kind(column: Values, where: str) -> str:
     return used[0] if used else "float64"
 
 
-def _series(column: Values, kind: str, where: str) -> pd.Series:
+def _values(column: Values, kind: str, where: str) -> Any:
     values, missing = getattr(column, kind), np.array(column.missing, np.int64)
     if len(missing) and (missing[-1] >= len(values) or (np.diff(missing) <= 0).any()):
         raise _wrong(f"{where}.missing", f"are not rising places below {len(values)}, which {clip(column.name)!r} has")
-    array: Any = list(values) if kind == "str" else np.fromiter(values, kind, len(values))
-    series = pd.Series(array, dtype=str if kind == "str" else None)
+    array: Any = np.array(values, object) if kind == "str" else np.fromiter(values, kind, len(values))
     if len(missing):
-        series = series.astype(pd.api.types.pandas_dtype(_KINDS[kind]))
-        series.iloc[missing] = None
-    return series
+        array = array if kind == "str" else pd.Series(array).astype(pd.api.types.pandas_dtype(_KINDS[kind])).array
+        array[missing] = None
+    return array
 
 
 def _ipc(table: pa.Table) -> bytes:

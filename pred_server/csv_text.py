@@ -4,17 +4,17 @@ import csv
 import io
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 
 from generated.pred_pb2 import Request, Response
+from pred_server.aligned import Aligned
 from pred_server.errors import InvalidInput, LimitExceeded, ServerFault, Violation, clip
 from pred_server.schema import Column, Schema, check_rows
-from pred_server.tables import Table, to_arrow
+from pred_server.tables import Table, from_arrow, to_arrow
 
 if TYPE_CHECKING:
     import _csv
@@ -41,7 +41,7 @@ class Csv:
             raise InvalidInput("a missing value in a table of one column has no CSV form that readers agree on")
         request.input_data = _to_csv(arrow)
 
-    def read_table(self, request: Request, schema: Schema, max_rows: int) -> tuple[pd.DataFrame, list[str]]:
+    def read_table(self, request: Request, schema: Schema, max_rows: int) -> tuple[Aligned, list[str]]:
         text = request.input_data.removeprefix("\ufeff") + "\n"
         if not text.strip():
             raise InvalidInput.at([Violation("input_data", "is empty; a header and at least one row are needed")])
@@ -53,7 +53,8 @@ class Csv:
             ignored = schema.check_names(header)
             table = _parse(text, schema)
             check_rows(table.num_rows, max_rows)
-            return schema.align(table.to_pandas()), ignored
+            columns = {name: from_arrow(table.column(name).combine_chunks()) for name in schema.names}
+            return schema.align(columns), ignored
         except (InvalidInput, pa.ArrowException, csv.Error) as error:
             if isinstance(error, InvalidInput) and not error.violations:
                 raise  # no rows: nothing to point at
@@ -67,14 +68,15 @@ class Csv:
         columns = values.reshape(len(values), -1).T
         response.result = _to_csv(pa.table([pa.array(each, from_pandas=False) for each in columns], names))
 
-    def read_result(self, response: Response, dtype: str | None) -> pd.DataFrame:
+    def read_result(self, response: Response, dtype: str | None) -> tuple[list[Any], list[str]]:
         try:
             header = next(csv.reader(io.StringIO(response.result, newline="")))
             types = dict.fromkeys(header, _arrow_type(dtype)) if dtype else {}
-            table = _read_csv(response.result, types).to_pandas()
+            table = _read_csv(response.result, types)
+            columns = [from_arrow(column.combine_chunks()) for column in table.columns]
         except (StopIteration, pa.ArrowException) as error:
             raise ServerFault("the server's answer is not CSV") from error
-        return table.astype(pd.api.types.pandas_dtype(dtype)) if dtype else table
+        return [each.astype(dtype) if dtype and dtype != "str" else each for each in columns], header
 
 
 MAX_COLUMNS = 10_000

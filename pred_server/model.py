@@ -29,7 +29,8 @@ from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LinearRegression
 from sklearn.utils.validation import check_is_fitted
 
-from pred_server.engines import ROW_BLOCK, call_estimator, find_row_block, predict_in_blocks
+from pred_server.aligned import Aligned
+from pred_server.engines import ROW_BLOCK, find_row_block, predict_in_blocks
 from pred_server.errors import InvalidInput, ModelFileError, Violation, clip
 from pred_server.schema import Column, Schema, infer_column
 
@@ -86,11 +87,11 @@ class Model:
         """
         return self.predict_aligned(self.schema.align(table), output)
 
-    def predict_aligned(self, table: pd.DataFrame, output: str = "labels") -> np.ndarray:
+    def predict_aligned(self, table: Aligned, output: str = "labels") -> np.ndarray:
         """`predict` for a table that `schema.align` returned."""
         names = self.output_names(output)
         try:
-            result = predict_in_blocks(self.estimator, table, output, self.row_block)
+            result = predict_in_blocks(self.estimator, table, self.schema.index, output, self.row_block)
         except ValueError as error:
             # The estimator's own text may quote paths or internals: it goes to the log, not to the caller.
             logger.warning("model %s refused a table: %s", self.name, error)
@@ -98,7 +99,7 @@ class Model:
                 f"model {self.name!r} refused the table's values; a usual cause is an infinite or very large number"
             ) from error
         if output == "probabilities":
-            return result.reshape(len(table), len(names))
+            return result.reshape(-1, len(names))
         return result if self.schema.target.dtype == "str" else result.astype(self.schema.target.dtype, copy=False)
 
     @property
@@ -196,7 +197,8 @@ def save(
     columns = tuple(infer_column(table[column], _takes_missing(estimator, table, str(column))) for column in table)
     schema = Schema(columns, Column(target, dtype, unit=target_unit))
     kept = table.head(SAMPLE_ROWS).reset_index(drop=True)
-    model = Model(name, version, schema, estimator, scores or {}, kept, find_row_block(estimator, schema.align(kept)))
+    block = find_row_block(estimator, schema.align(kept), schema.index)
+    model = Model(name, version, schema, estimator, scores or {}, kept, block)
     if not _same(model.predict(kept), result):
         raise InvalidInput(
             "the estimator predicts otherwise once the table has the dtypes that it is served with; a usual cause is a "
@@ -285,7 +287,7 @@ def load(model: str | Path, trust: Sequence[str] = ()) -> Model:
         raise ModelFileError(f"model {label!r}: sample.parquet is not a Parquet file") from error
     estimator = _load_estimator(_read_checked(directory / "model.skops", sha256), label, trust)
     try:
-        block = find_row_block(estimator, schema.align(sample))
+        block = find_row_block(estimator, schema.align(sample), schema.index)
         loaded = Model(name, version, schema, estimator, scores, sample, block)
         loaded.predict(sample.head(1))
     except Exception as error:
@@ -350,12 +352,16 @@ def _as_table(estimator: Any, sample: pd.DataFrame | np.ndarray) -> pd.DataFrame
 
 def _try_estimator(estimator: Any, table: pd.DataFrame) -> np.ndarray:
     try:
-        result = call_estimator(estimator, table.head(SAMPLE_ROWS))
+        result = _predict(estimator, table.head(SAMPLE_ROWS))
     except Exception as error:
         raise InvalidInput(f"the estimator cannot predict the sample: {error}") from error
     if result.ndim != 1:
         raise InvalidInput(f"the estimator predicts {result.shape[1:]} values for a row; only one can be served")
     return result
+
+
+def _predict(estimator: Any, table: pd.DataFrame) -> np.ndarray:
+    return np.asarray(estimator.predict(table if hasattr(estimator, "feature_names_in_") else table.to_numpy()))
 
 
 def _takes_missing(estimator: Any, table: pd.DataFrame, column: str) -> bool:
@@ -366,7 +372,7 @@ def _takes_missing(estimator: Any, table: pd.DataFrame, column: str) -> bool:
     missing[column] = missing[column].where(pd.Series([False], index=missing.index))
     try:
         with warnings.catch_warnings(action="ignore"):
-            call_estimator(estimator, missing)
+            _predict(estimator, missing)
     except (ValueError, TypeError):
         return False
     return True

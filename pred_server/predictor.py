@@ -2,6 +2,9 @@
 
 No timer collects a batch. While the model computes, requests wait; when it is free, it takes all that wait for the same
 model, up to a number of rows. An idle server adds no delay, a busy one batches by itself.
+
+To wake a thread costs a tenth of a millisecond, more than some models take for a row. Such a model is asked on the
+event loop, which that holds up for `INLINE_NS` at the most, or for `INLINE_ALONE_NS` if no other call is there.
 """
 
 import asyncio
@@ -11,11 +14,15 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
-import pandas as pd
 
+from pred_server.aligned import Aligned, concat, count_rows
 from pred_server.errors import DeadlineExceeded, LimitExceeded
 from pred_server.limits import Limits, flag
 from pred_server.model import Model
+
+INLINE_ROWS = 64
+INLINE_NS = 100_000
+INLINE_ALONE_NS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -30,11 +37,12 @@ class Computed:
 @dataclass(eq=False)
 class _Work:
     model: Model
-    table: pd.DataFrame
+    table: Aligned
     output: str
     deadline_s: float
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[Computed]"
+    n_rows: int
     submitted_ns: int = field(default_factory=time.perf_counter_ns)
 
     def is_wanted(self) -> bool:
@@ -52,9 +60,13 @@ class Predictor:
         self._waiting: deque[_Work] = deque()
         self._queued_rows = 0
         self._changed = threading.Condition()
+        self._busy = False
+        self._slowest_ns: dict[tuple[int, str], float] = {}  # of late, for few rows, by model and output
         threading.Thread(target=self._run, name="compute", daemon=True).start()
 
-    async def predict(self, model: Model, table: pd.DataFrame, output: str, deadline_s: float) -> Computed:
+    async def predict(
+        self, model: Model, table: Aligned, output: str, deadline_s: float, alone: bool = False
+    ) -> Computed:
         """Compute the predictions for a table that the model's schema aligned.
 
         Parameters
@@ -62,6 +74,7 @@ class Predictor:
         output : "labels" or "probabilities"
         deadline_s : on the clock of time.monotonic; work that still waits then is not computed, nor is work whose
             caller was cancelled
+        alone : whether no other call is in flight
 
         Raises
         ------
@@ -73,13 +86,16 @@ class Predictor:
             The estimator refuses the values, or has no probabilities.
         """
         loop = asyncio.get_running_loop()
-        work = _Work(model, table, output, deadline_s, loop, loop.create_future())
+        n_rows = count_rows(table)
+        work = _Work(model, table, output, deadline_s, loop, loop.create_future(), n_rows)
         with self._changed:
+            if not (self._busy or self._waiting) and self._is_quick(work, alone):
+                return self._compute_now([work])[0]
             limit = self._limits.max_queued_rows
-            if self._queued_rows and self._queued_rows + len(table) > limit:
+            if self._queued_rows and self._queued_rows + n_rows > limit:
                 message = f"{self._queued_rows:,} rows wait already; come back later"
                 raise LimitExceeded(message, "OVERLOADED", limit, flag("max_queued_rows"))
-            self._queued_rows += len(table)
+            self._queued_rows += n_rows
             self._waiting.append(work)
             self._changed.notify()
         return await work.future
@@ -90,8 +106,10 @@ class Predictor:
                 while not self._waiting:
                     self._changed.wait()
                 batch = self._take()
+                self._busy = bool(batch)
             if batch:
                 self._compute(batch)
+                self._busy = False
 
     def _take(self) -> list[_Work]:
         """Take the first piece of work and those that can be computed with it, in their order; drop the unwanted."""
@@ -100,38 +118,50 @@ class Predictor:
         rows = 0
         for work in self._waiting:
             late = time.monotonic() >= work.deadline_s
-            fits = not taken or (taken[0].same_kind(work) and rows + len(work.table) <= self._limits.max_batch_rows)
+            fits = not taken or (taken[0].same_kind(work) and rows + work.n_rows <= self._limits.max_batch_rows)
             if not work.is_wanted() or late:
-                self._queued_rows -= len(work.table)
+                self._queued_rows -= work.n_rows
                 if late:
                     _deliver(work, DeadlineExceeded("the deadline passed before the model was free"))
             elif fits:
                 taken.append(work)
-                rows += len(work.table)
-                self._queued_rows -= len(work.table)
+                rows += work.n_rows
+                self._queued_rows -= work.n_rows
             else:
                 kept.append(work)
         self._waiting = kept
         return taken
 
+    def _is_quick(self, work: _Work, alone: bool) -> bool:
+        slowest_ns = self._slowest_ns.get((id(work.model), work.output), float("inf"))
+        return work.n_rows <= INLINE_ROWS and slowest_ns <= (INLINE_ALONE_NS if alone else INLINE_NS)
+
     def _compute(self, batch: list[_Work]) -> None:
-        start_ns = time.perf_counter_ns()
-        first = batch[0]
-        table = first.table if len(batch) == 1 else pd.concat([work.table for work in batch], ignore_index=True)
         try:
-            values = first.model.predict_aligned(table, first.output)
+            for work, computed in zip(batch, self._compute_now(batch), strict=True):
+                _deliver(work, computed)
         except Exception as error:
             if len(batch) == 1:
-                _deliver(first, error)
+                _deliver(batch[0], error)
             else:  # one of them is at fault, and the others need not know
                 for work in batch:
                     self._compute([work])
-            return
+
+    def _compute_now(self, batch: list[_Work]) -> list[Computed]:
+        start_ns = time.perf_counter_ns()
+        first = batch[0]
+        table = concat([work.table for work in batch])
+        n_rows = count_rows(table)
+        values = first.model.predict_aligned(table, first.output)
         predict_ns = time.perf_counter_ns() - start_ns
-        end = 0
+        if n_rows <= INLINE_ROWS:
+            key = (id(first.model), first.output)
+            self._slowest_ns[key] = max(predict_ns, 0.95 * self._slowest_ns.get(key, 0.0))
+        found, end = [], 0
         for work in batch:
-            start, end = end, end + len(work.table)
-            _deliver(work, Computed(values[start:end], start_ns - work.submitted_ns, predict_ns, len(table)))
+            start, end = end, end + work.n_rows
+            found.append(Computed(values[start:end], start_ns - work.submitted_ns, predict_ns, n_rows))
+        return found
 
 
 def _deliver(work: _Work, outcome: Computed | Exception) -> None:

@@ -3,11 +3,13 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from pred_server.aligned import Aligned
 from pred_server.errors import InvalidInput, LimitExceeded, Violation, clip
 from pred_server.limits import flag
 
@@ -80,12 +82,22 @@ class Schema:
         known = set(self.names)
         return [name for name in names if name not in known]
 
-    def align(self, table: pd.DataFrame) -> pd.DataFrame:
+    @cached_property
+    def uniform(self) -> np.dtype | None:
+        """The dtype of all columns, if it is one, and numeric."""
+        dtypes = {column.dtype for column in self.columns}
+        return np.dtype(dtypes.pop()) if len(dtypes) == 1 and dtypes <= set(NUMERIC_DTYPES) else None
+
+    @cached_property
+    def index(self) -> pd.Index:
+        return pd.Index(self.names)
+
+    def align(self, table: pd.DataFrame | Mapping[str, Any]) -> Aligned:
         """Return the model's columns in its order and dtypes; other columns are left out.
 
         Parameters
         ----------
-        table : DataFrame of shape (n_rows, n_columns), n_rows >= 1, columns in any order
+        table : DataFrame of shape (n_rows, n_columns), n_rows >= 1, or the columns' names and values; in any order
 
         Raises
         ------
@@ -93,19 +105,30 @@ class Schema:
             A column is missing, stands twice, has values of another type, or lacks values that the model needs; or
             there are no rows.
         """
-        table = table.set_axis([str(name) for name in table.columns], axis=1)
-        self.check_names(list(table.columns))
-        if len(table) == 0:
+        if isinstance(table, pd.DataFrame):
+            table = table.set_axis([str(name) for name in table.columns], axis=1)
+            if table.columns.has_duplicates:
+                self.check_names(list(table.columns))
+        self.check_names([str(name) for name in table])
+        if len(next(iter(table.values())) if isinstance(table, dict) else table) == 0:
             raise InvalidInput("the table has no rows")
         aligned, violations = {}, []
         for column in self.columns:
             try:
-                aligned[column.name] = _cast(table[column.name], column).array
+                aligned[column.name] = _cast(table[column.name], column)
             except ValueError as error:
                 violations.append(Violation(column.name, str(error)))
         if violations:
             raise InvalidInput.at(violations)
-        return pd.DataFrame(aligned, index=table.index)
+        # Rows of columns, seen from the side: column-major.
+        return np.array(list(aligned.values())).T if self.uniform else aligned
+
+    def align_array(self, array: np.ndarray, names: list[str]) -> Aligned:
+        """`align` for an array of shape (n_rows, n_columns) whose columns have these names; a view where it fits."""
+        fits = names == self.names and array.dtype == self.uniform and len(array) > 0
+        if not fits or (array.dtype.kind == "f" and np.isnan(array.min())):
+            return self.align({name: array[:, place] for place, name in enumerate(names)})
+        return np.asfortranarray(array)
 
 
 def check_rows(n_rows: int, max_rows: int) -> None:
@@ -128,16 +151,24 @@ def plain(values: pd.Series) -> pd.Series:
     return values.astype("float64" if whole_numbers_with_gaps else values.cat.categories.dtype)
 
 
-def _cast(values: pd.Series, column: Column) -> pd.Series:
-    values = plain(values)
+def _cast(values: Any, column: Column) -> Any:
+    """The values as an array of the column's type; at a million rows or at one, most are so already."""
+    if isinstance(values, np.ndarray) and values.dtype == column.dtype and not column.is_float:
+        return values
+    if isinstance(values, np.ndarray) and values.dtype == column.dtype and (column.nullable or not _has_nan(values)):
+        return values
     if column.dtype in ("str", "bool"):
+        values = plain(values) if isinstance(values, pd.Series) else values
         kind = "string" if column.dtype == "str" else "boolean"
         found = pd.api.types.infer_dtype(values, skipna=True)
         if found not in (kind, "empty"):
             raise ValueError(f"holds {found} values; the model takes {kind} values")
-    elif not pd.api.types.is_numeric_dtype(values.dtype) or values.dtype == bool:
-        raise ValueError(f"holds values of dtype {values.dtype}; the model takes {column.dtype}")
-    missing = values.isna()
+        missing = pd.isna(values)
+    else:
+        values = plain(values if isinstance(values, pd.Series) else pd.Series(values))
+        if not pd.api.types.is_numeric_dtype(values.dtype) or values.dtype == bool:
+            raise ValueError(f"holds values of dtype {values.dtype}; the model takes {column.dtype}")
+        missing = values.isna()
     if missing.any() and not column.nullable:
         raise ValueError(f"row {int(missing.argmax()) + 1} has no value, and the model needs one")
     if column.is_integer:
@@ -147,7 +178,13 @@ def _cast(values: pd.Series, column: Column) -> pd.Series:
             at = int(wrong.argmax())
             raise ValueError(f"row {at + 1} has {values.iloc[at]}, not a whole number of type {column.dtype}")
     if column.dtype in NUMERIC_DTYPES:
-        na_value = np.nan if column.is_float else 0
         with np.errstate(over="ignore"):
-            return pd.Series(values.to_numpy(column.dtype, na_value=na_value), index=values.index)
-    return values.astype(str if column.dtype == "str" else bool)
+            return values.to_numpy(column.dtype, na_value=np.nan if column.is_float else 0)
+    if column.dtype == "bool":
+        return np.asarray(values, dtype=bool)
+    # A column of text is kept as it is: objects for a few rows, Arrow's strings for many.
+    return values if isinstance(values, np.ndarray) else pd.Series(values, dtype=str).array
+
+
+def _has_nan(values: np.ndarray) -> bool:
+    return len(values) > 0 and bool(np.isnan(values.min()))  # min hands a NaN on, and needs no array in between

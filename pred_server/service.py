@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 import grpc
-import pandas as pd
 
 from generated.pred_pb2 import ColumnDescription, DescribeResponse, Response
 from generated.pred_pb2_grpc import PredictionServicer
+from pred_server.aligned import Aligned, count_rows
 from pred_server.codecs import CODECS, Codec, codec_of
 from pred_server.errors import DeadlineExceeded, InvalidInput, ModelNotFound, PredServerError, ServerFault, clip
 from pred_server.limits import Limits, flag
@@ -55,7 +55,7 @@ class Received:
 @dataclass
 class _Decoded:
     codec: Codec
-    table: pd.DataFrame
+    table: Aligned
     ignored: list[str]
 
 
@@ -112,13 +112,16 @@ class PredictionService(PredictionServicer):
         self._limits = limits
         self._timing = timing
         self._predictor = Predictor(limits)
+        self._calls = 0
         self._workers = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="codec")
 
     async def Predict(self, request: Received, context: Context) -> Response:
         async with self._call("Predict", context) as call, self._time_limit():
             model = call.model()
             decoded = await self._decode(call, model, request)
-            computed = await self._predictor.predict(model, decoded.table, call.output, self._deadline_s(context))
+            alone = self._calls == 1
+            deadline_s = self._deadline_s(context)
+            computed = await self._predictor.predict(model, decoded.table, call.output, deadline_s, alone)
             response = await self._encode(call, model, decoded.codec, computed)
             # After the answer: headers that are ready before it travel alone, and a client that has them does not ask
             # again if the server is then lost.
@@ -168,7 +171,7 @@ class PredictionService(PredictionServicer):
                         if chunk == 1:
                             await context.send_initial_metadata(_headers(model, call.output, decoded.ignored))
                         await context.write(response)
-                    chunk, first_row = chunk + 1, first_row + len(decoded.table)
+                    chunk, first_row = chunk + 1, first_row + count_rows(decoded.table)
             finally:
                 reader.cancel()
                 for task in list(computing):
@@ -184,6 +187,7 @@ class PredictionService(PredictionServicer):
     async def _call(self, rpc: str, context: Context) -> AsyncIterator[_Call]:
         """Around every call: errors become statuses, times become metadata, and the log gets a line."""
         call, code = _Call(rpc, context, self._models), "OK"
+        self._calls += 1
         logger.debug("%s request_id=%s accepted", rpc, call.request_id)
         try:
             yield call
@@ -201,7 +205,9 @@ class PredictionService(PredictionServicer):
             status = to_status(known)
             await context.abort(status.code, status.details, (*status.trailing_metadata, *self._trailers(call)))
         finally:
-            call.log(code)
+            self._calls -= 1
+            if logger.isEnabledFor(logging.INFO):
+                call.log(code)
 
     def _trailers(self, call: _Call) -> tuple[tuple[str, str], ...]:
         header = call.watch.header()
@@ -231,7 +237,7 @@ class PredictionService(PredictionServicer):
             return _Decoded(codec, *codec.read_table(request.message, model.schema, self._limits.max_rows))
 
         decoded = await self._timed(call.watch, "decode", request.n_bytes <= INLINE_BYTES, read)
-        call.rows += len(decoded.table)
+        call.rows += count_rows(decoded.table)
         return decoded
 
     async def _encode(self, call: _Call, model: Model, codec: Codec, computed: Computed) -> Response:

@@ -11,6 +11,11 @@ from pred_server.schema import NUMERIC_DTYPES, plain
 
 Table: TypeAlias = "pd.DataFrame | np.ndarray | pa.Table"
 
+_GAPS = {
+    **{kind: pd.Int64Dtype() for kind in (pa.int8(), pa.int16(), pa.int32(), pa.int64())},
+    **{kind: pd.UInt64Dtype() for kind in (pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64())},
+    pa.bool_(): pd.BooleanDtype(),
+}
 # The integers that a float64 holds exactly lie between this and its negative.
 EXACT = 2**53
 
@@ -28,7 +33,7 @@ def as_table(table: Any) -> Table:
 
 def count_bytes(table: Table) -> int:
     """About how many bytes the values take."""
-    return int(table.memory_usage(index=False).sum()) if isinstance(table, pd.DataFrame) else int(table.nbytes)
+    return 8 * table.size if isinstance(table, pd.DataFrame) else int(table.nbytes)
 
 
 def cut(table: Table, start: int, stop: int) -> Table:
@@ -73,6 +78,15 @@ def to_arrow(table: Table, names: list[str] | None = None) -> pa.Table:
     return pa.table(columns)
 
 
+def from_arrow(values: pa.Array) -> Any:
+    """The values as a NumPy array where Arrow's type is one of NumPy's, else as pandas has them."""
+    if pa.types.is_primitive(values.type) and (values.null_count == 0 or pa.types.is_floating(values.type)):
+        return values.to_numpy(zero_copy_only=False)
+    if pa.types.is_integer(values.type) or pa.types.is_boolean(values.type):  # pandas has gaps among these
+        return values.to_pandas(types_mapper=_GAPS.get).array
+    return values.to_pandas().array
+
+
 def to_array(table: Table) -> tuple[np.ndarray, list[str]]:
     """The table as one array of shape (n_rows, n_columns), and the names of its columns, none for an array.
 
@@ -86,6 +100,9 @@ def to_array(table: Table) -> tuple[np.ndarray, list[str]]:
     else:
         frame = to_frame(table, [])
         names = [str(name) for name in frame.columns]
+        kinds = set(frame.dtypes)
+        if len(kinds) == 1 and str(next(iter(kinds))) in NUMERIC_DTYPES:
+            return frame.to_numpy(), names
         dtypes = [getattr(dtype, "numpy_dtype", dtype) for dtype in frame.dtypes]
         if {str(dtype) for dtype in dtypes} != {"bool"}:
             for name, dtype in zip(names, dtypes, strict=True):

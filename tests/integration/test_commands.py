@@ -165,6 +165,7 @@ async def run_cell(lab: dict[str, object], kernel: str, source: str) -> str:
             printed += answer["content"]["text"]
         if answer["msg_type"] == "error":
             raise AssertionError(answer["content"])
-        if answer["msg_type"] == "execute_reply":
+        # Not execute_reply, which comes on another channel and may overtake what was printed.
+        if answer["msg_type"] == "status" and answer["content"]["execution_state"] == "idle":
             socket.close()
             return printed

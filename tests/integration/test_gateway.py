@@ -1,8 +1,10 @@
 """HTTP to the Go gateway, gRPC to the Python server: real processes both, and clients in Go."""
 
+import csv
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -10,19 +12,30 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
+import grpc
+import numpy as np
 import pandas as pd
 import pytest
 from grpc_tools import protoc
+from sklearn.datasets import load_wine
+from sklearn.ensemble import RandomForestClassifier
 
-from pred_server import Model, serve, stubs
+from generated.pred_pb2 import Request
+from generated.pred_pb2_grpc import PredictionStub
+from pred_server import Model, load, save, serve, stubs
 from pred_server.background import Gateway, Server, gateway
-from pred_server.model import ROOT
+from pred_server.model import FLIGHTS, ROOT
+from pred_server.timing import SERVER_PHASES
 
 OUTAGE_S = float(os.environ.get("OUTAGE_S", "2"))  # how long the backend stays away
+HANG_S = 120  # how long a test waits for what should happen soon
 Go = Callable[..., str]
 
 
@@ -39,13 +52,26 @@ def sum_gateway(go: Go, sum_server: Server) -> Iterator[Gateway]:
 
 
 def post(url: str, body: str | bytes, **headers: str) -> tuple[int, http.client.HTTPMessage, str]:
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
     names = {name.replace("_", "-"): value for name, value in headers.items()}
-    connection.request("POST", "/predict", body.encode() if isinstance(body, str) else body, names)
+    return ask(url, "POST", "/predict", body.encode() if isinstance(body, str) else body, names)
+
+
+def ask(
+    url: str, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] = MappingProxyType({})
+) -> tuple[int, http.client.HTTPMessage, str]:
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=HANG_S)
+    connection.request(method, path, body, dict(headers))
     answer = connection.getresponse()
     text = answer.read().decode()
     connection.close()
     return answer.status, answer.headers, text
+
+
+def eventually(what: str, condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + HANG_S
+    while not condition():
+        assert time.monotonic() < deadline, f"still waiting: {what}"
+        time.sleep(0.01)
 
 
 def test_10000_flights_come_back_equal_to_the_bit_as_csv_and_as_json(
@@ -79,6 +105,36 @@ def test_json_keeps_every_digit(sum_gateway: Gateway) -> None:
     assert json.loads(nothing) == [{"0": None}]
 
 
+def test_probabilities_come_back_equal_to_the_bit_as_csv_and_as_json(
+    go: Go, tmp_path: Path, sum_gateway: Gateway
+) -> None:
+    wine = load_wine(as_frame=True)
+    labels = wine.target_names[wine.target]
+    classifier = RandomForestClassifier(n_estimators=30, random_state=0).fit(wine.data, labels)
+    save(classifier, wine.data, tmp_path / "wine", target="cultivar")
+    expected = [
+        dict(zip(classifier.classes_, row, strict=True)) for row in classifier.predict_proba(wine.data).tolist()
+    ]
+    table, records = wine.data.to_csv(index=False), json.dumps(wine.data.to_dict("records"))
+    with serve(tmp_path / "wine") as server, gateway(server.address) as running:
+        status, _, text = post(running.address, table, Model_Output="probabilities")
+        header, *lines = csv.reader(text.splitlines())
+        assert (status, header) == (200, list(classifier.classes_))
+        assert [dict(zip(header, map(float, line), strict=True)) for line in lines] == expected
+
+        json_headers = {"Content_Type": "application/json", "Model_Output": "probabilities"}
+        status, _, text = post(running.address, records, **json_headers)
+        assert (status, json.loads(text)) == (200, expected)
+
+        status, _, text = post(running.address, records, Content_Type="application/json")
+        assert (status, json.loads(text)) == (200, [{"cultivar": label} for label in classifier.predict(wine.data)])
+        assert post(running.address, table, Model_Output="labels")[2] == post(running.address, table)[2]
+        refusals = [(running, table, "certainty"), (sum_gateway, "x,y\n1,2\n", "probabilities")]
+        for refusing, body, output in refusals:
+            status, _, text = post(refusing.address, body, Model_Output=output)
+            assert (status, json.loads(text)["error"]["violations"][0]["field"]) == (400, "output")
+
+
 def test_the_servers_errors_reach_the_web_user_with_the_field_and_the_request_id(sum_gateway: Gateway) -> None:
     status, headers, text = post(sum_gateway.address, "x,y\n1,2\n3,four\n", X_Request_Id="order-66")
     error = json.loads(text)["error"]
@@ -90,6 +146,40 @@ def test_the_servers_errors_reach_the_web_user_with_the_field_and_the_request_id
     assert json.loads(post(sum_gateway.address, "x,y\n1,2\n", Model_Name="none")[2])["error"]["code"] == "NOT_FOUND"
 
 
+def timing(headers: http.client.HTTPMessage) -> dict[str, float]:
+    """Milliseconds by name, in the order of the header."""
+    return {name: float(ms) for name, ms in re.findall(r"(\w+);dur=(\d+\.\d+)", headers["Server-Timing"])}
+
+
+@pytest.mark.parametrize("encoding", ["csv", "json"])
+def test_server_timing_has_the_servers_phases_and_the_gateways_hop(
+    encoding: str, flights: pd.DataFrame, flights_gateway: Gateway
+) -> None:
+    if encoding == "csv":
+        body, media_type = flights.to_csv(index=False), "text/csv"
+    else:
+        body, media_type = json.dumps(flights.to_dict("records")), "application/json"
+    start = time.perf_counter()
+    status, headers, _ = post(flights_gateway.address, body, Content_Type=media_type)
+    measured_ms = (time.perf_counter() - start) * 1000
+    assert status == 200
+    found = timing(headers)
+    assert list(found) == [*SERVER_PHASES, "backend", "gateway"]
+    assert 'batch;desc="' in headers["Server-Timing"]
+    assert sum(found[phase] for phase in SERVER_PHASES) <= found["backend"]
+    assert found["backend"] + found["gateway"] <= measured_ms
+
+
+def test_server_timing_of_errors_and_of_the_articles_server(go: Go, sum_gateway: Gateway) -> None:
+    status, headers, _ = post(sum_gateway.address, "x,y\n1,two\n")
+    assert (status, list(timing(headers))) == (400, ["decode", "backend", "gateway"])
+    status, headers, _ = post(sum_gateway.address, "")
+    assert (status, headers["Server-Timing"]) == (400, None)
+    with serve("sum", module="pred_server.article") as article, gateway(article.address) as running:
+        status, headers, _ = post(running.address, "x,y\n1,2\n")
+        assert (status, list(timing(headers))) == (200, ["backend", "gateway"])
+
+
 def test_the_request_id_stands_in_the_servers_log(go: Go) -> None:
     with serve("sum", "--log-level", "info") as server, gateway(server.address) as running:
         post(running.address, "x,y\n1,2\n", X_Request_Id="order-67")
@@ -97,11 +187,76 @@ def test_the_request_id_stands_in_the_servers_log(go: Go) -> None:
         assert '"request_id":"order-67"' in running.logs()
 
 
-def test_limits_of_the_server_are_413(go: Go) -> None:
-    with serve("sum", "--max-rows", "2") as server, gateway(server.address, "-max-body-bytes", "1000") as running:
-        assert post(running.address, "x,y\n" + "1,2\n" * 2)[0] == 200
-        assert post(running.address, "x,y\n" + "1,2\n" * 3)[0] == 413
-        assert post(running.address, "x,y\n" + "1,2\n" * 500)[0] == 413
+def test_too_large_is_413(go: Go) -> None:
+    limits = ("--max-rows", "200", "--max-message-bytes", "1000")
+    with serve("sum", *limits) as server, gateway(server.address, "-max-body-bytes", "10000") as running:
+        assert post(running.address, "x,y\n" + "1,2\n" * 200)[0] == 200
+        for rows, words in (
+            (210, "--max-rows is 200"),
+            (400, "--max-message-bytes is 1,000"),
+            (1_000, "larger than the prediction server allows"),  # gRPC itself refuses what is over twice the limit
+            (5_000, "larger than 10000 bytes"),  # the gateway's own limit
+        ):
+            status, headers, text = post(running.address, "x,y\n" + "1,2\n" * rows)
+            error = json.loads(text)["error"]
+            assert (status, error["code"], headers["Retry-After"]) == (413, "RESOURCE_EXHAUSTED", None)
+            assert words in error["message"]
+
+
+def test_a_server_with_too_much_to_do_is_429_and_stays_ready(go: Go) -> None:
+    limits = ("--max-calls-in-flight", "1", "--log-level", "debug")
+    with (
+        serve("sum", *limits) as server,
+        gateway(server.address) as running,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        end = threading.Event()
+
+        def no_chunks() -> Iterator[Request]:
+            end.wait()
+            yield from ()
+
+        stream = PredictionStub(channel).PredictStream(no_chunks())
+        eventually("the stream to be accepted", lambda: "accepted" in server.logs())
+        status, headers, text = post(running.address, "x,y\n1,2\n")
+        error = json.loads(text)["error"]
+        assert (status, error["code"], headers["Retry-After"]) == (429, "RESOURCE_EXHAUSTED", "1")
+        assert "--max-calls-in-flight is 1" in error["message"]
+        assert ask(running.address, "GET", "/readyz")[0] == 200
+        end.set()
+        assert list(stream) == []
+        eventually("an answer", lambda: post(running.address, "x,y\n1,2\n")[0] == 200)
+
+
+def test_a_server_that_drains_is_not_ready_and_answers_what_it_accepted(go: Go, flights_model: Model) -> None:
+    table = pd.read_parquet(FLIGHTS).drop(columns="arr_delay").head(300_000)
+    body = table.to_csv(index=False)
+    with (
+        serve("flights", "--log-level", "debug") as server,
+        gateway(server.address, "-timeout", f"{HANG_S}s") as running,
+        ThreadPoolExecutor() as pool,
+    ):
+        assert ask(running.address, "GET", "/readyz")[::2] == (200, '{"status":"ready"}\n')
+        answer = pool.submit(post, running.address, body)
+        eventually("the call to be accepted", lambda: "accepted" in server.logs())
+        os.kill(server.pid, signal.SIGTERM)
+        said: list[str] = []
+
+        def turned() -> bool:
+            status, _, text = ask(running.address, "GET", "/readyz")
+            said.append(text)
+            return status == 503
+
+        eventually("/readyz to turn", turned)
+        assert not answer.done()
+        assert (
+            "or stopping" in said[-1]
+        )  # the server's own word; of one that is gone, it is said that it cannot be reached
+        status, _, text = answer.result()
+        assert status == 200
+        assert [float(value) for value in text.split()[1:]] == flights_model.predict(table).tolist()
+        eventually("the server to end", lambda: not server.running)
+        assert "cannot be reached" in ask(running.address, "GET", "/readyz")[2]
 
 
 def test_a_header_may_shorten_the_deadline(flights: pd.DataFrame, flights_gateway: Gateway) -> None:
@@ -127,7 +282,7 @@ def test_a_backend_that_dies_under_load_is_503_until_it_is_back(go: Go) -> None:
     answers: list[tuple[float, int]] = []
     stop = threading.Event()
 
-    def ask(running: Gateway) -> None:
+    def call(running: Gateway) -> None:
         while not stop.wait(0.1):
             answers.append((time.monotonic(), post(running.address, "x,y\n1,2\n")[0]))
 
@@ -141,7 +296,7 @@ def test_a_backend_that_dies_under_load_is_503_until_it_is_back(go: Go) -> None:
 
     with gateway(address) as running:
         with serve("sum", "--address", address) as server:
-            callers = [threading.Thread(target=ask, args=(running,)) for _ in range(5)]
+            callers = [threading.Thread(target=call, args=(running,)) for _ in range(5)]
             for caller in callers:
                 caller.start()
             wait_for(200, time.monotonic())
@@ -193,6 +348,43 @@ def test_a_go_client_with_stubs_of_the_articles_own_proto_works(go: Go, sum_serv
             )  # fmt: skip
             assert expected in (None, done.stdout)
             assert [float(value) for value in done.stdout.split()] == [0.0, 3.0, 0.1 + 0.2]
+
+
+@pytest.fixture(scope="module")
+def encodings(go: Go, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example, built. It is a module of its own, and has Arrow to fetch."""
+    program = tmp_path_factory.mktemp("go") / "encodings"
+    try:
+        go("build", "-C", "gateway/examples/encodings", "-o", str(program), ".")
+    except stubs.GoMissing as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"Arrow for Go cannot be reached: {error}")
+    return program
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 7, 1_000_000])
+@pytest.mark.parametrize("name", ["linear", "flights"])
+def test_every_encoding_from_go_is_equal_to_the_bit(
+    name: str, chunk_rows: int, encodings: Path, flights: pd.DataFrame, flights_server: Server, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(chunk_rows)
+    numbers = rng.normal(size=(200, 10)) * 10.0 ** rng.integers(-6, 6, size=(200, 10))
+    table = flights.head(200) if name == "flights" else pd.DataFrame(numbers).add_prefix("x")
+    table.to_csv(tmp_path / "table.csv", index=False)
+    with serve("linear") if name == "linear" else nullcontext(flights_server) as server:
+        done = subprocess.run(
+            [encodings, "-address", server.address, "-chunk-rows", str(chunk_rows), tmp_path / "table.csv"],
+            capture_output=True, text=True, timeout=HANG_S,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    header, *lines = csv.reader(done.stdout.splitlines())
+    model = load(name)
+    assert header == [model.schema.target.name, "bits"]
+    assert [bits for _, bits in lines] == [f"{bits:016x}" for bits in model.predict(table).view(np.uint64).tolist()]
+    assert [float(value) for value, _ in lines] == model.predict(table).tolist()
+    assert len(re.findall("200 predictions", done.stderr)) == (8 if name == "linear" else 6)
+    assert ("is left out" in done.stderr) == (name == "flights")
 
 
 def test_it_ends_with_whoever_started_it(go: Go) -> None:

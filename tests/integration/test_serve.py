@@ -1,5 +1,7 @@
 """Real server processes, called over real sockets."""
 
+import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -183,6 +185,28 @@ def test_bytes_that_are_no_message_are_invalid_argument(data: bytes, sum_server:
             ask(data, timeout=30)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert caught.value.details() == "the bytes sent are not the message that this rpc takes"
+
+
+def test_a_program_without_the_contract_calls_by_reflection(sum_server: Server, tmp_path: Path) -> None:
+    """What grpcurl does, with buf, which comes with the environment, and far from any proto file."""
+
+    def curl(*arguments: str, path: str = "") -> str:
+        buf = shutil.which("buf", path=Path(sys.executable).parent) or "buf"
+        command = [buf, "curl", "--protocol", "grpc", "--http2-prior-knowledge", "--reflect", *arguments]
+        done = subprocess.run(
+            [*command, f"http://{sum_server.address}{path}"],
+            capture_output=True, text=True, check=True, timeout=60, cwd=tmp_path,
+        )  # fmt: skip
+        return done.stdout
+
+    reflection = "grpc.reflection.v1alpha.ServerReflection"
+    assert curl("--list-services").split() == ["grpc.health.v1.Health", reflection, "prediction.Prediction"]
+    methods = {"prediction.Prediction/Predict", "prediction.Prediction/PredictStream", "prediction.Prediction/Describe"}
+    assert methods <= set(curl("--list-methods").split())
+    table = json.dumps({"input_data": "x,y\n1,2\n"})
+    assert json.loads(curl("-d", table, path="/prediction.Prediction/Predict")) == {"result": "0\n3\n"}
+    assert json.loads(curl(path="/prediction.Prediction/Describe"))["name"] == "sum"
+    assert json.loads(curl(path="/grpc.health.v1.Health/Check")) == {"status": "SERVING"}
 
 
 def test_the_model_is_chosen_by_name_and_version(flights: pd.DataFrame) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from generated.pred_pb2 import Request, Response, Tensor
+from pred_server.aligned import to_frame
 from pred_server.codecs import CODECS, codec_of
 from pred_server.errors import InvalidInput, LimitExceeded
 from pred_server.schema import DTYPES, NUMERIC_DTYPES, Column, Schema
@@ -70,7 +71,8 @@ def send(encoding: str, table: Table, schema: Schema) -> tuple[pd.DataFrame, lis
     CODECS[encoding].write_table(table, request)
     arrived = Request.FromString(request.SerializeToString())
     assert codec_of(arrived).name == encoding
-    return CODECS[encoding].read_table(arrived, schema, max_rows=10)
+    aligned, ignored = CODECS[encoding].read_table(arrived, schema, max_rows=10)
+    return to_frame(aligned, schema.index), ignored
 
 
 @any_codec
@@ -104,10 +106,10 @@ def test_results_arrive_bit_for_bit(encoding: str, values: list[float]) -> None:
     for sent in (np.array(values), np.array([values, values]).T):
         response, columns = Response(), ["delay, in minutes", "ü"][: sent.ndim]
         CODECS[encoding].write_result(sent, columns, response)
-        got = CODECS[encoding].read_result(Response.FromString(response.SerializeToString()), "float64")
-        assert list(got.columns) == columns
-        for name in columns:
-            assert_same_bits(pd.Series(values, name=name), got[name])
+        got, named = CODECS[encoding].read_result(Response.FromString(response.SerializeToString()), "float64")
+        assert named == columns
+        for column in got:
+            assert_same_bits(pd.Series(values), pd.Series(column))
 
 
 @any_codec
@@ -115,7 +117,8 @@ def test_results_arrive_bit_for_bit(encoding: str, values: list[float]) -> None:
 def test_labels_arrive_as_they_are(encoding: str, labels: list[str]) -> None:
     response = Response()
     CODECS[encoding].write_result(np.array(labels, dtype=object), ["label"], response)
-    assert CODECS[encoding].read_result(response, "str")["label"].tolist() == labels
+    (got,), named = CODECS[encoding].read_result(response, "str")
+    assert (list(got), named) == (labels, ["label"])
 
 
 @any_codec
@@ -123,7 +126,7 @@ def test_labels_arrive_as_they_are(encoding: str, labels: list[str]) -> None:
 def test_labels_of_other_types_keep_their_type(encoding: str, labels: np.ndarray) -> None:
     response = Response()
     CODECS[encoding].write_result(labels, ["label"], response)
-    got = CODECS[encoding].read_result(response, str(labels.dtype))["label"]
+    (got,), _ = CODECS[encoding].read_result(response, str(labels.dtype))
     assert got.dtype == labels.dtype
     assert got.tolist() == labels.tolist()
 

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from generated.pred_pb2 import Request
+from pred_server.aligned import to_frame
 from pred_server.codecs import CODECS
 from pred_server.errors import InvalidInput, LimitExceeded
 from pred_server.schema import Column, Schema
@@ -14,7 +15,7 @@ XY = Schema((Column("x", "float64", nullable=True), Column("n", "int64"), Column
 
 
 def read(text: str, schema: Schema = XY, max_rows: int = 1_000) -> pd.DataFrame:
-    return CSV.read_table(Request(input_data=text), schema, max_rows)[0]
+    return to_frame(CSV.read_table(Request(input_data=text), schema, max_rows)[0], schema.index)
 
 
 @pytest.mark.parametrize(
@@ -91,8 +92,8 @@ def test_a_float32_travels_as_the_number_that_it_is() -> None:
     request, sent = Request(), pd.DataFrame({"x": np.float32([0.1, np.nan]), "n": [1, 2], "s": "a"})
     CSV.write_table(sent, request)
     got = CSV.read_table(request, XY, 10)[0]["x"]
-    assert got.iloc[0] == float(np.float32(0.1))
-    assert math.isnan(got.iloc[1])
+    assert got[0] == float(np.float32(0.1))
+    assert math.isnan(got[1])
 
 
 def test_no_more_than_ten_faults_are_listed_however_many_there_are() -> None:

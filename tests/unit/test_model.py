@@ -18,6 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OrdinalEncoder, StandardScaler
 
 from pred_server import Model, load, save
+from pred_server.aligned import to_frame
 from pred_server.engines import ROW_BLOCK
 from pred_server.errors import InvalidInput, ModelFileError
 
@@ -70,7 +71,9 @@ def test_any_fitted_estimator_is_saved_and_comes_back_the_same(
     assert model.schema.target.dtype == dtype
     # Whole blocks only: what is left over of one, scikit-learn rounds in another way (engines.find_row_block).
     whole = TABLE.head(len(TABLE) // ROW_BLOCK * ROW_BLOCK)
-    assert np.array_equal(model.predict(TABLE)[: len(whole)], estimator.predict(model.schema.align(whole)))
+    assert np.array_equal(
+        model.predict(TABLE)[: len(whole)], estimator.predict(to_frame(model.schema.align(whole), model.schema.index))
+    )
     if dtype == "float64":
         assert model.predict(TABLE) == pytest.approx(estimator.predict(TABLE), rel=1e-12)
     pd.testing.assert_frame_equal(model.sample, TABLE)
