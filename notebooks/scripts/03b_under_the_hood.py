@@ -638,9 +638,9 @@ while small.running and time.monotonic() < deadline_s:
 small
 
 # %% [markdown]
-# UNAVAILABLE means: nobody computed anything, ask again, perhaps elsewhere. `Client` does so by itself, five times in
-# all, within some seven seconds, so that callers do not notice when a server is replaced. Here we had turned it off
-# with `retry=False`. A stream that breaks in the middle goes on from there if you say `resume=True`.
+# UNAVAILABLE means: ask again, perhaps elsewhere. Predicting has no side effects, so that is always safe. `Client` does so
+# by itself, five times in all, within some seven seconds, and callers do not notice that a server is replaced. Here we
+# had turned it off with `retry=False`. A stream that breaks in the middle goes on from there if you say `resume=True`.
 #
 # ## What we found
 
