@@ -58,11 +58,12 @@ some
 # %% [markdown]
 # ## Ask
 #
-# A *client* is the side that asks. It turns the table into CSV text, sends it in one message, and turns the answer into a
-# pandas Series with the index of the table. Every call has a *deadline*: how long the caller is willing to wait.
+# A *client* is the side that asks. It turns the table into CSV text, sends it in one message, and turns the answer into
+# a pandas Series with the index of the table. (CSV is what the pattern began with, and what everybody can read; lesson
+# 03b has quicker ways.) Every call has a *deadline*: how long the caller is willing to wait.
 
 # %%
-client = server.client(timeout_s=10)
+client = server.client(timeout_s=10, encoding="csv")
 table = some.drop(columns="arr_delay")
 
 some.assign(predicted=client.predict(table).round(1))[["carrier", "dest", "dep_delay", "arr_delay", "predicted"]]
@@ -141,16 +142,16 @@ show(figure, f"Latency against rows, both axes logarithmic, over gRPC and in pro
 plt.close(figure)
 
 # %% [markdown]
-# The line over gRPC is flat for small tables: a call has a fixed price, whatever it carries. For large ones it runs
-# beside the floor, at a distance: that is the price of text, written and parsed once in each direction. So one call
-# with a thousand rows is far cheaper than a thousand calls with one. The later lessons take the distance apart.
+# The line over gRPC is flat for small tables: a call has a fixed price, whatever it carries. For large ones most of the
+# time is the model's, and what is left is mostly the price of text, written and parsed once in each direction. So one
+# call with a thousand rows is far cheaper than a thousand calls with one. [03b](03b_under_the_hood.ipynb) takes a call
+# apart.
 #
 # ## Why gRPC, and not just REST?
 #
 # With REST, the contract is yours to write and to hold everyone to; gRPC begins with it, and generates the code of both
-# ends, in a dozen languages, from one file. A call carries a deadline
-# and can be cancelled, on both sides of the wire, without a line of yours. It runs over one lasting HTTP/2 connection, which
-# many calls share at the same time.
+# ends, in a dozen languages, from one file. A call carries a deadline and can be cancelled, on both sides of the wire,
+# without a line of yours. It runs over one lasting HTTP/2 connection, which many calls share at the same time.
 #
 # To the browser, REST it remains: that is what the gateway in Go is for ([04](04_call_it_from_go.ipynb)).
 #
@@ -161,6 +162,7 @@ plt.close(figure)
 # | [01 Train a model](01_train_a_model.ipynb) | How do we get from past flights to a model file that is safe to serve? |
 # | [02 Write the contract](02_write_the_contract.ipynb) | What do client and server agree on, and how may it change? |
 # | [03 Serve and call](03_serve_and_call.ipynb) | What does a server need, and what does it still need in real use? |
+# | [03b Under the hood](03b_under_the_hood.ipynb) | What travels between client and server, and where does the time of a call go? |
 # | [04 Call it from Go](04_call_it_from_go.ipynb) | How does a web server in Go ask a model in Python, and what does the hop cost? |
 #
 # [README.md](README.md) has run times, a glossary, the status codes, and help when you are stuck.
@@ -172,8 +174,8 @@ from IPython.display import Markdown
 
 row = medians.loc[small]
 Markdown(
-    f"- One flight takes **{row['over gRPC']:.1f} ms** over gRPC, of which {row['in process (floor)']:.1f} ms are the "
-    f"model itself (medians of {CALLS} calls, on this machine).\n"
+    f"- One flight takes **{row['over gRPC']:.1f} ms** over gRPC, and {row['in process (floor)']:.1f} ms in process "
+    f"(medians of {CALLS} calls, on this machine).\n"
     f"- {large:,} flights take **{medians.loc[large, 'over gRPC']:.0f} ms** in one call: "
     f"{medians.loc[large, 'over gRPC'] / large * 1000:.0f} µs a flight.\n"
     "- The predictions are those of the model in process, to the last bit."
@@ -190,8 +192,10 @@ Markdown(
 #
 # 1. `client.predict(table.drop(columns="dest"))` raises `InvalidInput`: the message names the missing column and those
 #    that are there. `client.predict(table.assign(tail="N123"))` answers, and warns that `tail` was ignored.
-# 2. `Unavailable`, within milliseconds: nobody listens on that port, and gRPC does not wait for somebody to come. (A
-#    client of the server's, such as `client`, is closed with it. Restart the notebook to go on.)
+# 2. `Unavailable`, after some seven seconds: nobody listens on that port, and the client asks five times, with growing
+#    pauses, for the case that the server is only being replaced. `Client(server.address, retry=False)`
+#    gives up at once, within milliseconds. (A client of the server's, such as `client`, is closed with it. Restart the
+#    notebook to go on.)
 #
 # </details>
 #

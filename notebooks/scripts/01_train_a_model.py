@@ -247,7 +247,7 @@ Markdown(f"Fitted: **{boost.n_iter_}** trees from {len(train):,} flights.")
 # answers is worse than one that is a little less clever.
 #
 # `pred-server train` does what we did, with all flights that are not held out, up to 200 trees and a progress
-# bar: `train_flights` in `pred_server/model.py`.
+# bar: `train_flights` in `pred_server/flights.py`.
 
 # %% [markdown]
 # ## The judgement
@@ -659,7 +659,7 @@ assert numbers.to_numpy().tobytes() == regressor.predict(diabetes.data).tobytes(
 diabetes.data[["age", "bmi", "bp"]].assign(progression=numbers).head(3)
 
 # %% [markdown]
-# Both travelled between two processes as text, and both are equal to what the model says in this one: the
+# Both tables went to another process, and the answers came back equal to what the model says in this one: the
 # labels one by one, the numbers to the bit.
 
 # %% [markdown]

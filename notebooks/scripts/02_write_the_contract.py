@@ -72,19 +72,19 @@ def run(line: str, last: int = 0) -> str:
 # %% [markdown]
 # ## The contract
 #
-# This is the whole of it: `proto/pred.proto`.
+# It began with these lines, which the article that this project grew from published. They are kept in
+# `tests/article/pred.proto`.
 
 # %% tags=["deterministic"]
 from IPython.display import Markdown
 
-contract = (scratch / "proto/pred.proto").read_text()
-Markdown(f"```proto\n{contract}```")
+article = (scratch / "tests/article/pred.proto").read_text()
+Markdown(f"```proto\n{article[article.index('syntax') :]}```")
 
 # %% [markdown]
 # Line by line. The last words of each answer a question that the rest of this lesson proves: is this among the bytes
 # that a client sends?
 #
-# - `// …` is a comment. protoc copies some of them into the code that it generates. *Not sent.*
 # - `syntax = "proto3";` is the dialect. In proto3 a plain field that nobody set reads as empty: `""` or `0`.
 #   *Not sent.*
 # - `package prediction;` is a prefix for all names below, so that two projects may both have a `Request`.
@@ -100,8 +100,29 @@ Markdown(f"```proto\n{contract}```")
 #   name is *not sent*; the number is **sent**, with a hint of the type that takes three bits.
 #
 # What does *not* stand here: which columns the CSV must have, their types, the character between them. For protobuf a
-# `string` is a string. That part of the agreement stands in the comment and in the model's schema, where no compiler
-# checks it.
+# `string` is a string. That part of the agreement is the model's schema, and no compiler checks it.
+#
+# ## What became of it
+#
+# This is `proto/pred.proto` today, all of it. The lines above are still there, with the same numbers. The rest was added
+# beside them: other ways to send a table, a table in chunks, and a question about the model.
+
+# %% tags=["deterministic"]
+contract = (scratch / "proto/pred.proto").read_text()
+Markdown(f"```proto\n{contract}```")
+
+# %% [markdown]
+# The words that are new:
+#
+# - `// …` is a comment. protoc copies some of them into the code that it generates. *Not sent.*
+# - `stream Request` means any number of messages in that direction, for as long as the call lasts.
+# - `Tensor tensor = 2;` is a field whose type is another message: a message within a message. **Sent**, if it is set.
+# - `repeated` means any number of values, a list. `map` is a dictionary.
+# - `optional` lets the reader tell "empty" from "never set"; a plain field cannot, as we shall see.
+# - `bytes` is any bytes; a `string` must be valid UTF-8.
+# - `enum` is a choice of names. Its *number* is sent, and 0 is what a reader finds where nobody chose.
+#
+# What the ways are good for is a question for [03b](03b_under_the_hood.ipynb). In this lesson one plain string is enough.
 
 # %% [markdown]
 # ## From the contract to code
@@ -129,10 +150,11 @@ for path in written:
 
 # %% [markdown]
 # **The messages.** `pred_pb2.pyi` says how they look to Python: a class for each message, an attribute for each
-# field. (`_pb2` is a name from long ago, and says nothing about proto2 or proto3.)
+# field. (`_pb2` is a name from long ago, and says nothing about proto2 or proto3.) Here is the first of them:
 
 # %% tags=["deterministic"]
-print((scratch / "generated/pred_pb2.pyi").read_text())
+types = (scratch / "generated/pred_pb2.pyi").read_text()
+print("class Request" + types.partition("class Request")[2].partition("\nclass ")[0])
 
 # %% [markdown]
 # The classes themselves do not stand in `pred_pb2.py`. That file holds the contract in binary form, a *descriptor*,
@@ -141,9 +163,11 @@ print((scratch / "generated/pred_pb2.pyi").read_text())
 # %% tags=["deterministic"]
 from generated import pred_pb2, pred_pb2_grpc
 
-for message in pred_pb2.DESCRIPTOR.message_types_by_name.values():
-    for field in message.fields:
-        print(f"{message.full_name:20} field {field.number}: {field.name}")
+messages = pred_pb2.DESCRIPTOR.message_types_by_name
+print(len(messages), "messages:", *messages)
+for name in ("Request", "Response"):
+    for field in messages[name].fields:
+        print(f"{messages[name].full_name:20} field {field.number}: {field.name}")
 for service in pred_pb2.DESCRIPTOR.services_by_name.values():
     for method in service.methods:
         print(f"{service.full_name}/{method.name}: {method.input_type.name} -> {method.output_type.name}")
@@ -536,8 +560,8 @@ print(run("buf lint"))
 print((scratch / "buf.yaml").read_text(), run("buf lint --config no_exceptions.yaml"), sep="\n")
 
 # %% [markdown]
-# Each is good advice for a new contract. Ours is not new: the article that this project grew from published these
-# names, and clients were built with them.
+# Each is good advice for a new contract. Ours is not new: the article published these names, and clients were built with
+# them.
 #
 # | exception | the rule wants | and that would break |
 # |---|---|---|
@@ -546,6 +570,7 @@ print((scratch / "buf.yaml").read_text(), run("buf lint --config no_exceptions.y
 # | `SERVICE_SUFFIX` | `service PredictionService` | every client: the path changes |
 # | `RPC_REQUEST_STANDARD_NAME` | `message PredictRequest` | source code that says `Request`; not the bytes |
 # | `RPC_RESPONSE_STANDARD_NAME` | `message PredictResponse` | source code that says `Response`; not the bytes |
+# | `RPC_REQUEST_RESPONSE_UNIQUE` | messages of its own for `PredictStream` | nothing; but there would be two messages that say the same |
 
 # %% [markdown]
 # **`buf breaking`** compares two versions. The old one is `tests/article/pred.proto`: the contract as the article's
@@ -618,12 +643,12 @@ print(
 # %% [markdown]
 # ## What may change in ours
 #
-# Things are added beside the old: a typed table would be a new field with a new number, a table in chunks a new rpc.
-# `input_data` and `result` stay what they are: plain `string` fields, numbered 1.
+# Things are added beside the old, as they were: a typed table is a new field with a new number, a table in chunks a new
+# rpc. `input_data` and `result` stay what they are: plain `string` fields, numbered 1.
 #
-# "Plain" is worth a look. Suppose there is a second way to send a table. It would be neat to say so in the contract:
-# with a `oneof` (a group of fields of which at most one is set), or with `optional` (the reader can tell "empty" from
-# "never set"). For a text that is not empty, the bytes are the same:
+# "Plain" is worth a look. There are four ways to send a table, and exactly one must be used. It would be neat to say so in
+# the contract: with a `oneof` (a group of fields of which at most one is set), or at least with `optional`, which the new
+# field `arrow` has. For a text that is not empty, the bytes are the same:
 
 # %% tags=["deterministic"]
 for fields in (
@@ -655,8 +680,8 @@ print(
 )
 
 # %% [markdown]
-# So a rule such as "send the table in exactly one way" is for the server's code to check, not for the contract to say.
-# That is the price of the promise.
+# So the rule "send the table in exactly one way" is for the server's code to check (`codec_of` in
+# `pred_server/codecs.py`), not for the contract to say. That is the price of the promise.
 
 # %% [markdown]
 # ## A trap: `duplicate symbol`
@@ -749,8 +774,8 @@ print(
 #
 # </details>
 #
-# **2.** A colleague wants to send a table in chunks and proposes `repeated string input_data = 1;`: "one chunk as
-# before, or several". What does an old server read when a new client sends two chunks? What does buf say? What would
+# **2.** Before there was `PredictStream`, a colleague wanted to send a table in chunks, and proposed
+# `repeated string input_data = 1;`: "one chunk as before, or several". What does an old server read when a new client sends two chunks? What does buf say? What would
 # you propose? Try it with `compile_message` and `change`. (They need the scratch folder: run all above, but not the
 # cell below that removes it.)
 #
@@ -765,7 +790,7 @@ print(
 # A repeated string is the same tag once for each value, and a reader that expects one keeps the last: the old server
 # reads `x,y\n3,4\n` and predicts for half of the rows, without an error. One chunk does work as before, so a test
 # with one chunk finds nothing. buf refuses: `changed cardinality from "optional with implicit presence" to "repeated"`.
-# A new rpc that takes a stream of `Request` leaves the old one as it is.
+# A new rpc that takes a stream of `Request`, as ours does now, leaves the old one as it is.
 #
 # </details>
 

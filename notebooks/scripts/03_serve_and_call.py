@@ -333,11 +333,12 @@ print(done.stderr.splitlines()[-1].replace(server.address, "127.0.0.1:PORT"))
 print("exit code", done.returncode)
 
 # %% [markdown]
-# And the large table is simply answered, since both sides were told so:
+# And the large table is simply answered, in one message, since both sides were told so. (Left to itself, the client would
+# send it in pieces: [03b](03b_under_the_hood.ipynb).)
 
 # %%
 start_ns = time.perf_counter_ns()
-predictions = client.predict(flights.head(LARGE), timeout_s=60)
+predictions = client.predict(flights.head(LARGE), encoding="csv", stream=False, timeout_s=60)
 took_s = (time.perf_counter_ns() - start_ns) / 1e9
 print(f"{len(predictions):,} predictions")
 
@@ -346,18 +347,20 @@ print(f"{len(predictions):,} predictions")
 #
 # | the article's listing | our file | what changed, and why |
 # |---|---|---|
-# | `pd.read_csv` | [`codecs.py`](../pred_server/codecs.py) | reads with the model's own types and refuses what does not fit, with line and column; a fast reader for good tables, a slow one to explain bad ones |
+# | `pd.read_csv` | [`codecs.py`](../pred_server/codecs.py), [`csv_text.py`](../pred_server/csv_text.py) | four ways to send a table; for CSV a reader that goes by the model's types and refuses what does not fit, with line and column |
 # | `table[names]` | [`schema.py`](../pred_server/schema.py) | columns by name in any order; what is missing or unknown is named, and what is lost in a cast is refused |
-# | a model kept as a pickle, as is usual | [`model.py`](../pred_server/model.py) | a directory with a manifest; loading runs no code of the file's ([lesson 01](01_train_a_model.ipynb)) |
+# | a model kept as a pickle, as is usual | [`model.py`](../pred_server/model.py) | a directory with a manifest; loading runs no code of the file's ([lesson 01](01_train_a_model.ipynb)); several models on one port |
+# | `estimator.predict` in ten threads | [`predictor.py`](../pred_server/predictor.py) | one thread that computes: ten at once would fight for the cores, and OpenMP keeps threads for each. (A model that needs less time than it takes to wake a thread is asked at once.) What waits meanwhile is computed together; what nobody waits for any more is not computed |
+# | the servicer | [`service.py`](../pred_server/service.py) | `grpc.aio`, one event loop for all callers; it decodes, asks the predictor, encodes, and tells how long each took ([`timing.py`](../pred_server/timing.py)) |
 # | an exception in the handler | [`errors.py`](../pred_server/errors.py), [`status.py`](../pred_server/status.py) | one tree of errors, one mapping to status codes; internals go to the log under a request id, never to the caller |
-# | `ThreadPoolExecutor(10)` | [`service.py`](../pred_server/service.py) | `grpc.aio` and one thread that computes: ten at once would fight for the cores, and OpenMP keeps threads for each |
 # | `add_insecure_port` on any address | [`server.py`](../pred_server/server.py) | loopback only, unless a flag that names the danger says otherwise; a taken port is an error |
-# | limits by default | [`limits.py`](../pred_server/limits.py) | all in one place, each a flag, each told to the caller who meets it |
-# | `wait_for_termination()` | [`server.py`](../pred_server/server.py) | SIGTERM and Ctrl-C let accepted calls finish; exit code 0 |
-# | `stub.Predict(request)` | [`client.py`](../pred_server/client.py) | a deadline on every call, typed exceptions, a Series with your index |
+# | limits by default | [`limits.py`](../pred_server/limits.py) | all in one place: bytes and rows of a message, calls in flight, rows that wait, time. Each is a flag, and told to the caller who meets it |
+# | `wait_for_termination()` | [`server.py`](../pred_server/server.py) | SIGTERM and Ctrl-C let accepted calls finish, and new ones are refused; exit code 0 |
+# | nothing | [`server.py`](../pred_server/server.py) | health, for whoever watches over servers, and reflection, for tools that do not have the contract |
+# | `stub.Predict(request)` | [`client.py`](../pred_server/client.py), [`streams.py`](../pred_server/streams.py) | a deadline on every call, typed exceptions, a Series with your index; it asks again while a server is replaced, and sends large tables as a stream |
 # | a terminal of its own | [`background.py`](../pred_server/background.py) | a process that notebooks and tests start, wait for, read the log of, and never leave behind |
 #
-# What has not changed is the contract: the article's client gets its answers from either.
+# What has not changed is the article's part of the contract: its clients get their answers from either.
 #
 # ## What we found
 
@@ -401,4 +404,4 @@ server.close()
 server
 
 # %% [markdown]
-# Next: [04 Call it from Go](04_call_it_from_go.ipynb)
+# Next: [03b Under the hood](03b_under_the_hood.ipynb)

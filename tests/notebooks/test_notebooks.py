@@ -17,6 +17,7 @@ SMALL: dict[str, dict[str, object]] = {
     "01_train_a_model": {"TRAINING_ROWS": 5_000, "ITERATIONS": 10, "REPEATS": 2},
     "02_write_the_contract": {"ROWS": 10},
     "03_serve_and_call": {"SLOW_S": 0.5},
+    "03b_under_the_hood": {"ROWS": 500, "REPEATS": 3, "STREAM_ROWS": 100_000},
     "04_call_it_from_go": {"BLOCKS": 2, "CALLS": 4},
 }
 LESSONS = sorted(path.stem for path in build.SCRIPTS.glob("*.py"))
