@@ -98,7 +98,14 @@ class Predictor:
             self._queued_rows += n_rows
             self._waiting.append(work)
             self._changed.notify()
-        return await work.future
+        try:
+            async with asyncio.timeout(deadline_s - time.monotonic()):
+                return await work.future
+        except TimeoutError:
+            allowed = f"{flag('max_deadline_s')} is {self._limits.max_deadline_s:g}"
+            raise DeadlineExceeded(
+                f"this took longer than the deadline, or than the server allows ({allowed})"
+            ) from None
 
     def _run(self) -> None:
         while True:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -69,7 +70,6 @@ class _Call:
     def __init__(self, rpc: str, context: Context, models: Sequence[Model]):
         self.rpc = rpc
         self.asked = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        self.request_id = clip(self.asked.get("x-request-id") or uuid.uuid4().hex, 128)
         self.output = self.asked.get("output", "labels")
         self.watch = Stopwatch()
         self.start_ns = time.perf_counter_ns()
@@ -77,6 +77,10 @@ class _Call:
         self.rows = 0
         self.told: tuple[tuple[str, str], ...] = ()
         self._models = models
+
+    @cached_property
+    def request_id(self) -> str:
+        return clip(self.asked.get("x-request-id") or uuid.uuid4().hex, 128)
 
     def model(self) -> Model:
         name, version = self.asked.get("model-name"), self.asked.get("model-version")
@@ -104,7 +108,7 @@ class _Call:
 class PredictionService(PredictionServicer):
     """Answers with the model that the call's metadata names, or else with the first. `proto/pred.proto` has the rest.
 
-    It takes messages as `Received`, which an interceptor makes of the bytes (`server.ReadMessages`).
+    It takes messages as `Received`, which `server.Handlers` makes of the bytes.
     """
 
     def __init__(self, models: Sequence[Model], limits: Limits, timing: bool = True):
@@ -116,7 +120,7 @@ class PredictionService(PredictionServicer):
         self._workers = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="codec")
 
     async def Predict(self, request: Received, context: Context) -> Response:
-        async with self._call("Predict", context) as call, self._time_limit():
+        async with self._call("Predict", context) as call:
             model = call.model()
             decoded = await self._decode(call, model, request)
             alone = self._calls == 1
@@ -188,7 +192,8 @@ class PredictionService(PredictionServicer):
         """Around every call: errors become statuses, times become metadata, and the log gets a line."""
         call, code = _Call(rpc, context, self._models), "OK"
         self._calls += 1
-        logger.debug("%s request_id=%s accepted", rpc, call.request_id)
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("%s request_id=%s accepted", rpc, call.request_id)
         try:
             yield call
             context.set_trailing_metadata(self._trailers(call))
