@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ MIN_BLOCKS = 5
 NO_DIFFERENCE = "no difference found"
 MOST_DRIFT = 0.05  # from the first block to the last
 MOST_NOISE = 0.2  # standard deviation of the blocks' medians, as a share of them
+SERVER_PHASES = ["decode_ms", "queue_ms", "predict_ms", "encode_ms"]
 Comparison = tuple[str, str]  # an arm, and what it is read against
 
 
@@ -118,7 +120,8 @@ def report(calls: pd.DataFrame, compare: Sequence[Comparison], control: Comparis
         found.insert(0, "arm", arm)
         found.insert(1, "base", base)
         if (arm, base) == control:
-            margins = dict(zip(found["rows"], np.log(np.maximum(found["high"], 1 / found["low"])), strict=True))
+            furthest = np.maximum(found["high"].to_numpy(), 1 / found["low"].to_numpy())
+            margins = dict(zip(found["rows"], np.log(furthest), strict=True))
         else:
             small = np.abs(np.log(found["ratio"])) <= found["rows"].map(margins).fillna(0)
             found.loc[small & found["verdict"].isin(["faster", "slower"]), "verdict"] = NO_DIFFERENCE
@@ -136,7 +139,7 @@ def crossover(
     rng = np.random.default_rng(seed)
     by_rows = {rows: _block_logs(group, arm, base) for rows, group in calls.groupby("rows")}
     logs = {rows: values for rows, values in by_rows.items() if len(values)}
-    places = np.log(list(logs))
+    places = np.log(np.array(list(logs), dtype=float))
     point = _crossing(places, np.array([values.mean() for values in logs.values()]))
     drawn = np.column_stack([rng.choice(values, (resamples, len(values))).mean(axis=1) for values in logs.values()])
     crossings = [_crossing(places, means) for means in drawn]
@@ -182,25 +185,26 @@ def throughput(calls: pd.DataFrame, by: Sequence[str] = ("arm", "rows")) -> pd.D
 
 def doubts(calls: pd.DataFrame, control: Comparison | None = None) -> list[str]:
     """What speaks against the result itself, a sentence each: few blocks, drift, noise, failures, the control."""
-    found = []
+    doubted: dict[tuple[Any, str], list[str]] = {}
     for (arm, rows), group in calls.groupby(["arm", "rows"], sort=False):
-        where = f"{arm} {_at(rows)}"
         blocks = np.log(group.groupby("block")["latency_ms"].median().to_numpy())
-        if len(blocks) < MIN_BLOCKS:
-            found.append(f"{where}: {len(blocks)} blocks are few; intervals from under {MIN_BLOCKS} are guesses")
-        else:
+        about = {"few blocks to judge by": f"{len(blocks)} of {arm}" if len(blocks) < MIN_BLOCKS else ""}
+        if len(blocks) >= MIN_BLOCKS:
             trend = linregress(np.arange(len(blocks)), blocks)
             drift = trend.slope * (len(blocks) - 1)
             if trend.pvalue < 0.01 and abs(drift) > np.log1p(MOST_DRIFT):
-                found.append(f"{where}: drifted by {np.expm1(drift):+.0%} from the first block to the last")
+                about["drift from the first block to the last"] = f"{arm} {np.expm1(drift):+.0%}"
                 blocks = blocks - trend.slope * np.arange(len(blocks))
             if blocks.std(ddof=1) > MOST_NOISE:
-                found.append(f"{where}: noisy, the blocks' medians differ by {blocks.std(ddof=1):.0%}")
+                about["noise, by which the blocks' medians differ"] = f"{arm} {blocks.std(ddof=1):.0%}"
         failed = int((~group["ok"]).sum())
-        if failed:
-            found.append(f"{where}: {failed} of {len(group)} calls failed")
-        if "valid" in group and group["valid"].mean() < 0.5:
-            found.append(f"{where}: invalid, the load generator was the bottleneck")
+        about["calls failed"] = f"{failed} of {len(group)} of {arm}" if failed else ""
+        invalid = "valid" in group and group["valid"].mean() < 0.5
+        about["invalid, since the load generator was the bottleneck"] = str(arm) if invalid else ""
+        for what, how in about.items():
+            if how:
+                doubted.setdefault((rows, what), []).append(how)
+    found = [f"{_at(rows)}: {what}: {', '.join(how)}" for (rows, what), how in doubted.items()]
     if control:
         missed = ratio(calls, *control).query(f"verdict != '{NO_DIFFERENCE}'")
         for row in missed.itertuples():
@@ -212,10 +216,12 @@ def doubts(calls: pd.DataFrame, control: Comparison | None = None) -> list[str]:
 def sentence(row: pd.Series) -> str:
     """One row of `report` in words: "at 100,000 rows `tensor` is 31× [28, 34] faster than the article's server"."""
     where = _at(row["rows"])
-    arm, base = f"`{row['arm']}`", f"`{row['base']}`"
+    # A name of one word is an encoding or a flag's value; others are words.
+    arm, base = (name if " " in name else f"`{name}`" for name in (row["arm"], row["base"]))
     interval = f"{_times(row['ratio'])} [{_times(row['low'])}, {_times(row['high'])}]"
     if row["verdict"] == NO_DIFFERENCE:
-        return f"{where} {NO_DIFFERENCE} between {arm} and {base} (takes {interval} times as long)"
+        why = "" if row["low"] <= 1 <= row["high"] else "; the same thing against itself differs as much"
+        return f"{where} {NO_DIFFERENCE} between {arm} and {base} ({interval} times as long{why})"
     if row["verdict"] == "slower":
         return f"{where} {arm} is {interval.replace(' ', '× ', 1)} slower than {base}"
     if row["verdict"] == "faster":
@@ -224,9 +230,23 @@ def sentence(row: pd.Series) -> str:
     return f"{where} {arm} and {base}: {row['verdict']}"
 
 
-def _at(rows: int) -> str:
+def _at(rows: Any) -> str:
     return f"at {rows:,} row{'s' if rows > 1 else ''}"
 
 
 def _times(factor: float) -> str:
     return f"{factor:,.0f}" if factor >= 10 else f"{factor:.2f}"
+
+
+def phases(calls: pd.DataFrame) -> pd.DataFrame:
+    """Medians of where the time of a call went, by arm and rows, of the calls whose server told it.
+
+    Returns
+    -------
+    DataFrame with the columns arm, rows, chunk_rows, client_encode_ms, transport_ms (what the server does not account
+    for), decode_ms, queue_ms, predict_ms, encode_ms
+    """
+    told = calls.dropna(subset=SERVER_PHASES[:1]).fillna(dict.fromkeys(SERVER_PHASES, 0.0))
+    told = told.assign(transport_ms=told["service_ms"] - told[SERVER_PHASES].sum(axis=1))
+    columns = ["client_encode_ms", "transport_ms", *SERVER_PHASES]
+    return told.groupby(["arm", "rows", "chunk_rows"], sort=False)[columns].median().reset_index()
