@@ -165,6 +165,12 @@ def spectrum(calls: pd.DataFrame, title: str, stamp: dict[str, Any] | None = Non
     return _say(figure, f"Latency by percentile, both axes logarithmic. {title}.")
 
 
+def p99_title(calls: pd.DataFrame) -> str:
+    """What a spectrum shows, in one sentence."""
+    p99_ms = calls.groupby("arm", sort=False)["latency_ms"].quantile(0.99)
+    return "p99: " + ", ".join(f"{arm} {value:,.3g} ms" for arm, value in p99_ms.items())
+
+
 def chunks(points: pd.DataFrame, floors: dict[str, float], title: str, stamp: dict[str, Any] | None = None) -> Figure:
     """Rows per second of a stream against the size of its chunks; what is not cut into chunks is a level line.
 
@@ -252,8 +258,9 @@ def _of_rows(calls: pd.DataFrame, compared: pd.DataFrame, stamp: dict[str, Any])
     phases = stats.phases(shown)
     if len(phases):
         most = phases[phases["rows"] == phases["rows"].max()].sort_values("arm", key=_by(order))
-        slowest = most.loc[most[[column for column in PHASES if column in most]].sum(axis=1).idxmax()]
-        part = slowest[[column for column in PHASES if column in most]].astype(float).idxmax()
+        known = [column for column in PHASES if column in most]
+        slowest = most.iloc[int(most[known].sum(axis=1).to_numpy().argmax())]
+        part = slowest[known].astype(float).idxmax()
         title = f"At {slowest['rows']:,} rows most of `{slowest['arm']}` is: {PHASES[str(part)]}"
         figures["waterfall"] = waterfall(most.assign(label=most["arm"]), title, stamp)
     for arm, base in compared[["arm", "base"]].drop_duplicates().itertuples(index=False):
@@ -273,16 +280,14 @@ def _of_load(calls: pd.DataFrame, compared: pd.DataFrame, stamp: dict[str, Any])
     title = "Carried at least 95 % of what was offered, up to: " + ", ".join(f"{k} {v:,.0f}/s" for k, v in most.items())
     rate = most.min()
     shown = calls[calls["rate_per_s"] == rate]
-    p99_ms = shown.groupby("arm", sort=False)["latency_ms"].quantile(0.99)
-    told = ", ".join(f"{arm} {value:,.3g} ms" for arm, value in p99_ms.items())
-    return {"load": load(points, title, stamp), "spectrum": spectrum(shown, f"p99 of the response time: {told}", stamp)}
+    return {"load": load(points, title, stamp), "spectrum": spectrum(shown, p99_title(shown), stamp)}
 
 
 def _of_chunks(calls: pd.DataFrame, compared: pd.DataFrame, stamp: dict[str, Any]) -> dict[str, Figure]:
     calls = calls[calls["process"] == 0]
     points = stats.throughput(calls, ("arm", "chunk_rows"))
     streams, others = points[points["chunk_rows"] > 0], points[points["chunk_rows"] == 0]
-    best = streams.loc[streams["rows_per_s"].idxmax()]
+    best = streams.sort_values("rows_per_s").iloc[-1]
     title = f"Chunks of {best['chunk_rows']:,} rows are the fastest: {best['rows_per_s']:,.0f} rows per second"
     return {"chunks": chunks(streams, dict(zip(others["arm"], others["rows_per_s"], strict=True)), title, stamp)}
 
