@@ -10,12 +10,12 @@ import pandas as pd
 from pred_server.codecs import CODECS
 from pred_server.errors import InvalidInput
 from pred_server.lab import experiments, plots, stats
-from pred_server.lab.experiments import Arm, Experiment
+from pred_server.lab.calls import Arm, messages_of
+from pred_server.lab.experiments import Experiment
 from pred_server.model import load
 
 ARTICLE = Arm("the article's server", "article")
 IN_PROCESS = Arm("in process", "predict")
-MIB = 1024 * 1024
 
 
 def by_rows(model: str, encodings: Sequence[str], rows: Sequence[int] = (), quick: bool = False) -> Experiment:
@@ -50,7 +50,7 @@ def by_load(model: str, encodings: Sequence[str], rows: Sequence[int] = (), quic
     ]
     compare = tuple((ours.name, theirs.name) for ours, theirs in zip(arms, arms[len(rates) :], strict=False))
     again = replace(arms[0], name=f"{arms[0].name}, again", process=1)
-    held: dict[str, Any] = {"repetitions": 2, "blocks": 3, "most_rows": 10**9, "seconds": 1.0 if quick else 2.0}
+    held: dict[str, Any] = {"repetitions": 2, "blocks": 3, "most_rows": 10**9, "seconds": 0.5 if quick else 2.0}
     control = (again.name, arms[0].name)
     return Experiment((*arms, again), compare, control, "load", model, tuple(rows) or (100,), **held)
 
@@ -87,7 +87,7 @@ def bench(
     able = []
     for encoding in encodings or CODECS:
         try:
-            experiments.messages_of(Arm(encoding, encoding=encoding), one_row)
+            messages_of(Arm(encoding, encoding=encoding), one_row)
             able.append(encoding)
         except InvalidInput as error:
             print(f"left out: {encoding} cannot carry this model's table: {error}")
@@ -103,12 +103,12 @@ def text(calls: pd.DataFrame) -> str:
     """The report: medians, then a sentence for each declared comparison, then every doubt."""
     experiment = calls.attrs["experiment"]
     control = tuple(experiment["control"]) if experiment["control"] else None
-    summary = stats.summary(calls)
-    medians = summary.pivot(index="arm", columns="rows", values="p50_ms").reindex(summary["arm"].unique()).round(2)
+    names = [arm["name"] for arm in experiment["arms"]]
+    medians = stats.summary(calls).pivot(index="arm", columns="rows", values="p50_ms").loc[names].round(2)
     medians.columns = [f"{rows:,}" for rows in medians.columns]
     lines = ["median latency in ms, by rows in one call", medians.to_string(index_names=False), ""]
     if experiment["varies"] != "rows":
-        lines += [stats.throughput(calls).round(3).to_string(index=False), ""]
+        lines += [stats.throughput(calls).set_index("arm").loc[names].reset_index().round(3).to_string(index=False), ""]
     compared = stats.report(calls, [tuple(pair) for pair in experiment["compare"]], control)
     lines += [stats.sentence(row) for _, row in compared.iterrows()]
     doubts = stats.doubts(calls, control)

@@ -1,4 +1,4 @@
-"""One call, in each way that there is: what the load generator does again and again.
+"""One call, in each way that there is: who is called, what is sent, and the function that does it.
 
 Each function of `KINDS` connects to a target and returns the function that makes one call.
 """
@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 import grpc
 import pandas as pd
 
-from pred_server.lab.baselines import BUFFER_BYTES, TCP_HEADER
+from generated.pred_pb2 import Request
+from pred_server.codecs import CODECS
+from pred_server.lab.baselines import BUFFER_BYTES, TCP_HEADER, flight_messages
 from pred_server.model import load
 
 OPTIONS = (
@@ -23,6 +25,32 @@ OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
 )
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the things that are compared: who answers, what travels, and under which load.
+
+    Parameters
+    ----------
+    server : `serve`, `gateway` (with `serve` behind it), a kind of `baselines`, or `predict`, which is in process
+    encoding : of `serve`, `article` and the floors `echo` and `tcp`, which carry the bytes that `serve` carries
+    chunk_rows : if above 0, a stream of chunks with so many rows each
+    flags : further flags of the server
+    process : arms with equal server, flags and process share one
+    callers : closed loop of so many, unless `rate_per_s` is given: then an open loop
+    """
+
+    name: str
+    server: str = "serve"
+    encoding: str = "csv"
+    chunk_rows: int = 0
+    flags: tuple[str, ...] = ()
+    process: int = 0
+    connections: int = 1
+    callers: int = 1
+    rate_per_s: float = 0.0
+    arrivals: str = "poisson"
 
 
 @dataclass(frozen=True)
@@ -57,6 +85,42 @@ class Reply(NamedTuple):
 
 
 Call = Callable[[int], Awaitable[Reply]]  # takes the number of the connection
+
+
+def messages_of(arm: Arm, batch: pd.DataFrame) -> tuple[bytes, ...]:
+    """What one call of an arm sends."""
+    if arm.server == "predict":
+        return (batch.to_parquet(),)
+    if arm.server == "rest":
+        import orjson
+
+        return (orjson.dumps(batch.to_dict("list")),)
+    if arm.server == "flight":
+        return flight_messages(batch)
+    step = arm.chunk_rows or len(batch)
+    return tuple(_request(batch.iloc[start : start + step], arm) for start in range(0, len(batch), step))
+
+
+def _request(chunk: pd.DataFrame, arm: Arm) -> bytes:
+    request = Request()
+    CODECS["csv" if arm.server == "gateway" else arm.encoding].write_table(chunk.reset_index(drop=True), request)
+    return request.input_data.encode() if arm.server == "gateway" else request.SerializeToString()
+
+
+def target_of(arm: Arm, address: str, messages: tuple[bytes, ...]) -> Target:
+    """Where one call of an arm goes."""
+    kind, method = "unary", "/prediction.Prediction/Predict"
+    metadata: tuple[tuple[str, str], ...] = ()
+    if arm.server in ("predict", "tcp"):
+        kind = arm.server
+    elif arm.server in ("rest", "gateway"):
+        kind, address = "http", f"{address}/predict"
+        metadata = (("content-type", "text/csv" if arm.server == "gateway" else "application/json"),)
+    elif arm.server == "flight":
+        kind, method = "stream", "/arrow.flight.protocol.FlightService/DoExchange"
+    elif arm.chunk_rows:
+        kind, method = "stream", "/prediction.Prediction/PredictStream"
+    return Target(arm.name, kind, address, messages, method, metadata, connections=arm.connections)
 
 
 def _channels(target: Target, stack: AsyncExitStack) -> list[grpc.aio.Channel]:

@@ -21,43 +21,14 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from generated.pred_pb2 import Request
 from pred_server.background import Process, gateway, serve
-from pred_server.codecs import CODECS
 from pred_server.errors import InvalidInput
 from pred_server.lab import baselines
-from pred_server.lab.calls import Target
+from pred_server.lab.calls import Arm, Target, messages_of, target_of
 from pred_server.lab.load import Generator, Segment, on_cores
 from pred_server.model import FLIGHTS, ROOT, Model, load
 
-FLOORS = ("predict", "echo", "tcp")
 LIBRARIES = ("grpcio", "protobuf", "pandas", "scikit-learn", "numpy", "pyarrow", "onnxruntime")
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One of the things that are compared: who answers, what travels, and under which load.
-
-    Parameters
-    ----------
-    server : `serve`, `gateway` (with `serve` behind it), a kind of `baselines`, or `predict`, which is in process
-    encoding : of `serve`, `article` and the floors `echo` and `tcp`, which carry the bytes that `serve` carries
-    chunk_rows : if above 0, a stream of chunks with so many rows each
-    flags : further flags of the server
-    process : arms with equal server, flags and process share one
-    callers : closed loop of so many, unless `rate_per_s` is given: then an open loop
-    """
-
-    name: str
-    server: str = "serve"
-    encoding: str = "csv"
-    chunk_rows: int = 0
-    flags: tuple[str, ...] = ()
-    process: int = 0
-    connections: int = 1
-    callers: int = 1
-    rate_per_s: float = 0.0
-    arrivals: str = "poisson"
 
 
 @dataclass(frozen=True)
@@ -202,7 +173,7 @@ class Bench:
             start_ns = time.perf_counter_ns()
             messages = messages_of(arm, batch)
             encode_ms[arm.name] = (time.perf_counter_ns() - start_ns) / 1e6
-            targets[arm.name] = _target(arm, self._addresses[arm.name], messages)
+            targets[arm.name] = target_of(arm, self._addresses[arm.name], messages)
         targets |= self._floors(targets)
 
         order = random.Random(f"{experiment.seed} {repetition} {rows}")
@@ -266,41 +237,6 @@ def table_of(model: Model) -> pd.DataFrame:
 
 def sample(table: pd.DataFrame, rows: int, seed: int) -> pd.DataFrame:
     return table.sample(rows, replace=rows > len(table), random_state=seed).reset_index(drop=True)
-
-
-def messages_of(arm: Arm, batch: pd.DataFrame) -> tuple[bytes, ...]:
-    """What one call of an arm sends."""
-    if arm.server == "predict":
-        return (batch.to_parquet(),)
-    if arm.server == "rest":
-        import orjson
-
-        return (orjson.dumps(batch.to_dict("list")),)
-    if arm.server == "flight":
-        return baselines.flight_messages(batch)
-    step = arm.chunk_rows or len(batch)
-    return tuple(_request(batch.iloc[start : start + step], arm) for start in range(0, len(batch), step))
-
-
-def _request(chunk: pd.DataFrame, arm: Arm) -> bytes:
-    request = Request()
-    CODECS["csv" if arm.server == "gateway" else arm.encoding].write_table(chunk.reset_index(drop=True), request)
-    return request.input_data.encode() if arm.server == "gateway" else request.SerializeToString()
-
-
-def _target(arm: Arm, address: str, messages: tuple[bytes, ...]) -> Target:
-    kind, method = "unary", "/prediction.Prediction/Predict"
-    metadata: tuple[tuple[str, str], ...] = ()
-    if arm.server in ("predict", "tcp"):
-        kind = arm.server
-    elif arm.server in ("rest", "gateway"):
-        kind, address = "http", f"{address}/predict"
-        metadata = (("content-type", "text/csv" if arm.server == "gateway" else "application/json"),)
-    elif arm.server == "flight":
-        kind, method = "stream", "/arrow.flight.protocol.FlightService/DoExchange"
-    elif arm.chunk_rows:
-        kind, method = "stream", "/prediction.Prediction/PredictStream"
-    return Target(arm.name, kind, address, messages, method, metadata, connections=arm.connections)
 
 
 Caller = Callable[[pd.DataFrame], object]

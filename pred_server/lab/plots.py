@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from pred_server.lab import stats
 
@@ -257,11 +258,14 @@ def _of_rows(calls: pd.DataFrame, compared: pd.DataFrame, stamp: dict[str, Any])
     figures = {"latency": latency_by_rows(summary, list(floors), _finding(compared), stamp)}
     phases = stats.phases(shown)
     if len(phases):
+        keys = ["encoding", "chunk_rows", "rows"]
+        echo = shown[shown["server"] == "echo"].groupby(keys)["service_ms"].median().rename("echo_ms")
+        phases = phases.join(echo, on=keys).dropna(axis="columns", how="all")
         most = phases[phases["rows"] == phases["rows"].max()].sort_values("arm", key=_by(order))
         known = [column for column in PHASES if column in most]
         slowest = most.iloc[int(most[known].sum(axis=1).to_numpy().argmax())]
         part = slowest[known].astype(float).idxmax()
-        title = f"At {slowest['rows']:,} rows most of `{slowest['arm']}` is: {PHASES[str(part)]}"
+        title = f"At {slowest['rows']:,} rows `{slowest['arm']}` spends most of its time on: {PHASES[str(part)]}"
         figures["waterfall"] = waterfall(most.assign(label=most["arm"]), title, stamp)
     for arm, base in compared[["arm", "base"]].drop_duplicates().itertuples(index=False):
         point, low, high = stats.crossover(calls, arm, base) if calls["rows"].nunique() > 1 else (np.nan,) * 3
@@ -274,12 +278,14 @@ def _of_rows(calls: pd.DataFrame, compared: pd.DataFrame, stamp: dict[str, Any])
 
 def _of_load(calls: pd.DataFrame, compared: pd.DataFrame, stamp: dict[str, Any]) -> dict[str, Figure]:
     calls = calls[calls["process"] == 0]
+    calls = calls.assign(server=calls["arm"].str.rpartition(", ")[0]).sort_values(["server", "rate_per_s"])
     points = stats.throughput(calls, ("server", "rate_per_s"))
-    carried = points[(points["calls_per_s"] > 0.95 * points["rate_per_s"]) & (points["failed_share"] == 0)]
-    most = carried.groupby("server", sort=False)["rate_per_s"].max()
-    title = "Carried at least 95 % of what was offered, up to: " + ", ".join(f"{k} {v:,.0f}/s" for k, v in most.items())
-    rate = most.min()
-    shown = calls[calls["rate_per_s"] == rate]
+    kept_up = points["valid"] & (points["calls_per_s"] > 0.95 * points["rate_per_s"]) & (points["failed_share"] == 0)
+    most = points[kept_up].groupby("server", sort=False)["rate_per_s"].max()
+    title = "Kept up with: " + ", ".join(f"{server} {rate:,.0f}/s" for server, rate in most.items())
+    if not points["valid"].any():
+        title = "Not a valid point: the generator was late or saturated at every load"
+    shown = calls[calls["rate_per_s"] == (points["rate_per_s"] if most.empty else most).min()]
     return {"load": load(points, title, stamp), "spectrum": spectrum(shown, p99_title(shown), stamp)}
 
 
@@ -323,11 +329,15 @@ def _styles() -> Iterator[dict[str, Any]]:
 
 
 def _plain(axes: Axes) -> None:
-    """Numbers as people write them on logarithmic axes, and a grid."""
+    """Numbers as people write them on logarithmic axes, enough of them on short ones too, and a grid."""
     for axis in (axes.xaxis, axes.yaxis):
+        low, high = sorted(axis.get_view_interval())
+        if high < 5 * low:
+            axis.set_major_locator(MaxNLocator(5))
+        elif high < 200 * low:
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter("{x:,g}")
-    if axes.get_ylim()[1] < 100 * axes.get_ylim()[0]:  # else there are powers of ten enough
-        axes.yaxis.set_minor_formatter("{x:,g}")
+        axis.set_minor_formatter(NullFormatter())
     axes.grid(True, which="major", alpha=0.3)
 
 

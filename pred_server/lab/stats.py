@@ -206,7 +206,7 @@ def doubts(calls: pd.DataFrame, control: Comparison | None = None) -> list[str]:
                 doubted.setdefault((rows, what), []).append(how)
     found = [f"{_at(rows)}: {what}: {', '.join(how)}" for (rows, what), how in doubted.items()]
     if control:
-        missed = ratio(calls, *control).query(f"verdict != '{NO_DIFFERENCE}'")
+        missed = ratio(calls, *control).query("verdict in ('faster', 'slower')")
         for row in missed.itertuples():
             text = f"{row.ratio:.2f} [{row.low:.2f}, {row.high:.2f}]"
             found.append(f"the control misses 1 {_at(row.rows)}: {control[1]} against itself reads {text}")
@@ -243,10 +243,10 @@ def phases(calls: pd.DataFrame) -> pd.DataFrame:
 
     Returns
     -------
-    DataFrame with the columns arm, rows, chunk_rows, client_encode_ms, transport_ms (what the server does not account
-    for), decode_ms, queue_ms, predict_ms, encode_ms
+    DataFrame with the columns arm, encoding, rows, chunk_rows, client_encode_ms, transport_ms (what the server does not
+    account for), decode_ms, queue_ms, predict_ms, encode_ms
     """
     told = calls.dropna(subset=SERVER_PHASES[:1]).fillna(dict.fromkeys(SERVER_PHASES, 0.0))
     told = told.assign(transport_ms=told["service_ms"] - told[SERVER_PHASES].sum(axis=1))
     columns = ["client_encode_ms", "transport_ms", *SERVER_PHASES]
-    return told.groupby(["arm", "rows", "chunk_rows"], sort=False)[columns].median().reset_index()
+    return told.groupby(["arm", "encoding", "rows", "chunk_rows"], sort=False)[columns].median().reset_index()

@@ -23,8 +23,8 @@ import pytest
 
 from pred_server.background import Server, serve
 from pred_server.lab import baselines, plots
-from pred_server.lab.calls import Target
-from pred_server.lab.experiments import Arm, Bench, Experiment
+from pred_server.lab.calls import Arm, Target
+from pred_server.lab.experiments import Bench, Experiment
 from pred_server.lab.load import Generator, Segment
 from pred_server.model import ROOT
 
