@@ -57,7 +57,7 @@ class Experiment:
     repetitions: int = 2
     blocks: int = 5
     calls: int = 20
-    most_rows: int = 100_000
+    most_rows: int = 50_000
     seconds: float = 1.0
     warmup: int = 3
     seed: int = 0
