@@ -43,7 +43,7 @@ class Experiment:
     repetitions : servers are restarted between them
     blocks : in each repetition; in each block all arms run in a shuffled order and then in its reverse
     calls : of each arm in each half of a block, but fewer where they would have more than `most_rows` rows, and at
-        least one; where that one has more than `most_rows` rows, half of the blocks are run
+        least one; where that one has more than `most_rows` rows, half of the blocks are run, or three
     seconds : how long each half is in an open loop
     pin : servers on one core, the generator on another, if there are two
     """
@@ -68,7 +68,7 @@ class Experiment:
         return min(most, round(arm.rate_per_s * self.seconds) or self.calls)
 
     def blocks_of(self, rows: int) -> int:
-        return self.blocks if rows <= self.most_rows else (self.blocks + 1) // 2
+        return self.blocks if rows <= self.most_rows else min(self.blocks, max(3, self.blocks // 2))
 
     @property
     def cores(self) -> tuple[set[int] | None, set[int] | None]:

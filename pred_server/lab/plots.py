@@ -294,7 +294,9 @@ def _of_chunks(calls: pd.DataFrame, compared: pd.DataFrame, stamp: dict[str, Any
     points = stats.throughput(calls, ("arm", "chunk_rows"))
     streams, others = points[points["chunk_rows"] > 0], points[points["chunk_rows"] == 0]
     best = streams.sort_values("rows_per_s").iloc[-1]
-    title = f"Chunks of {best['chunk_rows']:,} rows are the fastest: {best['rows_per_s']:,.0f} rows per second"
+    title = (
+        f"Of the streams, chunks of {best['chunk_rows']:,} rows carried most: {best['rows_per_s']:,.0f} rows per second"
+    )
     return {"chunks": chunks(streams, dict(zip(others["arm"], others["rows_per_s"], strict=True)), title, stamp)}
 
 
@@ -336,7 +338,7 @@ def _plain(axes: Axes) -> None:
             axis.set_major_locator(MaxNLocator(5))
         elif high < 200 * low:
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter("{x:,g}")
+        axis.set_major_formatter("{x:,.10g}")
         axis.set_minor_formatter(NullFormatter())
     axes.grid(True, which="major", alpha=0.3)
 

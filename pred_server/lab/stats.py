@@ -56,8 +56,8 @@ def ratio(calls: pd.DataFrame, arm: str, base: str, resamples: int = 2_000, seed
 
     Returns
     -------
-    DataFrame with the columns rows, ratio, low, high, verdict, blocks. Where calls failed or the generator was the
-    bottleneck the verdict says that instead of a difference.
+    DataFrame with the columns rows, ratio, low, high, verdict, blocks. Where blocks are few, calls failed or the
+    generator was the bottleneck, the verdict says that instead of a difference.
     """
     rng = np.random.default_rng(seed)
     found = []
@@ -67,7 +67,9 @@ def ratio(calls: pd.DataFrame, arm: str, base: str, resamples: int = 2_000, seed
             continue
         low, high = np.exp(_interval(logs, rng, resamples))
         verdict = NO_DIFFERENCE if low <= 1 <= high else "slower" if low > 1 else "faster"
-        if not both["ok"].all():
+        if len(logs) < MIN_BLOCKS:  # so few may all err to one side by chance: four do in one case of eight
+            verdict = f"not compared: {len(logs)} blocks are too few"
+        elif not both["ok"].all():
             verdict = f"not compared: {(~both['ok']).sum()} of {len(both)} calls failed"
         elif "valid" in both and both["valid"].mean() < 0.5:
             verdict = "not compared: the load generator was the bottleneck"

@@ -79,6 +79,8 @@ def test_what_failed_or_was_invalid_is_not_compared() -> None:
     assert stats.sentence(row.to_frame().T.assign(arm="b", base="a").iloc[0]) == (
         "at 1 row `b` and `a`: not compared: 160 of 320 calls failed"
     )
+    few = stats.ratio(sample(0, {"a": 1.0, "b": 0.1}, blocks=4), "b", "a").iloc[0]
+    assert few["verdict"] == "not compared: 4 blocks are too few"
     invalid = sample(0, {"a": 1.0, "b": 0.1}).assign(valid=False)
     assert "bottleneck" in stats.ratio(invalid, "b", "a").iloc[0]["verdict"]
     assert "invalid" in stats.summary(invalid).iloc[0]["mark"]
