@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 import psutil
+import pytest
 from PIL import Image
 
+from pred_server.cli import main
 from pred_server.model import ROOT
 
 WINE = """
@@ -20,7 +22,7 @@ pred_server.save(RandomForestClassifier(n_estimators=5, random_state=0).fit(X, y
 """
 
 
-def test_bench_and_plot_a_model_of_ones_own(tmp_path: Path) -> None:
+def test_bench_and_plot_a_model_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     subprocess.run([sys.executable, "-c", WINE, str(tmp_path / "wine")], cwd=ROOT, check=True, timeout=60)
     out = tmp_path / "wine.parquet"
     options = ["--quick", "--model", tmp_path / "wine", "--encodings", "csv", "--rows", "5", "--out", out]
@@ -55,14 +57,9 @@ def test_bench_and_plot_a_model_of_ones_own(tmp_path: Path) -> None:
     said = [line for line in done.stdout.splitlines() if line.startswith("at 5 rows ") and "`csv`" in line]
     assert len(said) == 3, "all that was declared is reported, and the control"
 
-    plot = [sys.executable, "-m", "pred_server", "plot", str(out), "--out", str(tmp_path)]
-    shown = subprocess.run(plot, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert main(["plot", str(out), "--out", str(tmp_path)]) == 0
     with Image.open(tmp_path / "wine_latency.png") as image:
         assert image.width >= 800
-        assert image.info["Description"] in shown
-
-    other = subprocess.run(
-        [*plot[:-3], str(tmp_path / "wine/sample.parquet")], cwd=ROOT, capture_output=True, text=True
-    )
-    assert other.returncode == 1
-    assert "is not a result file of `pred-server bench`" in other.stderr
+        assert image.info["Description"] in capsys.readouterr().out
+    assert main(["plot", str(tmp_path / "wine/sample.parquet")]) == 1
+    assert "is not a result file of `pred-server bench`" in capsys.readouterr().err

@@ -78,7 +78,7 @@ def test_every_way_to_call_answers_and_rest_and_flight_answer_right() -> None:
 
 
 def test_it_calls_as_fast_as_the_plainest_loop(echo: Server, generator: Generator) -> None:
-    calls, callers = 1_000, 4
+    calls, callers = 500, 4
 
     async def plainest() -> float:
         async with grpc.aio.insecure_channel(echo.address, [("grpc.enable_http_proxy", 0)]) as channel:
