@@ -140,6 +140,7 @@ def on_cores(cores: Iterable[int] | None) -> Iterator[None]:
 
 
 def main() -> None:
+    gc.freeze()  # what is imported stays: the collection before each segment need not look at it again
     plans: queue.Queue[tuple[list[Target], list[Segment]]] = queue.Queue()
     threading.Thread(target=_read_plans, args=(sys.stdin.buffer, plans), daemon=True).start()
     while True:
@@ -182,13 +183,17 @@ async def _run(targets: Sequence[Target], segments: Sequence[Segment]) -> pd.Dat
     async with AsyncExitStack() as stack:
         calls = {target.name: (target, await KINDS[target.kind](target, stack)) for target in targets}
         for segment in segments:
-            frame = await _run_segment(segment, *calls[segment.target], idle_turn_ns)
+            target, call = calls[segment.target]
+            log, busy_share = await drive(segment, target, call, idle_turn_ns)
             if not segment.warmup:
-                frames.append(frame)
+                frames.append(_frame(segment, target, log, busy_share))
     return pd.concat(frames, ignore_index=True)
 
 
-async def _run_segment(segment: Segment, target: Target, call: Call, idle_turn_ns: float) -> pd.DataFrame:
+async def drive(
+    segment: Segment, target: Target, call: Call, idle_turn_ns: float = 0.0
+) -> tuple[list[tuple[int, int, int, int, Reply]], float]:
+    """Make a segment's calls. Returns number, scheduled_ns, sent_ns, done_ns and reply of each, and the busy share."""
     log: list[tuple[int, int, int, int, Reply]] = []
     spins = 0
 
@@ -217,7 +222,7 @@ async def _run_segment(segment: Segment, target: Target, call: Call, idle_turn_n
     busy_ns = _busy_ns() - start_busy_ns - spins * idle_turn_ns
     busy_share = busy_ns / (time.monotonic_ns() - start_ns)
     gc.enable()
-    return _frame(segment, target, log, busy_share)
+    return log, busy_share
 
 
 def _busy_ns() -> int:
