@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 MODEL := models/flights/manifest.json
 PORT ?= 8888
+VARIES ?= rows load chunks
 GO := GOTOOLCHAIN=local $(BIN)/go
 # A Go module of its own: with Arrow in it, `make gateway` would fetch five times as much.
 GO_ARROW := gateway/examples/encodings
@@ -50,6 +51,10 @@ notebooks: setup  ## run every lesson in notebooks/scripts and write it, with ou
 plots: setup  ## measure again and draw the published plots (data/results, data/figures)
 	$(BIN)/python -m pred_server.lab.publish
 
+bench: setup  ## measure how fast it is, a quarter of an hour for each of VARIES="rows load chunks" (data/results)
+	@mkdir -p data/results
+	for varies in $(VARIES); do $(BIN)/pred-server bench --varies $$varies --out data/results/$$varies.parquet || exit 1; done
+
 lint: .venv/ready  ## ruff, mypy, go vet, and buf on the contract: style, and nothing that breaks the article's clients
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -79,4 +84,4 @@ clean:  ## remove what the other targets made, the virtual environment included
 $(MODEL): .venv/ready pred_server/flights.py pred_server/model.py data/flights.parquet
 	@$(BIN)/pred-server train --out $(@D)
 
-.PHONY: help lab test test-go demo setup gateway stubs notebooks plots lint lock clean
+.PHONY: help lab test test-go demo setup gateway stubs notebooks plots bench lint lock clean

@@ -1,4 +1,4 @@
-"""The command line: `pred-server train · stubs · serve · predict`."""
+"""The command line: `pred-server train · stubs · serve · predict · bench · plot`."""
 
 import argparse
 import itertools
@@ -124,6 +124,20 @@ def _predict(args: argparse.Namespace) -> None:
         )
 
 
+def _bench(args: argparse.Namespace) -> None:
+    from pred_server.lab import bench
+
+    bench.bench(
+        args.varies, args.model, args.encodings, args.rows, args.out, args.seed, args.quick, pin=not args.unpinned
+    )
+
+
+def _plot(args: argparse.Namespace) -> None:
+    from pred_server.lab import bench
+
+    bench.plot(args.results, args.out)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pred-server", description=__doc__.splitlines()[0].split(":")[0])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -175,6 +189,20 @@ def _parser() -> argparse.ArgumentParser:
         "--resume", action="store_true", help="go on where a connection broke, once the server is back"
     )
     predict.add_argument("--timeout-s", type=_seconds, default=DEFAULT_STREAM_TIMEOUT_S, help="deadline in seconds")
+
+    bench = command("bench", _bench, "measure how fast it is, beside floors and other ways to serve the same model")
+    bench.add_argument("--varies", choices=["rows", "load", "chunks"], default="rows", help="what is varied")
+    bench.add_argument("--model", default="flights", help="sum, flights, or a model directory, whose sample is sent")
+    bench.add_argument("--encodings", nargs="+", default=[], choices=list(CODECS), help="(default: all)")
+    bench.add_argument("--rows", nargs="+", type=_at_least_one, default=[], help="rows in one call (default: a sweep)")
+    bench.add_argument("--out", type=Path, default=Path("latency.parquet"), help="where to write every call")
+    bench.add_argument("--seed", type=int, default=0, help="of the order, the rows and the arrivals")
+    bench.add_argument("--quick", action="store_true", help="two minutes in place of fifteen, and less sure")
+    bench.add_argument("--unpinned", action="store_true", help="let servers and generator share all cores")
+
+    plot = command("plot", _plot, "draw what `bench` measured")
+    plot.add_argument("results", type=Path, metavar="RESULTS", help="a file that `bench` wrote")
+    plot.add_argument("--out", type=Path, default=Path(), help="folder for the figures")
     return parser
 
 

@@ -1,12 +1,18 @@
-"""Figures: each function takes a tidy DataFrame and returns a Figure."""
+"""Figures: each function takes a tidy DataFrame and returns a Figure, whose title says what was found."""
 
 import io
 import itertools
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from pred_server.lab import stats
 
@@ -14,38 +20,175 @@ from pred_server.lab import stats
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
 LINES = ("-", "--", "-.", ":")
+FLOOR_MARKERS = ".1+x"
+PHASES = {
+    "client_encode_ms": "client encodes", "transport_ms": "transport", "decode_ms": "decode", "queue_ms": "queue",
+    "predict_ms": "predict", "encode_ms": "encode", "client_decode_ms": "client decodes",
+}  # fmt: skip
+HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++", "oo")
 
 
-def latency_by_rows(summary: pd.DataFrame, floor: str, title: str, stamp: dict[str, Any] | None = None) -> Figure:
-    """Latency against rows, log-log: medians as lines, bands up to p90; the floor is dashed and grey.
+def latency_by_rows(
+    summary: pd.DataFrame, floors: str | Sequence[str], title: str, stamp: dict[str, Any] | None = None
+) -> Figure:
+    """Latency against rows, log-log: medians as lines, bands up to p99; floors are grey and dotted.
 
     Parameters
     ----------
-    summary : what `stats.summary` returns
-    floor : the arm that everything is read against
+    summary : what `stats.summary` returns; points that it marks as failed are left out, invalid ones are crossed out
+    floors : the arms that everything is read against
     """
-    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
-    axes = figure.subplots()
-    styles = zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), itertools.cycle(LINES), strict=False)
+    figure, axes = _figure(title, stamp)
+    floors = [floors] if isinstance(floors, str) else list(floors)
+    styles, markers = _styles(), itertools.cycle(FLOOR_MARKERS)
     for arm in summary["arm"].unique():
-        points = summary[summary["arm"] == arm]
-        if arm == floor:
-            axes.plot(points["rows"], points["p50_ms"], color="0.45", linestyle=(0, (1, 1)), marker=".", label=arm)
+        points = summary[(summary["arm"] == arm) & (summary["failed"] < summary["calls"])]
+        if arm in floors:
+            style: dict[str, Any] = {"color": "0.45", "linestyle": (0, (1, 1)), "marker": next(markers)}
+        else:
+            style = next(styles)
+            low, high = points["p50_ms"], points["p99_ms"]
+            axes.fill_between(points["rows"], low, high, color=style["color"], alpha=0.12, linewidth=0)
+        axes.plot(points["rows"], points["p50_ms"], label=arm, **style)
+        invalid = points[points["mark"].str.contains("invalid")]
+        axes.plot(invalid["rows"], invalid["p50_ms"], "x", color="red", markersize=11, markeredgewidth=2)
+    few = summary["mark"].str.contains("few").any()
+    axes.set(xscale="log", yscale="log", xlabel="rows in one call", ylabel="latency, p50 to p99 (ms)")
+    _plain(axes)
+    _note(figure, "p99: where a band has fewer than 1,000 calls, read it as their near-worst" if few else "")
+    _legend(axes, summary["arm"].nunique())
+    return _say(figure, f"Latency of one call against its rows, both axes logarithmic. {title}.")
+
+
+def waterfall(phases: pd.DataFrame, title: str, stamp: dict[str, Any] | None = None) -> Figure:
+    """Where the time of one call goes: a bar for each row of the table, a piece for each phase, in their order.
+
+    Parameters
+    ----------
+    phases : a column `label`; those of `PHASES` that are known, in ms; possibly `echo_ms`, what the same bytes take
+        with nothing computed, and for streams `wall_ms`, since their phases overlap
+    """
+    figure, axes = _figure(title, stamp, height=1.6 + 0.45 * len(phases))
+    places, left = np.arange(len(phases)), np.zeros(len(phases))
+    for (column, name), colour, hatch in zip(PHASES.items(), COLOURS, HATCHES, strict=True):
+        if column in phases:
+            widths = phases[column].fillna(0).to_numpy()
+            ink = "white" if colour != "#000000" else "0.7"
+            axes.barh(places, widths, 0.62, left, label=name, color=colour, hatch=hatch, edgecolor=ink, linewidth=0.5)
+            left += widths
+    for place, total in zip(places, left, strict=True):
+        axes.annotate(f" {total:,.3g} ms", (total, place), va="center", fontsize=9)
+    for column, name, marker in (("echo_ms", "echo of the same bytes", "|"), ("wall_ms", "wall time", "D")):
+        if column in phases:
+            axes.plot(phases[column], places, marker, color="black", markersize=15 if marker == "|" else 6, label=name)
+    axes.set(yticks=places, yticklabels=phases["label"], xlabel="ms, medians", ylim=(len(phases) - 0.4, -0.6))
+    axes.margins(x=0.12)
+    axes.grid(True, axis="x", alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    return _say(figure, f"One call's time by phase, a bar each for {', '.join(phases['label'])}. {title}.")
+
+
+def crossover(calls: pd.DataFrame, arm: str, base: str, title: str, stamp: dict[str, Any] | None = None) -> Figure:
+    """The ratio of two arms against rows, with intervals; the rows at which they take equally long are shaded."""
+    figure, axes = _figure(title, stamp)
+    found = stats.ratio(calls, arm, base)
+    point, low, high = stats.crossover(calls, arm, base)
+    axes.axhline(1, color="0.45", linestyle=(0, (1, 1)))
+    if np.isfinite(point):
+        axes.axvspan(
+            low, high, color=COLOURS[4], alpha=0.3, linewidth=0, label=f"equal: 95 % from {low:,.0f} to {high:,.0f}"
+        )
+        axes.axvline(point, color=COLOURS[1], linestyle="--", label=f"equal at about {point:,.0f} rows")
+    errors = [found["ratio"] - found["low"], found["high"] - found["ratio"]]
+    axes.errorbar(found["rows"], found["ratio"], errors, color=COLOURS[0], marker="o", capsize=4, label="ratio, 95 %")
+    axes.set(xscale="log", yscale="log", xlabel="rows in one call", ylabel=f"{arm} ÷ {base}")
+    _plain(axes)
+    axes.legend(frameon=False, fontsize=9)
+    return _say(figure, f"How many times as long {arm} takes as {base}, against rows. {title}.")
+
+
+def load(points: pd.DataFrame, title: str, stamp: dict[str, Any] | None = None) -> Figure:
+    """What is answered (above) and how long it takes (below) against what is offered, calls per second.
+
+    Parameters
+    ----------
+    points : what `stats.throughput` returns by `server`, `rate_per_s`; invalid points are crossed out
+    """
+    figure, (above, below) = _figure(title, stamp, height=5.6, parts=2)
+    for (server, group), style in zip(points.groupby("server", sort=False), _styles(), strict=False):
+        group = group.sort_values("rate_per_s")
+        above.plot(group["rate_per_s"], group["calls_per_s"], label=server, **style)
+        below.plot(group["rate_per_s"], group["p50_ms"], label=f"{server}, p50", **style)
+        below.plot(
+            group["rate_per_s"], group["p99_ms"], label=f"{server}, p99", **style | {"fillstyle": "none", "alpha": 0.6}
+        )
+        bad = group[~group["valid"]]
+        for axes, column in ((above, "calls_per_s"), (below, "p50_ms"), (below, "p99_ms")):
+            axes.plot(bad["rate_per_s"], bad[column], "x", color="red", markersize=11, markeredgewidth=2)
+    ends = [points["rate_per_s"].min(), points["rate_per_s"].max()]
+    above.plot(ends, ends, color="0.45", linestyle=(0, (1, 1)), label="all that is offered")
+    above.set(xscale="log", yscale="log", ylabel="answered (calls/s)")
+    below.set(xscale="log", yscale="log", ylabel="response time (ms)", xlabel="offered (calls/s)")
+    for axes in (above, below):
+        _plain(axes)
+        axes.legend(frameon=False, fontsize=8, loc="upper left")
+    _note(
+        figure, "" if points["valid"].all() else "red crosses: the generator was late or saturated; not to be trusted"
+    )
+    return _say(figure, f"Answered calls and response time against offered load. {title}.")
+
+
+def spectrum(calls: pd.DataFrame, title: str, stamp: dict[str, Any] | None = None) -> Figure:
+    """Latency by percentile, the rare ones spread out; response time (from the schedule) beside service time.
+
+    Parameters
+    ----------
+    calls : one row a call, with the columns arm, latency_ms and service_ms
+    """
+    figure, axes = _figure(title, stamp)
+    for (arm, group), style in zip(calls.groupby("arm", sort=False), _styles(), strict=False):
+        beyond = np.arange(len(group), 0, -1) / len(group)  # the share of calls that took so long or longer
+        style |= {"markevery": max(1, len(group) // 12), "markersize": 5}
+        response, service = np.sort(group["latency_ms"]), np.sort(group["service_ms"])
+        if np.allclose(response, service):
+            axes.plot(1 / beyond, service, label=f"{arm}: service time", **style | {"linestyle": ":"})
             continue
-        colour, marker, line = next(styles)
-        axes.plot(points["rows"], points["p50_ms"], color=colour, marker=marker, linestyle=line, label=arm)
-        axes.fill_between(points["rows"], points["p50_ms"], points["p90_ms"], color=colour, alpha=0.15, linewidth=0)
-    axes.set(xscale="log", yscale="log", xlabel="rows in one call", ylabel="latency, p50 to p90 (ms)", title=title)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter("{x:,g}")
-    if axes.get_ylim()[1] < 100 * axes.get_ylim()[0]:  # else there are powers of ten enough
-        axes.yaxis.set_minor_formatter("{x:,g}")
-    axes.grid(True, which="major", alpha=0.3)
-    axes.legend(frameon=False)
-    if stamp:
-        short = f"Python {stamp['python']}, grpcio {stamp['grpcio']}, {stamp['cores']} cores, {stamp['revision']}"
-        figure.text(0.995, 0.005, short, ha="right", va="bottom", fontsize=6, color="0.4")
-    return figure
+        axes.plot(1 / beyond, response, label=f"{arm}: response time", **style | {"linestyle": "-"})
+        axes.plot(1 / beyond, service, label=f"{arm}: service time", **style | {"linestyle": "--", "fillstyle": "none"})
+    most = calls.groupby("arm").size().max()
+    ticks = [tick for tick in (2, 10, 100, 1_000, 10_000, 100_000) if tick <= most]
+    axes.set(xscale="log", yscale="log", xlabel="percentile", ylabel="latency (ms)")
+    _plain(axes)
+    axes.set_xticks(ticks, [f"{100 - 100 / tick:g} %" for tick in ticks])
+    axes.legend(frameon=False, fontsize=9, loc="upper left")
+    few = most < stats.MIN_CALLS_FOR_P99
+    _note(figure, f"p99 stands on {most:,} calls, fewer than 1,000" if few else "")
+    return _say(figure, f"Latency by percentile, both axes logarithmic. {title}.")
+
+
+def p99_title(calls: pd.DataFrame) -> str:
+    """What a spectrum shows, in one sentence."""
+    p99_ms = calls.groupby("arm", sort=False)["latency_ms"].quantile(0.99)
+    return "p99: " + ", ".join(f"{arm} {value:,.3g} ms" for arm, value in p99_ms.items())
+
+
+def chunks(points: pd.DataFrame, floors: dict[str, float], title: str, stamp: dict[str, Any] | None = None) -> Figure:
+    """Rows per second of a stream against the size of its chunks; what is not cut into chunks is a level line.
+
+    Parameters
+    ----------
+    points : what `stats.throughput` returns by `chunk_rows`
+    floors : what else to draw: names and rows per second
+    """
+    figure, axes = _figure(title, stamp)
+    points = points.sort_values("chunk_rows")
+    axes.plot(points["chunk_rows"], points["rows_per_s"], label="stream", **next(_styles()))
+    for (name, rows_per_s), line in zip(floors.items(), itertools.cycle(((0, (1, 1)), "--", "-.")), strict=False):
+        axes.axhline(rows_per_s, color="0.45", linestyle=line, label=name)
+    axes.set(xscale="log", yscale="log", xlabel="rows in a chunk", ylabel="rows per second")
+    _plain(axes)
+    axes.legend(frameon=False, fontsize=9)
+    return _say(figure, f"Throughput of a stream against its chunk size, both axes logarithmic. {title}.")
 
 
 def go_hop(calls: pd.DataFrame, arms: dict[str, str], title: str, stamp: dict[str, Any] | None = None) -> Figure:
@@ -85,6 +228,142 @@ def go_hop(calls: pd.DataFrame, arms: dict[str, str], title: str, stamp: dict[st
         short = f"Go {stamp['go']}, grpc-go {stamp['grpc-go']}, Python {stamp['python']}, {stamp['cores']} cores"
         figure.text(0.995, 0.005, short, ha="right", va="bottom", fontsize=6, color="0.4")
     return figure
+
+
+def of(calls: pd.DataFrame) -> dict[str, Figure]:
+    """The figures that the result of an experiment can feed, by name, titled with what it found."""
+    experiment, stamp = calls.attrs["experiment"], calls.attrs["stamp"]
+    control = tuple(experiment["control"]) if experiment["control"] else None
+    pairs = [tuple(pair) for pair in experiment["compare"]]
+    compared = stats.report(calls, pairs, control).iloc[len(experiment["rows"]) if control else 0 :]
+    return FIGURES[experiment["varies"]](calls, compared, stamp)
+
+
+def _finding(compared: pd.DataFrame) -> str:
+    """The sentence of the largest difference to what was declared first, at the most rows that have one."""
+    base = compared["base"].iloc[0]
+    sure = compared[(compared["base"] == base) & compared["verdict"].isin(["faster", "slower"])]
+    if sure.empty:
+        return f"No difference found between {base} and what was compared with it"
+    sure = sure[sure["rows"] == sure["rows"].max()]
+    return _capital(stats.sentence(sure.sort_values("ratio", key=lambda ratio: np.log(ratio).abs()).iloc[-1]))
+
+
+def _of_rows(calls: pd.DataFrame, compared: pd.DataFrame, stamp: dict[str, Any]) -> dict[str, Figure]:
+    again = (calls.attrs["experiment"]["control"] or ("",))[0]
+    shown = calls[calls["arm"] != again]
+    order = [arm["name"] for arm in calls.attrs["experiment"]["arms"] if arm["name"] != again]
+    summary = stats.summary(shown).sort_values(["arm", "rows"], key=_by(order))
+    floors = shown.loc[shown["server"].isin(["predict", "echo", "tcp"]), "arm"].unique()
+    figures = {"latency": latency_by_rows(summary, list(floors), _finding(compared), stamp)}
+    phases = stats.phases(shown)
+    if len(phases):
+        keys = ["encoding", "chunk_rows", "rows"]
+        echo = shown[shown["server"] == "echo"].groupby(keys)["service_ms"].median().rename("echo_ms")
+        phases = phases.join(echo, on=keys).dropna(axis="columns", how="all")
+        most = phases[phases["rows"] == phases["rows"].max()].sort_values("arm", key=_by(order))
+        known = [column for column in PHASES if column in most]
+        slowest = most.iloc[int(most[known].sum(axis=1).to_numpy().argmax())]
+        part = slowest[known].astype(float).idxmax()
+        title = f"At {slowest['rows']:,} rows `{slowest['arm']}` spends most of its time on: {PHASES[str(part)]}"
+        figures["waterfall"] = waterfall(most.assign(label=most["arm"]), title, stamp)
+    for arm, base in compared[["arm", "base"]].drop_duplicates().itertuples(index=False):
+        point, low, high = stats.crossover(calls, arm, base) if calls["rows"].nunique() > 1 else (np.nan,) * 3
+        if np.isfinite(point):
+            title = f"{arm} and {base} take equally long at {point:,.0f} rows [{low:,.0f}, {high:,.0f}]"
+            name = "".join(letter if letter.isalnum() else "_" for letter in f"{arm}_{base}")
+            figures[f"crossover_{name}"] = crossover(calls, arm, base, _capital(title), stamp)
+    return figures
+
+
+def _of_load(calls: pd.DataFrame, compared: pd.DataFrame, stamp: dict[str, Any]) -> dict[str, Figure]:
+    calls = calls[calls["process"] == 0]
+    calls = calls.assign(server=calls["arm"].str.rpartition(", ")[0]).sort_values(["server", "rate_per_s"])
+    points = stats.throughput(calls, ("server", "rate_per_s"))
+    kept_up = points["valid"] & (points["calls_per_s"] > 0.95 * points["rate_per_s"]) & (points["failed_share"] == 0)
+    most = points[kept_up].groupby("server", sort=False)["rate_per_s"].max()
+    title = "Kept up with: " + ", ".join(f"{server} {rate:,.0f}/s" for server, rate in most.items())
+    if not points["valid"].any():
+        title = "Not a valid point: the generator was late or saturated at every load"
+    shown = calls[calls["rate_per_s"] == (points["rate_per_s"] if most.empty else most).min()]
+    return {"load": load(points, title, stamp), "spectrum": spectrum(shown, p99_title(shown), stamp)}
+
+
+def _of_chunks(calls: pd.DataFrame, compared: pd.DataFrame, stamp: dict[str, Any]) -> dict[str, Figure]:
+    calls = calls[calls["process"] == 0]
+    points = stats.throughput(calls, ("arm", "chunk_rows"))
+    streams, others = points[points["chunk_rows"] > 0], points[points["chunk_rows"] == 0]
+    best = streams.sort_values("rows_per_s").iloc[-1]
+    title = (
+        f"Of the streams, chunks of {best['chunk_rows']:,} rows carried most: {best['rows_per_s']:,.0f} rows per second"
+    )
+    return {"chunks": chunks(streams, dict(zip(others["arm"], others["rows_per_s"], strict=True)), title, stamp)}
+
+
+FIGURES: dict[str, Callable[[pd.DataFrame, pd.DataFrame, dict[str, Any]], dict[str, Figure]]] = {
+    "rows": _of_rows, "load": _of_load, "chunks": _of_chunks,
+}  # fmt: skip
+
+
+def _by(order: Sequence[str]) -> Callable[[pd.Series], pd.Series]:
+    places = {name: place for place, name in enumerate(order)}
+    return lambda column: column.map(places) if column.name == "arm" else column
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _figure(title: str, stamp: dict[str, Any] | None, height: float = 4.6, parts: int = 1) -> tuple[Figure, Any]:
+    """A figure of 800 pixels' width at 100 dots an inch, with room for the stamp below."""
+    figure = Figure(figsize=(8, height), layout=ConstrainedLayoutEngine(rect=(0, 0.2 / height, 1, 1 - 0.2 / height)))
+    axes = figure.subplots(parts, 1, sharex=True)
+    figure.suptitle(textwrap.fill(title, 80), fontsize=11)
+    if stamp:
+        short = f"Python {stamp['python']}, grpcio {stamp['grpcio']}, {stamp['cores']} cores, {stamp['revision']}"
+        figure.text(0.995, 0.005, short, ha="right", va="bottom", fontsize=6, color="0.4")
+    return figure, axes
+
+
+def _styles() -> Iterator[dict[str, Any]]:
+    for colour, marker, line in zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), itertools.cycle(LINES)):
+        yield {"color": colour, "marker": marker, "linestyle": line}
+
+
+def _plain(axes: Axes) -> None:
+    """Numbers as people write them on logarithmic axes, enough of them on short ones too, and a grid."""
+    for axis in (axes.xaxis, axes.yaxis):
+        low, high = sorted(axis.get_view_interval())
+        if high < 5 * low:
+            axis.set_major_locator(MaxNLocator(5))
+        elif high < 200 * low:
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:,.10g}")
+        axis.set_minor_formatter(NullFormatter())
+    axes.grid(True, which="major", alpha=0.3)
+
+
+def _legend(axes: Axes, entries: int) -> None:
+    axes.legend(frameon=False, fontsize=9 if entries <= 6 else 8, ncols=1 if entries <= 6 else 2)
+
+
+def _note(figure: Figure, text: str) -> None:
+    figure.text(0.005, 0.005, text, ha="left", va="bottom", fontsize=7, color="0.3")
+
+
+def _say(figure: Figure, alt: str) -> Figure:
+    figure.set_label(alt)
+    return figure
+
+
+def alt(figure: Figure) -> str:
+    """What is to be seen in a figure, for those who cannot see it."""
+    return str(figure.get_label())
+
+
+def write(figure: Figure, path: Path) -> None:
+    """Write a PNG, 800 pixels wide at least, whose description is the alt text."""
+    figure.savefig(path, dpi=120, metadata={"Description": alt(figure)})
 
 
 def show(figure: Figure, alt: str) -> None:

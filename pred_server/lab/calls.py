@@ -1,0 +1,230 @@
+"""One call, in each way that there is: who is called, what is sent, and the function that does it.
+
+Each function of `KINDS` connects to a target and returns the function that makes one call.
+"""
+
+import asyncio
+import io
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import grpc
+import pandas as pd
+
+from generated.pred_pb2 import Request
+from pred_server.codecs import CODECS
+from pred_server.lab.baselines import BUFFER_BYTES, TCP_HEADER, flight_messages
+from pred_server.model import load
+
+OPTIONS = (
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),  # or equal channels would share one socket
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the things that are compared: who answers, what travels, and under which load.
+
+    Parameters
+    ----------
+    server : `serve`, `gateway` (with `serve` behind it), a kind of `baselines`, or `predict`, which is in process
+    encoding : of `serve`, `article` and the floors `echo` and `tcp`, which carry the bytes that `serve` carries
+    chunk_rows : if above 0, a stream of chunks with so many rows each
+    flags : further flags of the server
+    process : arms with equal server, flags and process share one
+    callers : closed loop of so many, unless `rate_per_s` is given: then an open loop
+    """
+
+    name: str
+    server: str = "serve"
+    encoding: str = "csv"
+    chunk_rows: int = 0
+    flags: tuple[str, ...] = ()
+    process: int = 0
+    connections: int = 1
+    callers: int = 1
+    rate_per_s: float = 0.0
+    arrivals: str = "poisson"
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where calls go and what each of them sends.
+
+    Parameters
+    ----------
+    kind : `unary` or `stream` (gRPC), `http` (POST), `tcp` (as `baselines` reads it), or `predict`: no server, the
+        generator itself loads the model that `address` names, and predicts the table (a Parquet file) in `messages`
+    address : HOST:PORT; for http a whole URL
+    messages : one, or the chunks of a stream
+    metadata : sent with each call; for http the headers
+    reply_bytes : for tcp, how many bytes the server is to answer with
+    """
+
+    name: str
+    kind: str
+    address: str
+    messages: tuple[bytes, ...]
+    method: str = "/prediction.Prediction/Predict"
+    metadata: tuple[tuple[str, str], ...] = ()
+    reply_bytes: int = 0
+    connections: int = 1
+    timeout_s: float = 60.0
+
+
+class Reply(NamedTuple):
+    code: str
+    reply_bytes: int = 0
+    timing: str = ""  # of the Server-Timing syntax
+
+
+Call = Callable[[int], Awaitable[Reply]]  # takes the number of the connection
+
+
+def messages_of(arm: Arm, batch: pd.DataFrame) -> tuple[bytes, ...]:
+    """What one call of an arm sends."""
+    if arm.server == "predict":
+        return (batch.to_parquet(),)
+    if arm.server == "rest":
+        import orjson
+
+        return (orjson.dumps(batch.to_dict("list")),)
+    if arm.server == "flight":
+        return flight_messages(batch)
+    step = arm.chunk_rows or len(batch)
+    return tuple(_request(batch.iloc[start : start + step], arm) for start in range(0, len(batch), step))
+
+
+def _request(chunk: pd.DataFrame, arm: Arm) -> bytes:
+    request = Request()
+    CODECS["csv" if arm.server == "gateway" else arm.encoding].write_table(chunk.reset_index(drop=True), request)
+    return request.input_data.encode() if arm.server == "gateway" else request.SerializeToString()
+
+
+def target_of(arm: Arm, address: str, messages: tuple[bytes, ...]) -> Target:
+    """Where one call of an arm goes."""
+    kind, method = "unary", "/prediction.Prediction/Predict"
+    metadata: tuple[tuple[str, str], ...] = ()
+    if arm.server in ("predict", "tcp"):
+        kind = arm.server
+    elif arm.server in ("rest", "gateway"):
+        kind, address = "http", f"{address}/predict"
+        metadata = (("content-type", "text/csv" if arm.server == "gateway" else "application/json"),)
+    elif arm.server == "flight":
+        kind, method = "stream", "/arrow.flight.protocol.FlightService/DoExchange"
+    elif arm.chunk_rows:
+        kind, method = "stream", "/prediction.Prediction/PredictStream"
+    return Target(arm.name, kind, address, messages, method, metadata, connections=arm.connections)
+
+
+def _channels(target: Target, stack: AsyncExitStack) -> list[grpc.aio.Channel]:
+    channels = [grpc.aio.insecure_channel(target.address, OPTIONS) for _ in range(target.connections)]
+    for channel in channels:
+        stack.push_async_callback(channel.close)
+    return channels
+
+
+async def _finished(call: Any, reply_bytes: int) -> Reply:
+    trailing = await call.trailing_metadata()
+    return Reply("OK", reply_bytes, next((value for key, value in trailing or () if key == "server-timing"), ""))
+
+
+async def _unary(target: Target, stack: AsyncExitStack) -> Call:
+    # Without serializers the channel carries bytes: no protobuf work is in the time.
+    methods: list[Any] = [channel.unary_unary(target.method) for channel in _channels(target, stack)]
+    (message,) = target.messages
+
+    async def call(connection: int) -> Reply:
+        sent = methods[connection](message, timeout=target.timeout_s, metadata=target.metadata)
+        try:
+            return await _finished(sent, len(await sent))
+        except grpc.aio.AioRpcError as error:
+            return Reply(error.code().name)
+
+    return call
+
+
+async def _stream(target: Target, stack: AsyncExitStack) -> Call:
+    methods: list[Any] = [channel.stream_stream(target.method) for channel in _channels(target, stack)]
+
+    async def call(connection: int) -> Reply:
+        sent = methods[connection](target.messages, timeout=target.timeout_s, metadata=target.metadata)
+        try:
+            return await _finished(sent, sum([len(reply) async for reply in sent]))
+        except grpc.aio.AioRpcError as error:
+            return Reply(error.code().name)
+
+    return call
+
+
+async def _http(target: Target, stack: AsyncExitStack) -> Call:
+    import httpx
+
+    clients = [
+        await stack.enter_async_context(
+            httpx.AsyncClient(trust_env=False, timeout=target.timeout_s, headers=dict(target.metadata))
+        )
+        for _ in range(target.connections)
+    ]
+    (message,) = target.messages
+
+    async def call(connection: int) -> Reply:
+        try:
+            answer = await clients[connection].post(target.address, content=message)
+        except httpx.HTTPError as error:
+            return Reply(type(error).__name__)
+        code = "OK" if answer.is_success else f"HTTP {answer.status_code}"
+        return Reply(code, len(answer.content), answer.headers.get("server-timing", ""))
+
+    return call
+
+
+async def _tcp(target: Target, stack: AsyncExitStack) -> Call:
+    loop = asyncio.get_running_loop()
+    host, _, port = target.address.rpartition(":")
+    sockets = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(target.connections)]
+    for each in sockets:
+        each.setblocking(False)
+        each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    turns = [asyncio.Lock() for _ in sockets]  # one call at a time on a connection
+    buffer = memoryview(bytearray(BUFFER_BYTES))
+
+    async def call(connection: int) -> Reply:
+        each = sockets[connection]
+        try:
+            async with asyncio.timeout(target.timeout_s), turns[connection]:
+                await loop.sock_sendall(each, TCP_HEADER.pack(sum(map(len, target.messages)), target.reply_bytes))
+                for message in target.messages:
+                    await loop.sock_sendall(each, message)
+                left = target.reply_bytes
+                while left:
+                    received = await loop.sock_recv_into(each, buffer[:left])
+                    if not received:
+                        return Reply("UNAVAILABLE")
+                    left -= received
+        except (OSError, TimeoutError) as error:
+            return Reply(type(error).__name__)
+        return Reply("OK", target.reply_bytes)
+
+    return call
+
+
+async def _predict(target: Target, stack: AsyncExitStack) -> Call:
+    model, table = load(target.address), pd.read_parquet(io.BytesIO(target.messages[0]))
+
+    async def call(connection: int) -> Reply:
+        model.predict(table)
+        return Reply("OK")
+
+    return call
+
+
+KINDS: dict[str, Callable[[Target, AsyncExitStack], Awaitable[Call]]] = {
+    "unary": _unary, "stream": _stream, "http": _http, "tcp": _tcp, "predict": _predict,
+}  # fmt: skip

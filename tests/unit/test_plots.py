@@ -1,0 +1,125 @@
+"""Every figure from a small table: what it says, and that it can be read without colours."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from pred_server.lab import experiments, plots, stats
+from pred_server.lab.calls import Arm
+
+ROWS = (1, 100, 10_000)
+
+
+def result(arms: Sequence[Arm], varies: str, rows: Sequence[int] = ROWS, **columns: object) -> pd.DataFrame:
+    """What `experiments.run` would return: csv slower by the row, `tensor` dearer by the call."""
+    rng = np.random.default_rng(0)
+    compare = tuple((arm.name, arms[0].name) for arm in arms[1:])
+    frames = []
+    for arm in arms:
+        fixed_ms, row_ms = (1.0, 0.01) if arm.encoding == "csv" else (1.5, 0.002)
+        for n in rows:
+            for block in range(6):
+                ms = (fixed_ms + n * row_ms) * rng.lognormal(0, 0.1, size=20)
+                sent_ns = block * 10**12 + np.cumsum(ms) * 1e6
+                frames.append(
+                    pd.DataFrame(
+                        {
+                            "arm": arm.name, "server": arm.server, "process": arm.process, "encoding": arm.encoding,
+                            "chunk_rows": arm.chunk_rows, "rate_per_s": arm.rate_per_s, "rows": n, "block": block,
+                            "half": 0, "call": range(20), "ok": True, "latency_ms": ms, "service_ms": ms * 0.9,
+                            "sent_ns": sent_ns, "done_ns": sent_ns + ms * 1e6, "late_share": 0.0, "valid": True,
+                            "client_encode_ms": ms * 0.2, "decode_ms": ms * 0.3, "queue_ms": 0.01,
+                            "predict_ms": ms * 0.4, "encode_ms": 0.02, **columns,
+                        }
+                    )
+                )  # fmt: skip
+    calls = pd.concat(frames, ignore_index=True)
+    calls.attrs = {
+        "stamp": experiments.stamp(0),
+        "experiment": {
+            "arms": [{"name": arm.name} for arm in arms], "compare": compare, "control": None,
+            "varies": varies, "rows": list(rows),
+        },
+    }  # fmt: skip
+    return calls
+
+
+def texts(figure: Figure) -> str:
+    legends = [axes.get_legend() for axes in figure.axes] + list(figure.legends)
+    said = [text.get_text() for legend in legends if legend for text in legend.get_texts()]
+    return " | ".join([figure.get_suptitle(), *said, *(text.get_text() for text in figure.texts)]).replace("\n", " ")
+
+
+def by_rows() -> pd.DataFrame:
+    return result([Arm("csv"), Arm("tensor", encoding="tensor"), Arm("in process", "predict")], "rows")
+
+
+def by_load(**columns: object) -> pd.DataFrame:
+    return result([Arm(f"csv, {rate}/s", rate_per_s=rate) for rate in (50, 400, 900)], "load", (1,), **columns)
+
+
+def by_chunks() -> pd.DataFrame:
+    arms = [Arm("one message"), *(Arm(f"chunks of {size}", chunk_rows=size) for size in (100, 1_000))]
+    return result(arms, "chunks", (10_000,))
+
+
+@pytest.mark.parametrize(
+    ("calls", "names"),
+    [
+        (by_rows(), {"latency", "waterfall", "crossover_tensor_csv"}),
+        (by_load(), {"load", "spectrum"}),
+        (by_chunks(), {"chunks"}),
+    ],
+)
+def test_an_experiment_s_figures_are_titled_stamped_told_and_wide_enough(calls: pd.DataFrame, names: set[str]) -> None:
+    figures = plots.of(calls)
+    assert set(figures) == names
+    for figure in figures.values():
+        title = figure.get_suptitle().replace("\n", " ")
+        assert title in plots.alt(figure), "the alt text states the finding"
+        assert "grpcio" in texts(figure)
+        png = io.BytesIO()
+        figure.savefig(png, format="png", dpi=100)
+        assert figure.get_size_inches()[0] * 100 == 800
+
+
+def test_titles_state_what_was_found() -> None:
+    figures = plots.of(by_rows())
+    assert figures["latency"].get_suptitle().startswith("At 10,000 rows `tensor` is 4.")
+    assert "faster than `csv`" in figures["latency"].get_suptitle()
+    assert figures["crossover_tensor_csv"].get_suptitle().startswith("Tensor and csv take equally long at ")
+    assert figures["waterfall"].get_suptitle() == "At 10,000 rows `csv` spends most of its time on: predict"
+    assert plots.of(by_load())["load"].get_suptitle().startswith("Kept up with: csv ")
+    assert plots.of(by_chunks())["chunks"].get_suptitle().startswith("Of the streams, chunks of ")
+
+
+def test_lines_differ_without_colour_and_floors_are_grey() -> None:
+    axes = plots.of(by_rows())["latency"].axes[0]
+    lines = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
+    assert len({(line.get_linestyle(), line.get_marker()) for line in lines}) == len(lines) == 3
+    assert lines[-1].get_color() == "0.45"
+    bars = plots.of(by_rows())["waterfall"].axes[0].containers
+    assert len({bar[0].get_hatch() for bar in bars}) == len(bars) == 6  # type: ignore[index]
+
+
+def test_invalid_points_are_crossed_out() -> None:
+    figures = plots.of(by_load(valid=False, late_share=0.2))
+    assert "Not a valid point" in figures["load"].get_suptitle()
+    assert "not to be trusted" in texts(figures["load"])
+    calls = by_rows()
+    calls.loc[calls["arm"] == "csv", "valid"] = False
+    latency = plots.latency_by_rows(stats.summary(calls), "in process", "title")
+    crosses = [line for line in latency.axes[0].get_lines() if line.get_color() == "red" and len(line.get_xdata())]  # type: ignore[arg-type]
+    assert [len(line.get_xdata()) for line in crosses] == [len(ROWS)]  # type: ignore[arg-type]
+
+
+def test_what_only_failed_has_no_point() -> None:
+    summary = stats.summary(by_rows().assign(ok=lambda calls: calls["arm"] != "csv"))
+    lines = plots.latency_by_rows(summary, "in process", "title").axes[0].get_lines()
+    assert {line.get_label(): len(line.get_xdata()) for line in lines if line.get_color() != "red"} == {  # type: ignore[arg-type]
+        "csv": 0, "tensor": 3, "in process": 3,
+    }  # fmt: skip
