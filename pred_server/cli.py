@@ -41,6 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        print(f"pred-server: {error.strerror or error}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -91,16 +94,20 @@ def _predict(args: argparse.Namespace) -> None:
         schema = None if codec is text else client.describe().schema
 
         def requests() -> Iterator[Request]:
-            for piece in split_records(file, CHUNK_BYTES, args.file):
+            for number, piece in enumerate(split_records(file, CHUNK_BYTES, args.file), start=1):
                 request = Request(input_data=piece)
                 if schema:
-                    table, _ = text.read_table(request, schema, Limits().max_rows)
-                    request.Clear()
-                    codec.write_table(to_frame(table, schema.index), request)
+                    with watch("client encode"):
+                        try:
+                            table, _ = text.read_table(request, schema, Limits().max_rows)
+                        except InvalidInput as error:
+                            raise InvalidInput(f"in chunk {number}: {error}", error.violations) from error
+                        request.Clear()
+                        codec.write_table(to_frame(table, schema.index), request)
                 bar.update(len(piece))
                 yield request
 
-        start_ns = time.perf_counter_ns()
+        start_ns, watch = time.perf_counter_ns(), Stopwatch()
         first, rest = next(pieces := requests()), list(itertools.islice(pieces, 1))
         if rest:
             stream = client.stream(
@@ -119,9 +126,7 @@ def _predict(args: argparse.Namespace) -> None:
         wall_ms = (time.perf_counter_ns() - start_ns) / 1e6
     if args.timing:
         chunks = number + 1 if rest else 0
-        print(
-            Waterfall.of_call(Stopwatch(), metadata.get("server-timing", ""), wall_ms, chunks).text(), file=sys.stderr
-        )
+        print(Waterfall.of_call(watch, metadata.get("server-timing", ""), wall_ms, chunks).text(), file=sys.stderr)
 
 
 def _bench(args: argparse.Namespace) -> None:

@@ -26,6 +26,7 @@ from pred_server.timing import Stopwatch, Waterfall
 
 DEFAULT_TIMEOUT_S = 30.0
 DEFAULT_STREAM_TIMEOUT_S = 3_600.0
+MAX_TIMEOUT_S = 1e6  # gRPC takes more for none
 
 # Above this size `predict` sends a table as a stream, in chunks of about this size.
 CHUNK_BYTES = 2 * MIB
@@ -74,6 +75,8 @@ class Client:
         self.target = target
         self.timeout_s = timeout_s
         self.encoding = _known_encoding(encoding)
+        if connections < 1:
+            raise InvalidInput(f"connections is {connections}; at least one is needed")
         self._limits = limits
         self._retry = retry
         asked = (("model-name", model), ("model-version", version))
@@ -85,6 +88,7 @@ class Client:
         self._stubs = [PredictionStub(channel) for channel in self._channels]
         self._turn = itertools.count()
         self._description: Description | None = None
+        self._tells = True
 
     def predict(
         self,
@@ -120,9 +124,10 @@ class Client:
         """
         table = as_table(table)
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
-        name = self._choose(table, encoding, timeout_s)
         size = count_bytes(table)
-        if stream or (stream is None and size > CHUNK_BYTES and self._description):
+        name = self._choose(table, encoding, timeout_s)
+        table = self._only_known(table)
+        if stream or (stream is None and size > CHUNK_BYTES and self._known(timeout_s)):
             # Whole blocks: what is left over of one would be computed by itself (engines.predict_in_blocks).
             rows = max(1, len(table) * CHUNK_BYTES // max(size, 1) // ROW_BLOCK) * ROW_BLOCK
             chunks = (cut(table, start, start + rows) for start in range(0, max(len(table), 1), rows))
@@ -178,13 +183,16 @@ class Client:
         def open_call(outgoing: Iterator[Request]) -> Any:
             left_s = deadline_s - time.monotonic()
             metadata = (*self._metadata, *_asking_for(output))
-            return self._stub().PredictStream(outgoing, timeout=max(0.0, left_s), metadata=metadata)
+            try:
+                return self._stub().PredictStream(outgoing, timeout=max(0.0, left_s), metadata=metadata)
+            except ValueError as error:
+                raise Unavailable("this client is closed") from error
 
-        deadline_s = time.monotonic() + timeout_s
+        deadline_s = time.monotonic() + min(timeout_s, MAX_TIMEOUT_S)
         return RequestStream(open_call, requests, resume)
 
     def _unary(self, rpc: str, request: Any, metadata: Any, timeout_s: float | None) -> tuple[Any, Metadata]:
-        deadline_s = time.monotonic() + (self.timeout_s if timeout_s is None else timeout_s)
+        deadline_s = time.monotonic() + min(self.timeout_s if timeout_s is None else timeout_s, MAX_TIMEOUT_S)
         while True:
             try:
                 response, call = getattr(self._stub(), rpc).with_call(
@@ -211,15 +219,10 @@ class Client:
         encoding = self.encoding if encoding is None else _known_encoding(encoding)
         if encoding != "auto" and (encoding == "tensor" or not isinstance(table, np.ndarray)):
             return encoding
-        if self._description is None:
-            try:
-                self.describe(timeout_s=timeout_s)
-            except RemoteError as error:
-                if error.code != "UNIMPLEMENTED":
-                    raise
+        about = self._known(timeout_s)
         if encoding != "auto":
             return encoding
-        known = self._description.encodings if self._description else ("csv",)
+        known = about.encodings if about else ("csv",)
         if isinstance(table, np.ndarray):
             best = "tensor"
         else:
@@ -227,6 +230,30 @@ class Client:
             numeric = kinds <= {"float64", "double"} or kinds <= {"float32", "float"} or kinds <= {"int64"}
             best = "tensor" if numeric else "columns" if len(table) <= COLUMNS_ROWS else "arrow"
         return best if best in known else "csv"
+
+    def _known(self, timeout_s: float) -> Description | None:
+        """What the server said of the model, which it is asked once; None for a server that cannot tell."""
+        if self._description is None and self._tells:
+            try:
+                self.describe(timeout_s=timeout_s)
+            except RemoteError as error:
+                if error.code != "UNIMPLEMENTED":
+                    raise
+                self._tells = False
+        return self._description
+
+    def _only_known(self, table: Table) -> Table:
+        """The table without the columns that the model would ignore, where the server has said which it knows."""
+        if isinstance(table, np.ndarray) or not self._description:
+            return table
+        known = set(self._description.schema.names)
+        names = [str(name) for name in (table.columns if isinstance(table, pd.DataFrame) else table.column_names)]
+        ignored = [name for name in names if name not in known]
+        if not ignored or len(ignored) == len(names):
+            return table
+        _warn(ignored, stacklevel=4)
+        kept = [place for place, name in enumerate(names) if name in known]
+        return table.iloc[:, kept] if isinstance(table, pd.DataFrame) else table.select(kept)
 
     def _write(self, table: Table, encoding: str, watch: Stopwatch) -> Request:
         request = Request()
@@ -284,6 +311,7 @@ class PredictionStream:
         for chunk in self._chunks:
             table = as_table(chunk)
             name = self._client._choose(table, self._encoding, self._client.timeout_s)
+            table = self._client._only_known(table)
             self._sent.append((table, name))
             yield self._client._write(table, name, self._watch)
 
@@ -328,8 +356,12 @@ def _asking_for(output: str) -> tuple[tuple[str, str], ...]:
 
 def _warn_ignored(metadata: Metadata, stacklevel: int) -> None:
     if "ignored-columns" in metadata:
-        names = ", ".join(unquote(name) for name in metadata["ignored-columns"].split(","))
-        warnings.warn(f"the model does not know these columns and ignored them: {names}", stacklevel=stacklevel)
+        _warn([unquote(name) for name in metadata["ignored-columns"].split(",")], stacklevel + 1)
+
+
+def _warn(ignored: list[str], stacklevel: int) -> None:
+    names = ", ".join(ignored[:20]) + (", ..." if len(ignored) > 20 else "")
+    warnings.warn(f"the model does not know these columns and ignored them: {names}", stacklevel=stacklevel)
 
 
 def _read(

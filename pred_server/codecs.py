@@ -13,9 +13,9 @@ import pyarrow as pa
 from generated.pred_pb2 import Column as Values
 from generated.pred_pb2 import Request, Response, Tensor
 from pred_server.aligned import Aligned
-from pred_server.csv_text import Csv
-from pred_server.errors import InvalidInput, ServerFault, Violation, clip
-from pred_server.schema import NUMERIC_DTYPES, Schema, check_rows
+from pred_server.csv_text import Csv, columns_of
+from pred_server.errors import InvalidInput, LimitExceeded, ServerFault, Violation, clip
+from pred_server.schema import MAX_COLUMNS, NUMERIC_DTYPES, Schema, check_rows
 from pred_server.tables import Table, from_arrow, to_array, to_arrow
 
 
@@ -92,6 +92,8 @@ class ColumnsCodec:
 
     def read_table(self, request: Request, schema: Schema, max_rows: int) -> tuple[Aligned, list[str]]:
         columns = request.columns.columns
+        if len(columns) > MAX_COLUMNS:
+            raise LimitExceeded(f"the table has more than {MAX_COLUMNS:,} columns")
         ignored = schema.check_names([column.name for column in columns])
         data, n_rows = {}, -1
         for place, column in enumerate(columns):
@@ -108,7 +110,7 @@ class ColumnsCodec:
         return schema.align(data), ignored
 
     def write_result(self, values: np.ndarray, names: list[str], response: Response) -> None:
-        columns = values.reshape(len(values), -1).T
+        columns = columns_of(values)
         for name, each in zip(names, columns, strict=True):
             _fill(response.columns.columns.add(name=name), pa.array(each, from_pandas=False))
 
@@ -155,7 +157,7 @@ class ArrowCodec:
         return schema.align(table), ignored
 
     def write_result(self, values: np.ndarray, names: list[str], response: Response) -> None:
-        columns = values.reshape(len(values), -1).T
+        columns = columns_of(values)
         response.arrow = _ipc(pa.table([pa.array(each, from_pandas=False) for each in columns], names))
 
     def read_result(self, response: Response, dtype: str | None) -> tuple[list[Any], list[str]]:
@@ -232,17 +234,18 @@ _KINDS = {
 
 def _columns(table: pa.Table) -> list[tuple[str, pa.Array]]:
     """Names and values, each column in one piece."""
-    return [(name, table.column(name).combine_chunks()) for name in table.column_names]
+    return [(name, column.combine_chunks()) for name, column in zip(table.column_names, table.columns, strict=True)]
 
 
 def _fill(column: Values, values: pa.Array) -> None:
     kind = (
-        "bool" if pa.types.is_boolean(values.type) or pa.types.is_null(values.type)
+        "bool" if pa.types.is_boolean(values.type)
         else "uint64" if pa.types.is_unsigned_integer(values.type)
         else "int64" if pa.types.is_integer(values.type)
         else "float64" if pa.types.is_float64(values.type)
         else "float32" if pa.types.is_floating(values.type)
         else "str" if pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
+        else "float64" if pa.types.is_null(values.type)
         else ""
     )  # fmt: skip
     if not kind:
@@ -251,7 +254,8 @@ def _fill(column: Values, values: pa.Array) -> None:
         )
     if values.null_count:
         column.missing.extend(np.flatnonzero(values.is_null()).tolist())
-        values = values.fill_null("" if kind == "str" else False if kind == "bool" else 0)
+        nothing = "" if kind == "str" else False if kind == "bool" else 0
+        values = pa.array([0.0] * len(values)) if pa.types.is_null(values.type) else values.fill_null(nothing)
     getattr(column, kind).extend(values.to_numpy(zero_copy_only=False).tolist())
 
 
@@ -267,6 +271,8 @@ def _values(column: Values, kind: str, where: str) -> Any:
     values, missing = getattr(column, kind), np.array(column.missing, np.int64)
     if len(missing) and (missing[-1] >= len(values) or (np.diff(missing) <= 0).any()):
         raise _wrong(f"{where}.missing", f"are not rising places below {len(values)}, which {clip(column.name)!r} has")
+    if len(missing) == len(values) > 0:
+        return np.full(len(values), None)  # nothing at all is of any type
     array: Any = np.array(values, object) if kind == "str" else np.fromiter(values, kind, len(values))
     if len(missing):
         array = array if kind == "str" else pd.Series(array).astype(pd.api.types.pandas_dtype(_KINDS[kind])).array
@@ -290,13 +296,15 @@ def _require_plain(name: str, kind: pa.DataType) -> None:
 
 
 def _refuse_compression(data: pa.Buffer) -> None:
-    """Raise InvalidInput where a record batch is compressed: a few bytes might unfold to gigabytes.
+    """Raise InvalidInput where something is compressed, or may be: a few bytes might unfold to gigabytes.
 
     pyarrow does not tell, so we look into the message, a flatbuffer, as Arrow's Message.fbs describes it: the third
     field is `header`, and the fourth of a RecordBatch `compression`. pyarrow has checked the message's structure when
     it hands it out.
     """
     for message in pa.ipc.MessageReader.open_stream(data):
+        if message.type == "dictionary":  # unfolded also where its column is not asked for
+            raise _wrong("arrow", "holds a dictionary; send the values themselves")
         if message.type == "record batch":
             metadata = message.metadata.to_pybytes()
             header = _field(metadata, struct.unpack_from("<I", metadata)[0], 2)

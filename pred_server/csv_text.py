@@ -13,7 +13,7 @@ import pyarrow.csv
 from generated.pred_pb2 import Request, Response
 from pred_server.aligned import Aligned
 from pred_server.errors import InvalidInput, LimitExceeded, ServerFault, Violation, clip
-from pred_server.schema import Column, Schema, check_rows
+from pred_server.schema import MAX_COLUMNS, Column, Schema, check_rows
 from pred_server.tables import Table, from_arrow, to_arrow
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Csv:
         if not text.strip():
             raise InvalidInput.at([Violation("input_data", "is empty; a header and at least one row are needed")])
         if re.match(r"[\r\n]*+[^\r\n]*+", text)[0].count(",") >= MAX_COLUMNS:  # type: ignore[index]  # matches any text
-            raise LimitExceeded(f"the table has more than {MAX_COLUMNS} columns")
+            raise LimitExceeded(f"the table has more than {MAX_COLUMNS:,} columns")
         _check_characters(text)
         try:
             header = next(record for record in csv.reader(io.StringIO(text, newline="")) if record)
@@ -65,7 +65,7 @@ class Csv:
             raise InvalidInput.at([Violation("input_data", "is not a table in CSV")]) from error
 
     def write_result(self, values: np.ndarray, names: list[str], response: Response) -> None:
-        columns = values.reshape(len(values), -1).T
+        columns = columns_of(values)
         response.result = _to_csv(pa.table([pa.array(each, from_pandas=False) for each in columns], names))
 
     def read_result(self, response: Response, dtype: str | None) -> tuple[list[Any], list[str]]:
@@ -79,7 +79,6 @@ class Csv:
         return [each.astype(dtype) if dtype and dtype != "str" else each for each in columns], header
 
 
-MAX_COLUMNS = 10_000
 MAX_RECORD_BYTES = 64 * 1024 * 1024
 
 
@@ -91,7 +90,7 @@ def split_records(file: BinaryIO, piece_bytes: int, name: str = "the file") -> I
     InvalidInput
         The file is not UTF-8, or a record is longer than `MAX_RECORD_BYTES` (a quote that is not closed?).
     """
-    header, rest, read = b"", b"", 0
+    header, rest, read, yielded = b"", b"", 0, False
     while block := file.read(piece_bytes):
         read += len(block)
         data = rest + block
@@ -107,10 +106,12 @@ def split_records(file: BinaryIO, piece_bytes: int, name: str = "the file") -> I
         if not header:
             start = next((int(end) for end in ends if data[:end].strip()), 0)
             header = data[:start]
-        if start < ends[-1]:
-            yield _decode(header + data[start : ends[-1]], name, read)
+        body = data[start : ends[-1]]
+        if header and body.strip():
+            yielded = True
+            yield _decode(header + body, name, read)
         rest = data[ends[-1] :] if header else data
-    if rest or not read or not header or read == len(header):
+    if rest.strip() or not yielded:  # a file without rows goes out as it is: the server says what is wrong
         yield _decode(header + rest, name, read)
 
 
@@ -127,6 +128,12 @@ def _decode(data: bytes, name: str, read: int) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{name} is not UTF-8 text (near byte {max(0, read - len(data) + error.start)})") from error
+
+
+def columns_of(values: np.ndarray) -> np.ndarray:
+    """Predictions of shape (n_rows,) or (n_rows, n_columns), by columns; text as objects, whose NULs pyarrow keeps."""
+    values = values.astype(object) if values.dtype.kind == "U" else values
+    return values.reshape(len(values), -1).T
 
 
 def _to_csv(table: pa.Table) -> str:

@@ -42,7 +42,11 @@ def find_row_block(predict: Callable[[Aligned], np.ndarray], sample: Aligned) ->
     """
     n_rows = 1_024  # as many as a large batch has, which may be computed in another way
     rows = take(sample, np.arange(n_rows) % count_rows(sample))
-    pieces = np.split(np.arange(64), np.cumsum([1, 2, 3, 5, 7, 11, 13]))
-    apart = np.concatenate([predict(take(rows, piece)) for piece in pieces])
-    whole = predict(rows)[: len(apart)]
-    return 1 if np.array_equal(apart, whole, equal_nan=whole.dtype.kind == "f") else ROW_BLOCK
+    alone = np.split(np.arange(64), 64)
+    together = np.split(np.arange(64), np.cumsum([1, 2, 3, 5, 7, 11, 13]))
+    whole = predict(rows)[:64]
+    for pieces in (together, alone):
+        apart = np.concatenate([predict(take(rows, piece)) for piece in pieces])
+        if not np.array_equal(apart, whole, equal_nan=whole.dtype.kind == "f"):
+            return ROW_BLOCK
+    return 1

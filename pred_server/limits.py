@@ -12,6 +12,9 @@ class Limits:
     max_calls_in_flight: int = field(
         default=1_000, metadata={"help": "most calls at the same time, streams among them"}
     )
+    max_bytes_in_flight: int = field(
+        default=512 * MIB, metadata={"help": "most bytes in all messages that are being worked on"}
+    )
     max_queued_rows: int = field(default=2_000_000, metadata={"help": "most rows that wait to be computed"})
     max_batch_rows: int = field(
         default=8_192, metadata={"help": "most rows of waiting requests that are computed as one; 1 turns this off"}

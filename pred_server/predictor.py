@@ -4,7 +4,8 @@ No timer collects a batch. While the model computes, requests wait; when it is f
 model, up to a number of rows. An idle server adds no delay, a busy one batches by itself.
 
 To wake a thread costs a tenth of a millisecond, more than some models take for a row. Such a model is asked on the
-event loop, which that holds up for `INLINE_NS` at the most, or for `INLINE_ALONE_NS` if no other call is there.
+event loop, while it holds that up for no longer than `INLINE_NS`, or `INLINE_ALONE_NS` if no other call is there. The
+first time that it takes ten times as long is the last: what a model's time depends on may lie in the data.
 """
 
 import asyncio
@@ -12,11 +13,12 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from pred_server.aligned import Aligned, concat, count_rows
-from pred_server.errors import DeadlineExceeded, LimitExceeded
+from pred_server.errors import DeadlineExceeded, LimitExceeded, PredServerError
 from pred_server.limits import Limits, flag
 from pred_server.model import Model
 
@@ -43,10 +45,11 @@ class _Work:
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[Computed]"
     n_rows: int
+    alone: bool
     submitted_ns: int = field(default_factory=time.perf_counter_ns)
 
     def is_wanted(self) -> bool:
-        return not self.future.done()
+        return not self.future.done() and time.monotonic() < self.deadline_s
 
     def same_kind(self, other: "_Work") -> bool:
         return self.model is other.model and self.output == other.output
@@ -58,14 +61,23 @@ class Predictor:
     def __init__(self, limits: Limits):
         self._limits = limits
         self._waiting: deque[_Work] = deque()
+        self._open: set[_Work] = set()  # queued or being computed; only the event loop touches it
         self._queued_rows = 0
         self._changed = threading.Condition()
         self._busy = False
+        self._for_room: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._slowest_ns: dict[tuple[int, str], float] = {}  # of late, for few rows, by model and output
         threading.Thread(target=self._run, name="compute", daemon=True).start()
 
     async def predict(
-        self, model: Model, table: Aligned, output: str, deadline_s: float, alone: bool = False
+        self,
+        model: Model,
+        table: Aligned,
+        output: str,
+        deadline_s: float,
+        *,
+        alone: bool = False,
+        wait_for_room: bool = False,
     ) -> Computed:
         """Compute the predictions for a table that the model's schema aligned.
 
@@ -75,37 +87,75 @@ class Predictor:
         deadline_s : on the clock of time.monotonic; work that still waits then is not computed, nor is work whose
             caller was cancelled
         alone : whether no other call is in flight
+        wait_for_room : whether to wait where too many rows are queued: a stream is slowed down, not refused
 
         Raises
         ------
         LimitExceeded
             Too many rows wait already.
         DeadlineExceeded
-            The deadline passed before the computation began.
+            The deadline passed before the predictions were there.
         InvalidInput
             The estimator refuses the values, or has no probabilities.
         """
         loop = asyncio.get_running_loop()
-        n_rows = count_rows(table)
-        work = _Work(model, table, output, deadline_s, loop, loop.create_future(), n_rows)
-        with self._changed:
-            if not (self._busy or self._waiting) and self._is_quick(work, alone):
-                return self._compute_now([work])[0]
-            limit = self._limits.max_queued_rows
-            if self._queued_rows and self._queued_rows + n_rows > limit:
-                message = f"{self._queued_rows:,} rows wait already; come back later"
-                raise LimitExceeded(message, "OVERLOADED", limit, flag("max_queued_rows"))
-            self._queued_rows += n_rows
-            self._waiting.append(work)
-            self._changed.notify()
+        work = _Work(model, table, output, deadline_s, loop, loop.create_future(), count_rows(table), alone)
+        self._open.add(work)
         try:
             async with asyncio.timeout(deadline_s - time.monotonic()):
+                while not self._submit(work):
+                    if not wait_for_room:
+                        limit = self._limits.max_queued_rows
+                        message = f"{self._queued_rows:,} rows wait already; come back later"
+                        raise LimitExceeded(message, "OVERLOADED", limit, flag("max_queued_rows"))
+                    await self._room(loop)
                 return await work.future
         except TimeoutError:
-            allowed = f"{flag('max_deadline_s')} is {self._limits.max_deadline_s:g}"
-            raise DeadlineExceeded(
-                f"this took longer than the deadline, or than the server allows ({allowed})"
-            ) from None
+            what = (
+                f"this took longer than the server allows ({flag('max_deadline_s')} is {self._limits.max_deadline_s:g})"
+            )
+            raise DeadlineExceeded(what) from None
+        finally:
+            self._open.discard(work)
+            if not work.future.done() or work.future.cancelled():
+                self._withdraw(work)
+
+    def give_up(self, error: PredServerError) -> None:
+        """Raise an error in every call that waits for predictions; on the event loop."""
+        for work in self._open:
+            _settle(work.future, error)
+
+    def _submit(self, work: _Work) -> bool:
+        """Queue the work, or do it at once if that is quick. False if there is no room."""
+        with self._changed:
+            if not (self._busy or self._waiting) and self._is_quick(work):
+                work.future.set_result(self._compute_now([work])[0])
+                return True
+            if self._queued_rows and self._queued_rows + work.n_rows > self._limits.max_queued_rows:
+                return False
+            self._queued_rows += work.n_rows
+            self._waiting.append(work)
+            self._changed.notify()
+            return True
+
+    def _withdraw(self, work: _Work) -> None:
+        """Nobody waits for it any more: it must not count, nor hold its table."""
+        with self._changed:
+            if work in self._waiting:
+                self._waiting.remove(work)
+                self._free(work)
+
+    def _free(self, work: _Work) -> None:
+        self._queued_rows -= work.n_rows
+        for loop, future in self._for_room:
+            loop.call_soon_threadsafe(_settle, future, None)
+        self._for_room.clear()
+
+    async def _room(self, loop: asyncio.AbstractEventLoop) -> None:
+        future = loop.create_future()
+        with self._changed:
+            self._for_room.append((loop, future))
+        await future
 
     def _run(self) -> None:
         while True:
@@ -124,35 +174,36 @@ class Predictor:
         kept: deque[_Work] = deque()
         rows = 0
         for work in self._waiting:
-            late = time.monotonic() >= work.deadline_s
             fits = not taken or (taken[0].same_kind(work) and rows + work.n_rows <= self._limits.max_batch_rows)
-            if not work.is_wanted() or late:
-                self._queued_rows -= work.n_rows
-                if late:
-                    _deliver(work, DeadlineExceeded("the deadline passed before the model was free"))
-            elif fits:
+            if work.is_wanted() and not fits:
+                kept.append(work)
+                continue
+            self._free(work)
+            if work.is_wanted():  # else its caller is gone, or about to learn that its deadline has passed
                 taken.append(work)
                 rows += work.n_rows
-                self._queued_rows -= work.n_rows
-            else:
-                kept.append(work)
         self._waiting = kept
         return taken
 
-    def _is_quick(self, work: _Work, alone: bool) -> bool:
+    def _is_quick(self, work: _Work) -> bool:
         slowest_ns = self._slowest_ns.get((id(work.model), work.output), float("inf"))
-        return work.n_rows <= INLINE_ROWS and slowest_ns <= (INLINE_ALONE_NS if alone else INLINE_NS)
+        return work.n_rows <= INLINE_ROWS and slowest_ns <= (INLINE_ALONE_NS if work.alone else INLINE_NS)
 
     def _compute(self, batch: list[_Work]) -> None:
+        batch = [work for work in batch if work.is_wanted()]
+        if not batch:
+            return
         try:
-            for work, computed in zip(batch, self._compute_now(batch), strict=True):
-                _deliver(work, computed)
+            outcomes: list[Computed] | list[Exception] = self._compute_now(batch)
         except Exception as error:
-            if len(batch) == 1:
-                _deliver(batch[0], error)
-            else:  # one of them is at fault, and the others need not know
-                for work in batch:
-                    self._compute([work])
+            if len(batch) > 1:  # one of them is at fault, and the others need not know
+                middle = len(batch) // 2
+                self._compute(batch[:middle])
+                self._compute(batch[middle:])
+                return
+            outcomes = [error]
+        for work, outcome in zip(batch, outcomes, strict=True):
+            work.loop.call_soon_threadsafe(_settle, work.future, outcome)
 
     def _compute_now(self, batch: list[_Work]) -> list[Computed]:
         start_ns = time.perf_counter_ns()
@@ -163,7 +214,9 @@ class Predictor:
         predict_ns = time.perf_counter_ns() - start_ns
         if n_rows <= INLINE_ROWS:
             key = (id(first.model), first.output)
-            self._slowest_ns[key] = max(predict_ns, 0.95 * self._slowest_ns.get(key, 0.0))
+            slowest_ns = self._slowest_ns.get(key, 0.0)
+            never_again = 0 < slowest_ns <= INLINE_ALONE_NS and predict_ns > 10 * INLINE_ALONE_NS
+            self._slowest_ns[key] = float("inf") if never_again else max(predict_ns, 0.95 * slowest_ns)
         found, end = [], 0
         for work in batch:
             start, end = end, end + work.n_rows
@@ -171,13 +224,10 @@ class Predictor:
         return found
 
 
-def _deliver(work: _Work, outcome: Computed | Exception) -> None:
-    def settle() -> None:
-        if not work.is_wanted():
-            return
-        if isinstance(outcome, Computed):
-            work.future.set_result(outcome)
-        else:
-            work.future.set_exception(outcome)
-
-    work.loop.call_soon_threadsafe(settle)
+def _settle(future: "asyncio.Future[Any]", outcome: Any) -> None:
+    if future.done():
+        return
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)

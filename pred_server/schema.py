@@ -17,6 +17,7 @@ NUMERIC_DTYPES = (
     "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64",
 )  # fmt: skip
 DTYPES = ("bool", "str", *NUMERIC_DTYPES)
+MAX_COLUMNS = 10_000
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class Schema:
         InvalidInput
             A column is missing, or a name stands twice.
         """
+        if len(names) > MAX_COLUMNS:
+            raise LimitExceeded(f"the table has more than {MAX_COLUMNS:,} columns")
         count = Counter(names)
         violations = [Violation(name, "the column stands more than once") for name in count if count[name] > 1]
         there = clip(", ".join(map(repr, names[:20])) or "no columns", 200)
@@ -125,7 +128,8 @@ class Schema:
 
     def align_array(self, array: np.ndarray, names: list[str]) -> Aligned:
         """`align` for an array of shape (n_rows, n_columns) whose columns have these names; a view where it fits."""
-        fits = names == self.names and array.dtype == self.uniform and len(array) > 0
+        # `is not None`: NumPy takes None for float64 when it compares types.
+        fits = self.uniform is not None and names == self.names and array.dtype == self.uniform and len(array) > 0
         if not fits or (array.dtype.kind == "f" and np.isnan(array.min())):
             return self.align({name: array[:, place] for place, name in enumerate(names)})
         return np.asfortranarray(array)
@@ -166,14 +170,18 @@ def _cast(values: Any, column: Column) -> Any:
         missing = pd.isna(values)
     else:
         values = plain(values if isinstance(values, pd.Series) else pd.Series(values))
-        if not pd.api.types.is_numeric_dtype(values.dtype) or values.dtype == bool:
+        if values.dtype == "object" and values.isna().all():
+            values = values.astype(float)
+        if not pd.api.types.is_numeric_dtype(values.dtype) or pd.api.types.is_bool_dtype(values.dtype):
             raise ValueError(f"holds values of dtype {values.dtype}; the model takes {column.dtype}")
         missing = values.isna()
     if missing.any() and not column.nullable:
         raise ValueError(f"row {int(missing.argmax()) + 1} has no value, and the model needs one")
     if column.is_integer:
         info = np.iinfo(column.dtype)
-        wrong = (values < info.min) | (values > info.max) | (values % 1 != 0)
+        # float(info.max) rounds up, to a number that does not fit.
+        above = values >= float(info.max) + 1 if pd.api.types.is_float_dtype(values.dtype) else values > info.max
+        wrong = (values < info.min) | above | (values % 1 != 0)
         if wrong.any():
             at = int(wrong.argmax())
             raise ValueError(f"row {at + 1} has {values.iloc[at]}, not a whole number of type {column.dtype}")

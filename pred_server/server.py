@@ -2,31 +2,36 @@
 
 import asyncio
 import ipaddress
+import logging
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 import grpc
 import pyarrow as pa
-from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection
 
 from generated.pred_pb2 import DESCRIPTOR
 from generated.pred_pb2_grpc import add_PredictionServicer_to_server
-from pred_server.errors import InvalidInput, LimitExceeded, PredServerError, ServerStartError, Unavailable
+from pred_server.errors import LimitExceeded, PredServerError, ServerStartError, Unavailable
 from pred_server.limits import Limits, flag
 from pred_server.model import Model
-from pred_server.service import PredictionService, Received
+from pred_server.service import CHUNKS_AHEAD, PredictionService, Received
 from pred_server.status import to_status
 
 # How long connections stay open after the last answer. To close a socket while its peer still acknowledges what it has
 # read resets the connection, and what the peer has not read yet is lost to it.
 LINGER_S = 0.5
+
+# Messages up to here are taken without a look at the bytes that others hold: calls are counted as well.
+SMALL_BYTES = 1024
+
+logger = logging.getLogger(__name__)
 
 SERVICE = DESCRIPTOR.services_by_name["Prediction"].full_name
 
@@ -72,7 +77,8 @@ async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_
         ),
     )
     handlers = Handlers(limits, calls)
-    add_PredictionServicer_to_server(PredictionService(models, limits, timing), handlers)
+    service = PredictionService(models, limits, timing)
+    add_PredictionServicer_to_server(service, handlers)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers.guarded()),))
     healthy = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
@@ -104,6 +110,8 @@ async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_
     await stop.wait()
     await healthy.enter_graceful_shutdown()  # NOT_SERVING, so that balancers look elsewhere
     await calls.drain(limits.drain_timeout_s)
+    service.predictor.give_up(Unavailable("the server has stopped"))  # what took longer than the drain
+    await calls.drain(LINGER_S)
     await server.stop(grace=None)
 
 
@@ -127,8 +135,8 @@ class CallsInFlight:
     """Counts the calls that were accepted and have no answer yet: refuses those over the limit, and awaits the last."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limit = limits.max_calls_in_flight
-        self._count = 0
+        self._limits = limits
+        self._held: set[_Held] = set()
         self._none = asyncio.Event()
         self._none.set()
         self._last_answer_s = -LINGER_S
@@ -142,32 +150,53 @@ class CallsInFlight:
         await asyncio.sleep(max(0.0, self._last_answer_s + LINGER_S - time.monotonic()))
 
     def count(self, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
-        """The same handler of calls, counted and kept within the limit."""
+        """The same handler of calls, counted and kept within the limits."""
 
         async def counted(request: Any, context: Any) -> Any:
-            if refusal := self._refusal():
+            held = _Held(request)
+            if refusal := self._refusal(held.n_bytes):
+                logger.info("refused code=%s: %s", refusal.code, refusal)
                 status = to_status(refusal)
                 await context.abort(status.code, status.details, status.trailing_metadata)
-            self._count += 1
+            self._held.add(held)
             self._none.clear()
-            context.add_done_callback(self._answered)
-            return await behaviour(request, context)
+            context.add_done_callback(lambda _: self._answered(held))
+            return await behaviour(held.request, context)
 
         return counted
 
-    def _refusal(self) -> PredServerError | None:
+    def _refusal(self, n_bytes: int) -> PredServerError | None:
         if self._draining:
             return Unavailable("the server is stopping")
-        if self._count >= self._limit:
+        limits = self._limits
+        if len(self._held) >= limits.max_calls_in_flight:
             message = "as many calls are in flight as may be; come back later"
-            return LimitExceeded(message, "OVERLOADED", self._limit, flag("max_calls_in_flight"))
+            return LimitExceeded(message, "OVERLOADED", limits.max_calls_in_flight, flag("max_calls_in_flight"))
+        already = sum(each.n_bytes for each in self._held) if n_bytes > SMALL_BYTES else 0
+        if already and already + n_bytes > limits.max_bytes_in_flight:
+            message = f"messages of {already:,} bytes are in flight; come back later"
+            return LimitExceeded(message, "OVERLOADED", limits.max_bytes_in_flight, flag("max_bytes_in_flight"))
         return None
 
-    def _answered(self, _context: object) -> None:
-        self._count -= 1
+    def _answered(self, held: "_Held") -> None:
+        self._held.discard(held)
         self._last_answer_s = time.monotonic()
-        if self._count == 0:
+        if not self._held:
             self._none.set()
+
+
+class _Held:
+    """What a call in flight keeps in memory: its message, or the largest chunk so far for as many as may be ahead."""
+
+    def __init__(self, request: Any):
+        is_message = isinstance(request, Received)
+        self.n_bytes = len(request.data) if is_message else 0
+        self.request = request if is_message else self._chunks(request)
+
+    async def _chunks(self, requests: AsyncIterator[Received]) -> AsyncIterator[Received]:
+        async for request in requests:
+            self.n_bytes = max(self.n_bytes, (CHUNKS_AHEAD + 2) * len(request.data))
+            yield request
 
 
 class Handlers:
@@ -201,13 +230,6 @@ class Handlers:
         limit = self._limits.max_message_bytes
 
         def read(data: bytes) -> Received:
-            size = len(data)
-            if size > limit:
-                error = LimitExceeded(f"the message has {size:,} bytes", limit=limit, flag=flag("max_message_bytes"))
-                return Received(error, size)
-            try:
-                return Received(parse(data), size)
-            except DecodeError:  # gRPC by itself would answer UNKNOWN
-                return Received(InvalidInput("the bytes sent are not the message that this rpc takes"), size)
+            return Received(data, parse) if len(data) <= limit else Received(b"", parse, too_large=len(data))
 
         return read

@@ -14,12 +14,21 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from generated.pred_pb2 import ColumnDescription, DescribeResponse, Response
 from generated.pred_pb2_grpc import PredictionServicer
 from pred_server.aligned import Aligned, count_rows
 from pred_server.codecs import CODECS, Codec, codec_of
-from pred_server.errors import DeadlineExceeded, InvalidInput, ModelNotFound, PredServerError, ServerFault, clip
+from pred_server.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    LimitExceeded,
+    ModelNotFound,
+    PredServerError,
+    ServerFault,
+    clip,
+)
 from pred_server.limits import Limits, flag
 from pred_server.model import Model
 from pred_server.predictor import Computed, Predictor
@@ -42,15 +51,21 @@ CHUNKS_AHEAD = 2
 
 @dataclass(frozen=True)
 class Received:
-    """A message as it arrived: what it says, or what is wrong with it, and its size."""
+    """A message as it arrived: bytes, or what is wrong with them. A large one is not parsed on the event loop."""
 
-    message: Any
-    n_bytes: int
+    data: bytes
+    parse: Callable[[bytes], Any]
+    too_large: int = 0
+    """The size of a message that was not taken."""
 
-    def get(self) -> Any:
-        if isinstance(self.message, PredServerError):
-            raise self.message
-        return self.message
+    def message(self, limits: Limits) -> Any:
+        if self.too_large:
+            what, limit = f"the message has {self.too_large:,} bytes", limits.max_message_bytes
+            raise LimitExceeded(what, limit=limit, flag=flag("max_message_bytes"))
+        try:
+            return self.parse(self.data)
+        except DecodeError:  # gRPC by itself would answer UNKNOWN
+            raise InvalidInput("the bytes sent are not the message that this rpc takes") from None
 
 
 @dataclass
@@ -115,7 +130,7 @@ class PredictionService(PredictionServicer):
         self._models = models
         self._limits = limits
         self._timing = timing
-        self._predictor = Predictor(limits)
+        self.predictor = Predictor(limits)
         self._calls = 0
         self._workers = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="codec")
 
@@ -125,7 +140,7 @@ class PredictionService(PredictionServicer):
             decoded = await self._decode(call, model, request)
             alone = self._calls == 1
             deadline_s = self._deadline_s(context)
-            computed = await self._predictor.predict(model, decoded.table, call.output, deadline_s, alone)
+            computed = await self.predictor.predict(model, decoded.table, call.output, deadline_s, alone=alone)
             response = await self._encode(call, model, decoded.codec, computed)
             # After the answer: headers that are ready before it travel alone, and a client that has them does not ask
             # again if the server is then lost.
@@ -145,7 +160,9 @@ class PredictionService(PredictionServicer):
                 try:
                     async for request in requests:
                         decoded = await self._decode(call, model, request)
-                        predict = self._predictor.predict(model, decoded.table, call.output, self._deadline_s(context))
+                        predict = self.predictor.predict(
+                            model, decoded.table, call.output, self._deadline_s(context), wait_for_room=True
+                        )
                         task = asyncio.create_task(predict)
                         computing.add(task)
                         task.add_done_callback(
@@ -170,8 +187,10 @@ class PredictionService(PredictionServicer):
                                 raise entry
                             decoded, task = entry
                             response = await self._encode(call, model, decoded.codec, await task)
-                        except InvalidInput as error:
-                            raise _in_chunk(error, chunk, first_row) from error
+                        except (InvalidInput, LimitExceeded) as error:
+                            if chunk > 1:  # the first is the table's beginning, and needs no place
+                                error.args = (f"in chunk {chunk}, the rows from {first_row:,} on: {error}",)
+                            raise
                         if chunk == 1:
                             await context.send_initial_metadata(_headers(model, call.output, decoded.ignored))
                         await context.write(response)
@@ -183,7 +202,7 @@ class PredictionService(PredictionServicer):
 
     async def Describe(self, request: Received, context: Context) -> DescribeResponse:
         async with self._call("Describe", context) as call:
-            request.get()
+            request.message(self._limits)
             return _describe(call.model(), self._models)
         raise AssertionError("a call that failed was aborted")
 
@@ -201,6 +220,9 @@ class PredictionService(PredictionServicer):
             code = "CANCELLED"
             raise
         except Exception as error:
+            if context.done():  # nobody is there to be answered: what failed is the writing
+                code = "CANCELLED"
+                raise asyncio.CancelledError from error
             known = error
             if not isinstance(error, PredServerError):
                 logger.exception("request %s failed", call.request_id)
@@ -235,13 +257,14 @@ class PredictionService(PredictionServicer):
             raise DeadlineExceeded(what) from None
 
     async def _decode(self, call: _Call, model: Model, request: Received) -> _Decoded:
-        codec = codec_of(request.get())
-        call.encoding = codec.name
-
         def read() -> _Decoded:
-            return _Decoded(codec, *codec.read_table(request.message, model.schema, self._limits.max_rows))
+            message = request.message(self._limits)
+            with call.watch("decode"):
+                codec = codec_of(message)
+                return _Decoded(codec, *codec.read_table(message, model.schema, self._limits.max_rows))
 
-        decoded = await self._timed(call.watch, "decode", request.n_bytes <= INLINE_BYTES, read)
+        decoded = await self._here_or_aside(call.watch, len(request.data) <= INLINE_BYTES, read)
+        call.encoding = decoded.codec.name
         call.rows += count_rows(decoded.table)
         return decoded
 
@@ -253,24 +276,27 @@ class PredictionService(PredictionServicer):
 
         def write() -> Response:
             response = Response()
-            codec.write_result(computed.values, model.output_names(call.output), response)
+            with watch("encode"):
+                codec.write_result(computed.values, model.output_names(call.output), response)
+            limit = self._limits.max_message_bytes
+            if computed.values.nbytes > limit // 8 and response.ByteSize() > limit:
+                size, name = response.ByteSize(), flag("max_message_bytes")
+                raise LimitExceeded(f"the reply has {size:,} bytes; send fewer rows", limit=limit, flag=name)
             return response
 
-        return await self._timed(watch, "encode", len(computed.values) <= INLINE_ROWS, write)
+        return await self._here_or_aside(watch, len(computed.values) <= INLINE_ROWS, write)
 
-    async def _timed(self, watch: Stopwatch, phase: str, inline: bool, work: Callable[[], T]) -> T:
-        """Do it here if it is small, else in a thread; the wait for one is part of the queue."""
-        if inline:
-            with watch(phase):
-                return work()
+    async def _here_or_aside(self, watch: Stopwatch, here: bool, work: Callable[[], T]) -> T:
+        """Do it on the event loop if it is small, else in a thread; the wait for one is part of the queue."""
+        if here:
+            return work()
         submitted_ns = time.perf_counter_ns()
 
-        def timed() -> T:
+        def aside() -> T:
             watch.add("queue", submitted_ns, time.perf_counter_ns())
-            with watch(phase):
-                return work()
+            return work()
 
-        return await asyncio.get_running_loop().run_in_executor(self._workers, timed)
+        return await asyncio.get_running_loop().run_in_executor(self._workers, aside)
 
 
 def _headers(model: Model, output: str, ignored: list[str]) -> tuple[tuple[str, str], ...]:
@@ -285,13 +311,6 @@ def _within(most: int, names: list[str]) -> str:
     """The names with commas between them, as many as fit; `...` stands for the rest."""
     text = ",".join(names)
     return text if len(text) <= most else (text[:most].rpartition(",")[0] + ",...").lstrip(",")
-
-
-def _in_chunk(error: InvalidInput, chunk: int, first_row: int) -> InvalidInput:
-    """The same error with the place of its chunk; the first chunk is the table's beginning, and needs none."""
-    if chunk == 1:
-        return error
-    return InvalidInput(f"in chunk {chunk}, the rows from {first_row:,} on: {error}", error.violations)
 
 
 def _describe(model: Model, models: Sequence[Model]) -> DescribeResponse:

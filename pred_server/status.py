@@ -15,7 +15,7 @@ from pred_server.errors import clip
 DOMAIN = "pred-server"
 
 # gRPC gives all metadata of a reply together 8 KiB. The message travels twice, and percent-encoded once.
-MAX_MESSAGE_CHARACTERS = 400
+MAX_MESSAGE_BYTES = 400
 MAX_DETAIL_BYTES = 2_048
 
 _BY_CODE: dict[str, type[errors.PredServerError]] = {
@@ -34,7 +34,7 @@ _BY_CODE: dict[str, type[errors.PredServerError]] = {
 
 def to_status(error: errors.PredServerError) -> grpc.Status:
     """What a server answers: the code, the sentence and the fields at fault."""
-    status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=clip(str(error), MAX_MESSAGE_CHARACTERS))
+    status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=_clip_bytes(str(error)))
     if isinstance(error, errors.InvalidInput) and error.violations:
         bad_request = error_details_pb2.BadRequest()
         for violation in error.violations:
@@ -53,6 +53,8 @@ def from_call(call: grpc.Call) -> errors.PredServerError:
     """What a client raises for a failed call, of this server or of any other."""
     code, message = call.code().name, call.details() or "no message"
     kind = _BY_CODE.get(code, errors.RemoteError)
+    if code == "UNIMPLEMENTED":
+        message = f"the server does not offer this call, as the article's does not ({message})"
     if kind is errors.RemoteError:
         return errors.RemoteError(message, code)
     if kind is errors.LimitExceeded:
@@ -70,6 +72,11 @@ def from_call(call: grpc.Call) -> errors.PredServerError:
     if kind is errors.Unavailable and "connect" in message:
         message = f"nobody answers at that address; is the server running there? ({message})"
     return kind(message)
+
+
+def _clip_bytes(text: str) -> str:
+    data = text.encode()
+    return text if len(data) <= MAX_MESSAGE_BYTES else data[:MAX_MESSAGE_BYTES].decode(errors="ignore") + "…"
 
 
 def _pack(status: status_pb2.Status, detail: error_details_pb2.BadRequest | error_details_pb2.ErrorInfo) -> None:

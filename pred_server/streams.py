@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from generated.pred_pb2 import Request, Response
-from pred_server.errors import ServerFault, Unavailable
+from pred_server.errors import InvalidInput, ServerFault, Unavailable
 from pred_server.status import from_call
 
 # Chunks that were sent and not answered, at the most: enough that neither end waits for the other.
@@ -18,28 +18,34 @@ MAX_RESUMES = 5
 
 
 class RequestStream:
-    """Iterate over it for the responses.
+    """Iterate over it, once, for the responses.
+
+    Three threads meet here: one draws the caller's requests, gRPC's sends them, and the caller's takes the answers.
 
     Parameters
     ----------
     open_call : starts the rpc, given the requests to send
-    requests : drawn from as the window allows, in a thread of gRPC's; what it raises ends the stream and is raised here
+    requests : drawn from as the window allows; what it raises is raised here, once what was sent before is answered
     resume : whether to open the rpc again where it broke, with the chunks that were not answered
     """
 
     def __init__(self, open_call: Callable[[Iterator[Request]], Any], requests: Iterable[Request], resume: bool):
         self._open_call = open_call
-        self._requests = iter(requests)
+        self._requests = requests
         self._resume = resume
+        self._changed = threading.Condition()
+        self._drawn: deque[Request] = deque()
         self._unanswered: deque[Request] = deque()
-        self._room = threading.Semaphore(WINDOW)
-        self._lock = threading.Lock()
-        self._attempt = 0
+        self._attempt = 0  # which call may send; -1 when all is over
+        self._exhausted = False
         self._fault: BaseException | None = None
         self.answered = 0
         self.metadata: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[Response]:
+        if self._attempt:
+            raise RuntimeError("a stream can be iterated over once")
+        threading.Thread(target=self._draw, daemon=True).start()
         breaks = 0
         try:
             while True:
@@ -51,23 +57,49 @@ class RequestStream:
                     breaks = breaks + 1 if self.answered == before else 1
                     if not self._resume or breaks > MAX_RESUMES:
                         raise
+                except InvalidInput as error:
+                    if before:
+                        error.args = (f"{error} (counted from where the stream went on, after chunk {before})",)
+                    raise
         finally:
-            self._attempt += 1  # a thread that still sends finds itself superseded
-            self._room.release()
+            with self._changed:
+                self._attempt = -1
+                self._changed.notify_all()
+
+    def _draw(self) -> None:
+        try:
+            for request in self._requests:
+                with self._changed:
+                    self._changed.wait_for(self._has_room)
+                    if self._attempt < 0:
+                        return
+                    self._drawn.append(request)
+                    self._changed.notify_all()
+        except BaseException as fault:
+            self._fault = fault
+        finally:
+            with self._changed:
+                self._exhausted = True
+                self._changed.notify_all()
+
+    def _has_room(self) -> bool:
+        return self._attempt < 0 or len(self._drawn) + len(self._unanswered) < WINDOW
 
     def _responses(self) -> Iterator[Response]:
-        with self._lock:
+        with self._changed:
             self._attempt += 1
-            again = list(self._unanswered)
-        call = self._open_call(self._outgoing(self._attempt, again))
+            self._changed.notify_all()  # a thread that still sends for the call before finds itself superseded
+            outgoing = self._outgoing(self._attempt, list(self._unanswered))
+        call = self._open_call(outgoing)
         try:
             for response in call:
                 if not self._unanswered:
                     raise ServerFault("more answers came than chunks were sent")
                 self._note(call.initial_metadata())
-                self._unanswered.popleft()
-                self.answered += 1
-                self._room.release()
+                with self._changed:
+                    self._unanswered.popleft()
+                    self.answered += 1
+                    self._changed.notify_all()
                 yield response
             self._note(call.trailing_metadata())
         except grpc.RpcError:
@@ -82,19 +114,11 @@ class RequestStream:
     def _outgoing(self, attempt: int, again: list[Request]) -> Iterator[Request]:
         yield from again
         while True:
-            self._room.acquire()
-            # The lock: where a call broke, its thread must not take a chunk that the next call would then not know of.
-            with self._lock:
-                if attempt != self._attempt:
-                    self._room.release()
+            with self._changed:
+                self._changed.wait_for(lambda: self._drawn or self._exhausted or attempt != self._attempt)
+                if attempt != self._attempt or not self._drawn:
                     return
-                try:
-                    request = next(self._requests)
-                except StopIteration:
-                    return
-                except BaseException as fault:  # raised in the caller's thread, once what was sent has its answers
-                    self._fault = fault
-                    return
+                request = self._drawn.popleft()
                 self._unanswered.append(request)
             yield request
 

@@ -24,16 +24,25 @@ def as_table(table: Any) -> Table:
     """The table as it is, if it is one. Raises InvalidInput."""
     if isinstance(table, pa.RecordBatch):
         return pa.Table.from_batches([table])
+    if isinstance(table, np.ma.MaskedArray):
+        table = np.ma.filled(table.astype(float), np.nan)
     if isinstance(table, np.ndarray) and table.ndim != 2:
         raise InvalidInput(f"an array of shape (n_rows, n_columns) is needed, not of shape {table.shape}")
     if not isinstance(table, pd.DataFrame | np.ndarray | pa.Table):
         raise InvalidInput(f"a table is a DataFrame, a 2-D array or an Arrow table, not a {type(table).__name__}")
+    if table.shape[1] == 0:
+        raise InvalidInput("the table has no columns")
     return table
 
 
 def count_bytes(table: Table) -> int:
     """About how many bytes the values take."""
-    return 8 * table.size if isinstance(table, pd.DataFrame) else int(table.nbytes)
+    if not isinstance(table, pd.DataFrame):
+        return int(table.nbytes)
+    if all(isinstance(kind, np.dtype) and kind.kind != "O" for kind in set(table.dtypes)):
+        return 8 * table.size
+    some = table.head(1_000)  # text may have any length
+    return int(some.memory_usage(index=False, deep=True).sum() * len(table) / max(len(some), 1))
 
 
 def cut(table: Table, start: int, stop: int) -> Table:
@@ -71,7 +80,7 @@ def to_arrow(table: Table, names: list[str] | None = None) -> pa.Table:
             values = plain(frame.iloc[:, position])
             nan_as_null = not isinstance(values.dtype, np.dtype) or values.dtype.kind != "f"
             columns[str(name)] = pa.array(values, from_pandas=nan_as_null)
-        except (pa.ArrowException, ValueError) as error:
+        except (pa.ArrowException, ValueError, OverflowError) as error:
             raise InvalidInput.at([Violation(str(name), "holds values of several kinds, or of one unknown")]) from error
     if len(columns) < frame.shape[1]:
         raise InvalidInput("the table has two columns of one name")

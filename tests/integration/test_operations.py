@@ -45,6 +45,9 @@ m.Sum.predict = predict
 """
 
 
+QUIET = "\n".join(line for line in SLOW.splitlines() if "print" not in line)
+
+
 def patched(code: str, *flags: str, models: tuple[str, ...] = ("sum",)) -> Server:
     """A server whose code was changed before it started."""
     named = [word for model in models for word in ("--model", model)]
@@ -366,3 +369,102 @@ def test_a_slow_call_does_not_hold_up_the_checks_of_others(flights_server: Serve
             checks += 1
         assert len(slow.result()) == len(large)
     assert checks > 3
+
+
+def test_rows_that_nobody_waits_for_do_not_count() -> None:
+    with patched(SLOW, "--max-queued-rows", "10") as server, ThreadPoolExecutor(2) as pool:
+        client = server.client(encoding="csv")
+        busy = pool.submit(client.predict, xy(2))
+        wait_until(lambda: "computing" in server.logs(), "the model to be busy")
+        with pytest.raises(DeadlineExceeded):
+            client.predict(pd.concat([xy(0)] * 9), timeout_s=0.3)
+        answer = pool.submit(client.predict, pd.concat([xy(0)] * 8))
+        assert busy.result().tolist() == [3.0]
+        assert answer.result().tolist() == [1.0] * 8
+
+
+def test_too_many_bytes_at_once_are_refused() -> None:
+    with patched(SLOW, "--max-bytes-in-flight", "5000") as server, ThreadPoolExecutor(1) as pool:
+        client = server.client(encoding="csv")
+        rows = pd.concat([xy(0)] * 700)
+        busy = pool.submit(client.predict, pd.concat([xy(1.5), rows]))
+        wait_until(lambda: "computing" in server.logs(), "the model to be busy")
+        with pytest.raises(LimitExceeded, match="bytes are in flight") as caught:
+            client.predict(rows)
+        assert (caught.value.reason, caught.value.flag) == ("OVERLOADED", "--max-bytes-in-flight")
+        assert len(busy.result()) == 701
+        wait_until(lambda: not refuses(client, rows), "room")
+
+
+def refuses(client: Client, table: pd.DataFrame) -> bool:
+    try:
+        client.predict(table)
+    except LimitExceeded:
+        return True
+    return False
+
+
+def test_a_model_that_was_quick_and_is_slow_once_is_not_asked_on_the_event_loop_again() -> None:
+    with patched(QUIET) as server, ThreadPoolExecutor(2) as pool:
+        client = server.client(encoding="csv")
+        for _ in range(50):
+            client.predict(xy(0))
+        client.predict(xy(0.05))  # held up the loop, for the first and last time
+        slow = pool.submit(client.predict, xy(1))
+        checks = 0
+        while not slow.done():
+            assert health(server) == "SERVING"
+            checks += 1
+    assert checks > 5
+
+
+def test_many_waiting_and_a_bad_one_among_them_cost_little_more() -> None:
+    """The batch is halved until the bad one is found, not taken apart row by row."""
+    code = SLOW.replace('print("computed"', 'assert not (table["y"] == 13).any(); print("computed"')
+    with patched(code) as server, ThreadPoolExecutor(70) as pool:
+        client = server.client(encoding="csv")
+        busy = pool.submit(client.predict, xy(1.5))
+        wait_until(lambda: "computing" in server.logs(), "the model to be busy")
+        asked = {y: pool.submit(client.predict, xy(0, y)) for y in range(64)}
+        failed = [y for y, answer in asked.items() if answer.exception()]
+        assert busy.result().tolist() == [2.5]
+        tries = server.logs().count("computing")
+    assert failed == [13]
+    assert tries < 40
+
+
+def test_refusals_and_cuts_stand_in_the_log_without_a_traceback() -> None:
+    with (
+        patched(SLOW, "--max-calls-in-flight", "1", "--drain-timeout-s", "0.2") as server,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        client = Client(server.address, retry=False, encoding="csv")
+        slow = pool.submit(client.predict, xy(3))
+        wait_until(lambda: "computing" in server.logs(), "the model to be busy")
+        with pytest.raises(LimitExceeded):
+            client.predict(xy(0))
+        os.kill(server.pid, signal.SIGTERM)
+        assert isinstance(slow.exception(), Unavailable | Cancelled)
+        assert server._process.wait(30) == 0
+        client.close()
+        logs = server.logs()
+    assert "refused code=RESOURCE_EXHAUSTED" in logs
+    assert "Traceback" not in logs, logs
+
+
+def test_a_reply_that_is_too_large_is_told_with_its_flag() -> None:
+    with serve("sum", "--max-message-bytes", "30000") as server:
+        short = pd.DataFrame({"x": [0.1] * 3_000, "y": [0.2] * 3_000})
+        with pytest.raises(LimitExceeded, match=r"the reply has [\d,]+ bytes; send fewer rows") as caught:
+            server.client(encoding="csv").predict(short)
+        assert caught.value.flag == "--max-message-bytes"
+
+
+def test_metadata_of_errors_stays_small_whatever_the_names(sum_server: Server) -> None:
+    from generated.pred_pb2 import Request
+
+    names = ",".join(f"☃{number:03}" * 12 for number in range(40))
+    with pytest.raises(grpc.RpcError) as caught:
+        sum_server.client()._stubs[0].Predict(Request(input_data=f"{names},{names}\n1\n"))
+    size = sum(len(key) + len(value) for key, value in caught.value.trailing_metadata())
+    assert size + 3 * len(caught.value.details().encode()) < 4_096

@@ -1,5 +1,7 @@
 """Streams: chunks in, predictions out, in order; few in memory; broken and cancelled ones leave nothing behind."""
 
+import csv
+import io
 import queue
 import signal
 import socket
@@ -15,8 +17,9 @@ import pytest
 
 from generated.pred_pb2 import Request
 from generated.pred_pb2_grpc import PredictionStub
-from pred_server import Model, load, serve
+from pred_server import Client, Model, load, serve
 from pred_server.background import Server
+from pred_server.csv_text import split_records
 from pred_server.errors import DeadlineExceeded, InvalidInput, LimitExceeded, ServerFault, Unavailable
 from pred_server.streams import WINDOW, RequestStream
 
@@ -39,7 +42,7 @@ def numbers(n_rows: int, seed: int = 0) -> np.ndarray:
 def test_a_large_table_is_streamed_by_itself_and_put_together(server: Server, linear: Model) -> None:
     frame = pd.DataFrame(numbers(100_003)).add_prefix("x").sample(frac=1, random_state=0)
     served = server.client().predict(frame)
-    assert served.waterfall.chunks == 8
+    assert served.waterfall.chunks == 4
     assert served.index.equals(frame.index)
     assert served.to_numpy().tobytes() == linear.predict(frame).tobytes()
 
@@ -255,3 +258,79 @@ def run(main: object, arguments: list[object]) -> str:
     with contextlib.redirect_stdout(io.StringIO()) as out:
         assert main([str(each) for each in arguments]) == 0
     return out.getvalue()
+
+
+def test_a_broken_stream_keeps_its_deadline_while_the_callers_iterator_waits() -> None:
+    """A conversation whose server dies: the iterator waits for an answer that will not come."""
+    never: queue.Queue[int] = queue.Queue()
+    server = serve("linear")
+    client = Client(server.address)
+
+    def chunks() -> Iterator[np.ndarray]:
+        yield numbers(5)
+        server._process.kill()
+        server._process.wait()
+        never.get()
+
+    with pytest.raises((Unavailable, DeadlineExceeded)):
+        list(client.predict_stream(chunks(), resume=True, timeout_s=2))
+    never.put(0)
+    client.close()
+    server.close()
+
+
+def test_a_stream_is_slowed_down_not_refused_where_rows_wait(linear: Model) -> None:
+    with serve("linear", "--max-queued-rows", "100") as small:
+        table = numbers(6_000)
+        parts = list(small.client().predict_stream(table[start : start + 60] for start in range(0, 6_000, 60)))
+    whole = linear.predict(pd.DataFrame(table).add_prefix("x"))
+    assert pd.concat(parts).to_numpy().tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("encoding", ["csv", "tensor", "arrow"])
+def test_a_large_table_is_streamed_whatever_encoding_was_asked_for(encoding: str, server: Server) -> None:
+    with Client(server.address, encoding=encoding) as fresh:
+        assert fresh.predict(numbers(60_000)).waterfall.chunks > 1
+
+
+def test_long_texts_are_streamed_too(flights_server: Server, flights: pd.DataFrame) -> None:
+    long = flights.head(100).assign(dest="x" * 100_000)
+    with Client(flights_server.address) as client:
+        assert client.predict(long).waterfall.chunks > 1
+
+
+def test_columns_that_the_model_does_not_know_stay_at_home(flights_server: Server, flights: pd.DataFrame) -> None:
+    """Whatever their type: a date cannot be sent as columns."""
+    odd = flights.assign(time_hour=pd.Timestamp("2013-01-01"), mixed=[[1]] * len(flights))
+    for rows in (3, 100):
+        with pytest.warns(UserWarning, match="ignored them: time_hour, mixed"):
+            assert len(flights_server.client().predict(odd.head(rows))) == rows
+
+
+def test_a_stream_is_iterated_over_once_and_a_closed_client_says_so(server: Server) -> None:
+    client = Client(server.address)
+    stream = client.predict_stream([numbers(2)])
+    assert len(list(stream)) == 1
+    with pytest.raises(RuntimeError, match="once"):
+        list(stream)
+    client.close()
+    with pytest.raises(Unavailable, match="this client is closed"):
+        list(client.predict_stream([numbers(2)], encoding="tensor"))
+
+
+@pytest.mark.parametrize("tail", [b"", b"\n", b"\n\n\n", b"1,2"])
+@pytest.mark.parametrize("head", [b"", b"\n" * 70])
+def test_a_file_is_cut_where_records_end(head: bytes, tail: bytes) -> None:
+    rows = b"".join(b'%d,"a\n""b"\r\n' % number for number in range(50))
+    whole = head + b"n,s\n" + rows + tail
+    expected = [row for row in csv.reader(io.StringIO(whole.decode(), newline="")) if row]
+    for size in (16, 33, 64, 1_000, 10_000):
+        pieces = list(split_records(io.BytesIO(whole), size))
+        got = [[row for row in csv.reader(io.StringIO(piece, newline="")) if row] for piece in pieces]
+        assert all(piece[0] == ["n", "s"] and len(piece) > 1 for piece in got)
+        assert [row for piece in got for row in piece[1:]] == expected[1:]
+
+
+@pytest.mark.parametrize("whole", [b"", b"\n", b"n,s\n", b"n,s", b"\xef\xbb\xbfn,s\n"])
+def test_a_file_without_rows_goes_out_as_it_is(whole: bytes) -> None:
+    assert list(split_records(io.BytesIO(whole), 16)) == [whole.decode("utf-8-sig")]

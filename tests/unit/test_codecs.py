@@ -15,7 +15,7 @@ from pred_server.aligned import to_frame
 from pred_server.codecs import CODECS, codec_of
 from pred_server.errors import InvalidInput, LimitExceeded
 from pred_server.schema import DTYPES, NUMERIC_DTYPES, Column, Schema
-from pred_server.tables import Table
+from pred_server.tables import Table, as_table
 
 TARGET = Column("t", "float64")
 XY = Schema((Column("x", "float64", nullable=True), Column("y", "float64")), TARGET)
@@ -224,7 +224,7 @@ def compressed(table: pa.Table) -> bytes:
         (Request(arrow=b"ARROW1\0\0"), "arrow", "that can be read whole"),
         (Request(arrow=arrow().arrow[:-60]), "arrow", "that can be read whole"),
         (arrow(compressed), "arrow", "compressed"),
-        (arrow(y=pa.array(["a", "b"]).dictionary_encode()), "y", "dictionary"),
+        (arrow(y=pa.array(["a", "b"]).dictionary_encode()), "arrow", "dictionary"),
         (arrow(y=pa.array(["a", "b"]).cast(pa.string_view())), "y", "string_view"),
         (arrow(y=[[1.0], [2.0]]), "y", "list"),
         (arrow(y=["a", "b"]), "y", "holds values of dtype str"),
@@ -236,6 +236,69 @@ def test_a_message_that_lies_is_refused_with_its_field(request_: Request, field:
         codec_of(request_).read_table(request_, XY, max_rows=10)
     assert caught.value.violations[0].field == field
     assert complaint in caught.value.violations[0].description
+
+
+def test_numbers_of_another_type_are_checked_in_every_encoding() -> None:
+    """A tensor has one type, a model's columns may have several: each value must fit its column all the same."""
+    schema = Schema((Column("age", "int64"), Column("income", "float64"), Column("rate", "float32")), TARGET)
+    good = pd.DataFrame({"age": [1.0, 2.0], "income": [0.5, 1.5], "rate": [0.25, 0.1]})
+    for encoding in CODECS:
+        got, _ = send(encoding, good, schema)
+        assert got.dtypes.map(str).tolist() == ["int64", "float64", "float32"]
+        assert got["rate"].tolist() == [0.25, float(np.float32(0.1))]
+        with pytest.raises(InvalidInput, match="age"):
+            send(encoding, good.assign(age=[1.0, 1.5]), schema)
+    with pytest.raises(InvalidInput, match=r"age: row 1 has 9.2.*e\+18"):
+        send("columns", good.assign(age=2.0**63), schema)
+    with pytest.raises(InvalidInput, match="s: holds floating values"):
+        send("tensor", np.ones((2, 3)), MIXED)
+
+
+def test_a_dictionary_is_refused_also_where_its_column_is_not_asked_for() -> None:
+    """It is unfolded before anybody asks: 16 KB of zeros may be half a gigabyte."""
+    packed = pa.DictionaryArray.from_arrays(pa.array([0, 0]), pa.array(["a" * 100_000]))
+    for options in (None, pa.ipc.IpcWriteOptions(compression="zstd")):
+        sink = pa.BufferOutputStream()
+        table = pa.table({"x": [1.0, 2.0], "y": [1.0, 2.0], "z": packed})
+        with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
+            writer.write_table(table)
+        with pytest.raises(InvalidInput, match="arrow: holds a dictionary"):
+            CODECS["arrow"].read_table(Request(arrow=sink.getvalue().to_pybytes()), XY, max_rows=10)
+
+
+def test_a_message_of_nothing_but_names_is_refused() -> None:
+    request = Request()
+    for _ in range(10_001):
+        request.columns.columns.add()
+    with pytest.raises(LimitExceeded, match="more than 10,000 columns"):
+        CODECS["columns"].read_table(request, XY, max_rows=10)
+
+
+@pytest.mark.parametrize(
+    "table", [pd.DataFrame(), pd.DataFrame(index=[1, 2]), np.ones((3, 0)), np.ones(3), [1, 2], None]
+)
+def test_what_is_no_table_is_told(table: object) -> None:
+    with pytest.raises(InvalidInput):
+        as_table(table)
+
+
+def test_odd_tables_are_sent_or_refused_in_a_sentence() -> None:
+    schema = Schema((Column("x", "float64", nullable=True), Column("s", "str", nullable=True)), TARGET)
+    for encoding in ("csv", "columns", "arrow"):
+        got, _ = send(encoding, pd.DataFrame({"x": pd.array([1, None], dtype="Int64"), "s": ["a", "b"]}), schema)
+        assert got["x"].isna().tolist() == [False, True]
+        with pytest.raises(InvalidInput, match="several kinds"):
+            send(encoding, pd.DataFrame({"x": pd.Series([2**70, 1], dtype=object), "s": ["a", "b"]}), schema)
+        chunked = pa.concat_tables(
+            [pa.table({"x": [1.0], "s": ["a"]}), pa.table({"x": [2.0], "s": pa.array([None], pa.string())})] * 3
+        )
+        assert send(encoding, chunked, schema)[0]["s"].isna().sum() == 3
+    nothing = pd.DataFrame({"x": [1.0, 2.0], "s": [None, None]}, dtype=object)
+    for encoding in ("columns", "arrow"):
+        assert send(encoding, nothing.assign(x=[1.0, 2.0]), schema)[0]["s"].isna().all()
+    masked = np.ma.masked_array([[1.0, 2.0], [3.0, 4.0]], mask=[[False, True], [False, False]])
+    xy = Schema((Column("x", "float64", nullable=True), Column("y", "float64", nullable=True)), TARGET)
+    assert np.isnan(send("tensor", as_table(masked), xy)[0].iloc[0, 1])
 
 
 def test_offsets_that_lie_are_refused() -> None:

@@ -84,7 +84,7 @@ def test_the_column_at_fault_is_named_and_not_an_innocent_empty_one() -> None:
 
 
 def test_a_header_beyond_any_sense_is_refused_before_it_is_read() -> None:
-    with pytest.raises(LimitExceeded, match="more than 10000 columns"):
+    with pytest.raises(LimitExceeded, match="more than 10,000 columns"):
         read("x,n,s" + "," * 20_000 + "\n1\n")
 
 

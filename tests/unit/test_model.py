@@ -10,8 +10,11 @@ import skops.io
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_iris
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
-from sklearn.linear_model import LinearRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
@@ -222,3 +225,25 @@ def test_a_model_shows_itself_escaped() -> None:
     assert repr(model) == "Model('sum', version 1: x, y -> 0)"
     assert "<b>Model sum v1</b>" in model._repr_html_()
     assert "<script" not in Model("<script>", "1", model.schema, None)._repr_html_()
+
+
+@pytest.mark.parametrize("n_features", [3, 10])
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        LogisticRegression(max_iter=200),
+        LinearDiscriminantAnalysis(),
+        GaussianNB(),
+        make_pipeline(PCA(2), LinearRegression()),
+        RandomForestClassifier(n_estimators=5, random_state=0),
+    ],
+)
+def test_a_prediction_does_not_depend_on_its_neighbours(estimator: object, n_features: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.normal(size=(300, n_features))).add_prefix("x")
+    model = save(estimator.fit(table, (table["x0"] > 0).astype(int)), table, tmp_path / "mine")
+    output = "probabilities" if model.classes else "labels"
+    whole = model.predict(table, output)
+    for size in (1, 2, 5, 64, 299):
+        parts = [model.predict(table.iloc[start : start + size], output) for start in range(0, 300, size)]
+        assert np.concatenate(parts).tobytes() == whole.tobytes()
