@@ -93,6 +93,8 @@ def from_arrow(values: pa.Array) -> Any:
         return values.to_numpy(zero_copy_only=False)
     if pa.types.is_integer(values.type) or pa.types.is_boolean(values.type):  # pandas has gaps among these
         return values.to_pandas(types_mapper=_GAPS.get).array
+    if pa.types.is_null(values.type):
+        return np.full(len(values), None)
     return values.to_pandas().array
 
 
