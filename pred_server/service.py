@@ -165,9 +165,7 @@ class PredictionService(PredictionServicer):
                         )
                         task = asyncio.create_task(predict)
                         computing.add(task)
-                        task.add_done_callback(
-                            lambda done: done.cancelled() or done.exception()
-                        )  # seen, if not asked for
+                        task.add_done_callback(_look_at)
                         task.add_done_callback(computing.discard)
                         await queue.put((decoded, task))
                     await queue.put(None)
@@ -223,13 +221,13 @@ class PredictionService(PredictionServicer):
             if context.done():  # nobody is there to be answered: what failed is the writing
                 code = "CANCELLED"
                 raise asyncio.CancelledError from error
-            known = error
-            if not isinstance(error, PredServerError):
+            if isinstance(error, PredServerError):
+                status = to_status(error)
+            else:
                 logger.exception("request %s failed", call.request_id)
-                known = ServerFault(f"the server failed; its log has the reason under request id {call.request_id}")
-            assert isinstance(known, PredServerError)
-            code = known.code
-            status = to_status(known)
+                why = f"the server failed; its log has the reason under request id {call.request_id}"
+                status = to_status(ServerFault(why))
+            code = status.code.name
             await context.abort(status.code, status.details, (*status.trailing_metadata, *self._trailers(call)))
         finally:
             self._calls -= 1
@@ -297,6 +295,12 @@ class PredictionService(PredictionServicer):
             return work()
 
         return await asyncio.get_running_loop().run_in_executor(self._workers, aside)
+
+
+def _look_at(task: "asyncio.Task[Computed]") -> None:
+    """Nobody may ask for the error of a chunk behind a bad one, and asyncio would complain of that."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _headers(model: Model, output: str, ignored: list[str]) -> tuple[tuple[str, str], ...]:
