@@ -9,7 +9,7 @@ import (
 // stream ends.
 //
 // What needs it are clients that read nothing until they have sent everything, as many do: without it, they and the
-// gateway would wait for each other. It makes room for the predictions of about a million rows.
+// gateway would wait for each other. It makes room for the predictions of some hundred thousand rows.
 type backlog struct {
 	limit int // bytes; one text that is longer finds room all the same
 

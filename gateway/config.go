@@ -56,7 +56,7 @@ func parseConfig(args []string, help io.Writer) (*config, error) {
 		"largest request body that is held whole: JSON, or CSV for a prediction server without streams; also the largest row of any")
 	flags.Int64Var(&c.maxStreamBytes, "max-stream-bytes", 16<<30, "largest request body that is streamed: CSV longer than a chunk")
 	flags.IntVar(&c.chunkBytes, "chunk-bytes", 1<<20, "about the size of the chunks in which CSV is streamed")
-	flags.IntVar(&c.backlogBytes, "backlog-bytes", 16<<20,
+	flags.IntVar(&c.backlogBytes, "backlog-bytes", 8<<20,
 		"most predictions, in bytes, that a stream holds for a client that does not read them yet")
 	flags.DurationVar(&c.stallTimeout, "stall-timeout", time.Minute,
 		"in a stream, longest time for a chunk to arrive, for its predictions to be made, and for the client to take them")

@@ -563,7 +563,7 @@ func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // Clients that send all before they read are answered too, unless their predictions are more than the gateway holds.
 func TestClientThatReadsLast(t *testing.T) {
-	body := numbers(1_000_000)
+	body := numbers(700_000)
 	g := startGateway(t, startStreams(t, chunkwise(same)), "-chunk-bytes=100000")
 	conn := g.dial(t)
 	g.upload(conn, body)
@@ -577,7 +577,7 @@ func TestClientThatReadsLast(t *testing.T) {
 
 	short := startGateway(t, startStreams(t, chunkwise(same)), "-chunk-bytes=100000", "-backlog-bytes=1", "-stall-timeout=100ms")
 	conn = short.dial(t)
-	short.upload(conn, strings.Repeat(body, 3))
+	short.upload(conn, strings.Repeat(body, 4))
 	eventually(t, "a line in the log", func() bool { return strings.Contains(short.log.String(), "did not take its predictions") })
 	if !strings.Contains(short.log.String(), `"aborted":true`) {
 		t.Error("the reply was not aborted")
