@@ -45,6 +45,29 @@ type backend struct {
 	conns   []*grpc.ClientConn
 	clients []predpb.PredictionClient
 	turn    atomic.Uint64
+
+	// Whether the server has PredictStream is found out by asking, with the first table that is worth a stream. Until
+	// then nothing of a table is read beyond its first chunk, so that it can still be sent as one message, which every
+	// server takes, also the article's. A yes is remembered until the server says otherwise: it allows the next tables
+	// to be read on at once. A no is remembered for some time only, since another server may come up at the address.
+	streams   atomic.Bool
+	noStreams atomic.Int64 // until when, as Unix nanoseconds
+}
+
+// noStreamsFor is how long a server without PredictStream is not asked for it again.
+const noStreamsFor = time.Minute
+
+// mayStream reports whether PredictStream is worth a try.
+func (b *backend) mayStream() bool {
+	return time.Now().UnixNano() >= b.noStreams.Load()
+}
+
+// remember keeps whether the server has PredictStream.
+func (b *backend) remember(streams bool) {
+	b.streams.Store(streams)
+	if !streams {
+		b.noStreams.Store(time.Now().Add(noStreamsFor).UnixNano())
+	}
 }
 
 // newBackend starts to connect, and does not wait: the prediction server may come up later.

@@ -51,34 +51,49 @@ func unsupported(format string, args ...any) *httpError {
 	return refuse(http.StatusUnsupportedMediaType, codes.InvalidArgument, format, args...)
 }
 
-// readBody returns the whole body, which is text, and not empty.
-func readBody(r *http.Request, limit int64) ([]byte, error) {
-	tooLarge := r.ContentLength > limit
+// readBody returns the whole body, which is text, and not empty. Its beginning may have been read already.
+func readBody(r *http.Request, beginning []byte, limit int64) ([]byte, error) {
+	large := r.ContentLength > limit
 	var body []byte
-	if !tooLarge {
+	if !large {
 		var err error
-		body, err = io.ReadAll(io.LimitReader(r.Body, limit+1))
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return nil, refuse(http.StatusRequestTimeout, codes.DeadlineExceeded, "The body came too slowly.")
-		}
+		body, err = io.ReadAll(io.LimitReader(io.MultiReader(bytes.NewReader(beginning), r.Body), limit+1))
 		if err != nil {
-			e := badRequest("The body breaks off before its end.")
-			e.reason = err.Error()
-			return nil, e
+			return nil, brokenOff(err)
 		}
-		tooLarge = int64(len(body)) > limit
+		large = int64(len(body)) > limit
 	}
 	switch {
-	case tooLarge:
+	case large:
 		drain(r, limit)
-		return nil, refuse(http.StatusRequestEntityTooLarge, codes.ResourceExhausted,
-			"The body is larger than %d bytes; send fewer rows at a time.", limit)
+		return nil, tooLarge(limit)
 	case len(bytes.TrimSpace(body)) == 0:
 		return nil, badRequest("The body is empty; send a table as CSV, or as a JSON array of records.")
 	case !utf8.Valid(body):
-		return nil, badRequest("The body is not UTF-8 text; save the table as UTF-8.")
+		return nil, notText()
 	}
 	return body, nil
+}
+
+// brokenOff returns the error for a body that cannot be read to its end.
+func brokenOff(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return refuse(http.StatusRequestTimeout, codes.DeadlineExceeded, "The body came too slowly.")
+	}
+	e := badRequest("The body breaks off before its end.")
+	e.reason = err.Error()
+	return e
+}
+
+// tooLarge returns the error for a body over a limit.
+func tooLarge(limit int64) error {
+	return refuse(http.StatusRequestEntityTooLarge, codes.ResourceExhausted,
+		"The body is larger than %d bytes; send fewer rows at a time.", limit)
+}
+
+// notText returns the error for a body that is no text.
+func notText() error {
+	return badRequest("The body is not UTF-8 text; save the table as UTF-8.")
 }
 
 // drain reads on for a while, since many clients look for an answer only after all is sent, and would see a broken

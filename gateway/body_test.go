@@ -125,12 +125,14 @@ func TestReplyOverTheLimit(t *testing.T) {
 // A client that asks before it sends is told no before it sends.
 func TestTooLargeBodyIsNotAskedFor(t *testing.T) {
 	address, _ := startFake(t, "127.0.0.1:0", echo)
-	g := startGateway(t, address, "-max-body-bytes=10")
-	conn := g.dial(t)
-	fmt.Fprint(conn, "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 11\r\nExpect: 100-continue\r\n\r\n")
-	reply, err := http.ReadResponse(bufio.NewReader(conn), nil)
-	if err != nil || reply.StatusCode != 413 {
-		t.Errorf("got %v, %v", reply, err)
+	g := startGateway(t, address, "-max-body-bytes=10", "-max-stream-bytes=20")
+	for _, headers := range []string{"Content-Type: application/json\r\nContent-Length: 11", "Content-Length: 21"} {
+		conn := g.dial(t)
+		fmt.Fprint(conn, "POST /predict HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"+headers+"\r\n\r\n")
+		reply, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil || reply.StatusCode != 413 {
+			t.Errorf("%s: got %v, %v", headers, reply, err)
+		}
 	}
 }
 

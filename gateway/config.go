@@ -22,6 +22,10 @@ type config struct {
 
 	timeout        time.Duration
 	maxBodyBytes   int64
+	maxStreamBytes int64
+	chunkBytes     int
+	backlogBytes   int
+	stallTimeout   time.Duration
 	maxHeaderBytes int
 	headerTimeout  time.Duration
 	readTimeout    time.Duration
@@ -47,11 +51,18 @@ func parseConfig(args []string, help io.Writer) (*config, error) {
 	flags.IntVar(&c.connections, "connections", 1, "TCP connections to the prediction server, used in turn")
 	flags.BoolVar(&c.untilStdin, "until-stdin-closes", false,
 		"stop when standard input ends, as it does when the program at the other end of the pipe is gone")
-	flags.DurationVar(&c.timeout, "timeout", 30*time.Second, "longest time for one prediction")
-	flags.Int64Var(&c.maxBodyBytes, "max-body-bytes", 64<<20, "largest request body")
+	flags.DurationVar(&c.timeout, "timeout", 30*time.Second, "longest time for a prediction of a table that is not streamed")
+	flags.Int64Var(&c.maxBodyBytes, "max-body-bytes", 64<<20,
+		"largest request body that is held whole: JSON, or CSV for a prediction server without streams; also the largest row of any")
+	flags.Int64Var(&c.maxStreamBytes, "max-stream-bytes", 16<<30, "largest request body that is streamed: CSV longer than a chunk")
+	flags.IntVar(&c.chunkBytes, "chunk-bytes", 1<<20, "about the size of the chunks in which CSV is streamed")
+	flags.IntVar(&c.backlogBytes, "backlog-bytes", 8<<20,
+		"most predictions, in bytes, that a stream holds for a client that does not read them yet")
+	flags.DurationVar(&c.stallTimeout, "stall-timeout", time.Minute,
+		"in a stream, longest time for a chunk to arrive, for its predictions to be made, and for the client to take them")
 	flags.IntVar(&c.maxHeaderBytes, "max-header-bytes", 32<<10, "largest request header")
 	flags.DurationVar(&c.headerTimeout, "header-timeout", 5*time.Second, "longest time to receive a request's header")
-	flags.DurationVar(&c.readTimeout, "read-timeout", time.Minute, "longest time to receive a whole request")
+	flags.DurationVar(&c.readTimeout, "read-timeout", time.Minute, "longest time to receive a whole request, or a stream's first chunk")
 	flags.DurationVar(&c.writeTimeout, "write-timeout", time.Minute, "longest time to send a reply")
 	flags.DurationVar(&c.idleTimeout, "idle-timeout", 2*time.Minute, "how long an idle connection is kept")
 	flags.DurationVar(&c.readyTimeout, "ready-timeout", 2*time.Second, "longest time that /readyz waits for the prediction server")
@@ -97,6 +108,17 @@ func (c *config) check() error {
 	if c.maxBodyBytes < 1 || c.maxBodyBytes > math.MaxInt32-messageOverhead {
 		return fmt.Errorf("-max-body-bytes must be between 1 and %d (got %d)", math.MaxInt32-messageOverhead, c.maxBodyBytes)
 	}
+	if c.maxStreamBytes < c.maxBodyBytes {
+		return fmt.Errorf("-max-stream-bytes must be at least -max-body-bytes, %d (got %d)", c.maxBodyBytes, c.maxStreamBytes)
+	}
+	if c.chunkBytes < 1 || c.chunkBytes > math.MaxInt32-messageOverhead {
+		return fmt.Errorf("-chunk-bytes must be between 1 and %d (got %d)", math.MaxInt32-messageOverhead, c.chunkBytes)
+	}
+	// A chunk is held whole, and so is a table that fits in one.
+	c.chunkBytes = min(c.chunkBytes, int(c.maxBodyBytes))
+	if c.backlogBytes < 1 {
+		return fmt.Errorf("-backlog-bytes must be 1 or more (got %d)", c.backlogBytes)
+	}
 	if c.maxHeaderBytes < 1<<10 || c.maxHeaderBytes > 1<<20 {
 		return fmt.Errorf("-max-header-bytes must be between 1024 and 1048576 (got %d)", c.maxHeaderBytes)
 	}
@@ -105,6 +127,7 @@ func (c *config) check() error {
 		value time.Duration
 	}{
 		{"-timeout", c.timeout},
+		{"-stall-timeout", c.stallTimeout},
 		{"-header-timeout", c.headerTimeout},
 		{"-read-timeout", c.readTimeout},
 		{"-write-timeout", c.writeTimeout},

@@ -19,17 +19,18 @@ type outcome struct {
 	body      []byte
 	timing    string        // Server-Timing as the prediction server sent it
 	backend   time.Duration // how long the call took; 0 if there was none
+	sent      bool          // the reply is written already, as a stream
 }
 
 // predict takes a table and answers with one prediction for each of its rows, in the same order and format.
 func (s *server) predict(w http.ResponseWriter, r *http.Request) error {
 	start := time.Now()
 	var o outcome
-	err := s.ask(r, w.Header(), &o)
-	if o.backend > 0 {
+	err := s.ask(w, r, &o)
+	if o.backend > 0 { // in the header; behind a stream, which has announced it, in the trailer
 		w.Header().Set("Server-Timing", serverTiming(o.timing, o.backend, time.Since(start)))
 	}
-	if err != nil {
+	if err != nil || o.sent {
 		return err
 	}
 	reply(w, http.StatusOK, o.mediaType, o.body)
@@ -37,8 +38,8 @@ func (s *server) predict(w http.ResponseWriter, r *http.Request) error {
 }
 
 // ask passes the request on and brings about its outcome, also the part of it that there is when it fails. What the
-// prediction server says beside the predictions becomes part of header.
-func (s *server) ask(r *http.Request, header http.Header, o *outcome) error {
+// prediction server says beside the predictions becomes part of w's header; w gets no more, unless it is a stream.
+func (s *server) ask(w http.ResponseWriter, r *http.Request, o *outcome) error {
 	format, err := requestFormat(r.Header)
 	if err != nil {
 		return err
@@ -51,7 +52,15 @@ func (s *server) ask(r *http.Request, header http.Header, o *outcome) error {
 	if err != nil {
 		return err
 	}
-	body, err := readBody(r, s.config.maxBodyBytes)
+
+	var beginning []byte
+	if format == formatCSV && s.streamable(r) {
+		beginning, err = s.stream(ctx, w, r, o)
+		if err != errHoldWhole {
+			return err
+		}
+	}
+	body, err := readBody(r, beginning, s.config.maxBodyBytes)
 	if err != nil {
 		return err
 	}
@@ -74,7 +83,7 @@ func (s *server) ask(r *http.Request, header http.Header, o *outcome) error {
 		return fromBackend(err)
 	}
 	if ignored := after.Get("ignored-columns"); len(ignored) > 0 {
-		header.Set("Ignored-Columns", strings.Join(ignored, ","))
+		w.Header().Set("Ignored-Columns", strings.Join(ignored, ","))
 	}
 
 	if format == formatCSV {

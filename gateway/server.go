@@ -40,7 +40,8 @@ func (s *server) httpServer() *http.Server {
 	}
 }
 
-// handler is an http.HandlerFunc that may fail. It returns an error only if it has not written a reply.
+// handler is an http.HandlerFunc that may fail. If its error comes when a part of the reply is written already, the rest
+// cannot be told to the client in another way than by a connection that breaks.
 type handler func(w http.ResponseWriter, r *http.Request) error
 
 func (s *server) routes() http.Handler {
@@ -66,7 +67,7 @@ func (s *server) handle(h handler) http.Handler {
 		line := []any{slog.String("request_id", id), slog.String("method", r.Method), slog.String("path", r.URL.Path)}
 
 		err := callSafely(h, out, r.WithContext(metadata.AppendToOutgoingContext(r.Context(), "x-request-id", id)))
-		level := slog.LevelInfo
+		level, aborted, finish := slog.LevelInfo, false, func() {}
 		if err != nil {
 			e, ok := errors.AsType[*httpError](err)
 			if !ok {
@@ -74,16 +75,26 @@ func (s *server) handle(h handler) http.Handler {
 			}
 			if out.status == 0 {
 				e.write(out, id)
+			} else {
+				level, aborted = slog.LevelWarn, true
+				line = append(line, slog.Bool("aborted", true))
 			}
 			if e.status >= http.StatusInternalServerError {
 				level = slog.LevelError
 			}
 			line = append(line, slog.String("code", e.codeName()), slog.String("error", e.Error()))
+			if e.finish != nil {
+				finish = e.finish
+			}
 		}
 
 		elapsed := float64(time.Since(start).Microseconds()) / 1000
 		line = append(line, slog.Int("status", out.status), slog.Float64("duration_ms", elapsed), slog.Int64("bytes", out.bytes))
 		s.log.Log(r.Context(), level, "request", line...)
+		if aborted {
+			panic(http.ErrAbortHandler) // which net/http knows: it breaks the connection, and logs nothing
+		}
+		finish()
 	})
 }
 
@@ -167,6 +178,9 @@ type recorder struct {
 	status int
 	bytes  int64
 }
+
+// Unwrap lets http.ResponseController find what it controls.
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
 // WriteHeader implements http.ResponseWriter.
 func (r *recorder) WriteHeader(status int) {

@@ -84,12 +84,19 @@ func TestPanicIsAnError(t *testing.T) {
 	}
 
 	w = httptest.NewRecorder()
-	s.handle(func(w http.ResponseWriter, _ *http.Request) error {
-		w.WriteHeader(http.StatusOK)
-		panic("too late for another status")
-	}).ServeHTTP(w, httptest.NewRequest("POST", "/predict", nil))
-	if w.Code != 200 || w.Body.Len() != 0 || !strings.Contains(log.String(), "too late") {
-		t.Errorf("got %d %q", w.Code, w.Body)
+	func() {
+		defer func() {
+			if p := recover(); p != http.ErrAbortHandler {
+				t.Errorf("the reply is not aborted: %v", p)
+			}
+		}()
+		s.handle(func(w http.ResponseWriter, _ *http.Request) error {
+			w.WriteHeader(http.StatusOK)
+			panic("too late for another status")
+		}).ServeHTTP(w, httptest.NewRequest("POST", "/predict", nil))
+	}()
+	if w.Code != 200 || w.Body.Len() != 0 || !strings.Contains(log.String(), "too late") || !strings.Contains(log.String(), `"aborted":true`) {
+		t.Errorf("got %d %q\nlog %s", w.Code, w.Body, log)
 	}
 }
 

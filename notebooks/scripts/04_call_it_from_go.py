@@ -623,7 +623,7 @@ print("its log:    ", naive.logs().splitlines()[-1][20:100])
 # | 1 | a connection for each request | pays for dialling each time, as measured above | one connection for the life of the process, made at the start | `newBackend` in [`backend.go`](../gateway/backend.go) |
 # | 2 | `log.Fatalf` in a handler | one failed request ends the server | the handler returns the error; one place makes an answer and a line of log of it | `handle` in [`server.go`](../gateway/server.go), `fromBackend` in [`errors.go`](../gateway/errors.go) |
 # | 3 | `context.Background()`: no deadline | a server that hangs holds the request, and its memory, for ever; a user who left is served all the same | `context.WithTimeout` around the request's own context, which ends when the user goes away | `predict` in [`predict.go`](../gateway/predict.go) |
-# | 4 | `table, _ :=` throws an error away, `w.Write` is not looked at | a body that broke off is sent on as if it were whole: half a table gets half the predictions | errors of reading are told apart and answered, sizes are limited; an error of writing has nobody to be told to, and the code says so | `readBody` in [`body.go`](../gateway/body.go), `reply` in `server.go` |
+# | 4 | `table, _ :=` throws an error away, `w.Write` is not looked at | a body that broke off is sent on as if it were whole: half a table gets half the predictions | errors of reading are told apart and answered, sizes are limited; an error of writing has nobody to be told to, and the code says so | `readBody` and `brokenOff` in [`body.go`](../gateway/body.go), `reply` in `server.go` |
 #
 # The mended lines, cut from the sources:
 
@@ -637,7 +637,7 @@ go_code("gateway/server.go", "if err != nil {", "e.write(out, id)")
 go_code("gateway/predict.go", "// The context ends", "return fromBackend(err)")
 
 # %% tags=["deterministic"]
-go_code("gateway/body.go", "body, err = io.ReadAll", "e.reason = err.Error()")
+go_code("gateway/body.go", "func brokenOff", "e.reason = err.Error()")
 
 # %% [markdown]
 # The second piece sees every error of every handler, so that no handler can forget; `handle` also catches a *panic*,

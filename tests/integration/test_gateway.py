@@ -2,6 +2,7 @@
 
 import csv
 import http.client
+import itertools
 import json
 import os
 import re
@@ -12,9 +13,9 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ from urllib.parse import urlsplit
 import grpc
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from grpc_tools import protoc
 from sklearn.datasets import load_wine
@@ -88,6 +90,121 @@ def test_10000_flights_come_back_equal_to_the_bit_as_csv_and_as_json(
     status, headers, text = post(flights_gateway.address, records, Content_Type="application/json")
     assert (status, headers["Content-Type"]) == (200, "application/json")
     assert [record["arr_delay"] for record in json.loads(text)] == expected
+
+
+class Upload:
+    """A body that is sent in pieces of a length that nobody knows beforehand, while the reply is read."""
+
+    def __init__(self, url: str, pieces: Iterable[bytes], **headers: str):
+        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=HANG_S)
+        self._pieces = pieces
+        self._headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.sent = False
+        self._sender = threading.Thread(target=self._send)
+
+    def _send(self) -> None:
+        connection = self._connection
+        connection.putrequest("POST", "/predict")
+        for name, value in {"Transfer-Encoding": "chunked", **self._headers}.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        with suppress(ConnectionError):  # the gateway may break the connection; the reader sees it too
+            for piece in self._pieces:
+                connection.send(b"%x\r\n%b\r\n" % (len(piece), piece))
+            self.sent = True
+            connection.send(b"0\r\n\r\n")
+
+    def __enter__(self) -> http.client.HTTPResponse:
+        self._connection.connect()
+        self._sender.start()
+        answer = http.client.HTTPResponse(self._connection.sock, method="POST")
+        answer.begin()
+        return answer
+
+    def __exit__(self, *_: object) -> None:
+        self._sender.join(HANG_S)
+        self._connection.close()
+
+
+def test_300000_flights_come_back_as_a_stream_equal_to_the_bit(flights_model: Model, flights_gateway: Gateway) -> None:
+    table = pd.read_parquet(FLIGHTS).drop(columns="arr_delay").head(300_000)
+    body = table.to_csv(index=False).encode()
+    pieces = (body[start : start + 100_000] for start in range(0, len(body), 100_000))
+    upload = Upload(flights_gateway.address, pieces, Content_Type="text/csv")
+    with upload as answer:
+        text = answer.read().decode()
+    assert (answer.status, answer.headers["Transfer-Encoding"]) == (200, "chunked")
+    assert answer.headers["Trailer"] == "Server-Timing"
+    header, *values = text.split()
+    assert header == "arr_delay"
+    assert [float(value) for value in values] == flights_model.predict(table).tolist()
+
+
+def test_100_mb_of_csv_pass_in_constant_memory_and_the_first_predictions_come_early(go: Go) -> None:
+    rng = np.random.default_rng(0)
+    numbers = pd.DataFrame(rng.normal(size=(5_000, 10))).add_prefix("x")
+    rows = numbers.to_csv(index=False, header=False).encode()
+    header = (",".join(numbers.columns) + "\n").encode()
+    repeats = -(-100_000_000 // len(rows))
+    with serve("linear") as server, gateway(server.address) as running:
+        process = psutil.Process(running.pid)
+        assert post(running.address, header + rows[: rows.index(b"\n") + 1])[0] == 200
+        before = process.memory_info().rss
+        start = time.perf_counter()
+        upload = Upload(running.address, itertools.chain([header], itertools.repeat(rows, repeats)))
+        with upload as answer:
+            first, early = answer.read(1_000), not upload.sent
+            first_s, most = time.perf_counter() - start, 0
+            lines, lengths = first.count(b"\n"), len(first)
+            while part := answer.read(1 << 20):
+                lines, lengths = lines + part.count(b"\n"), lengths + len(part)
+                most = max(most, process.memory_info().rss)
+        whole_s = time.perf_counter() - start
+    grown = most - before
+    print(
+        f"{repeats * len(rows) / 1e6:.0f} MB of CSV in {whole_s:.1f} s; the gateway's memory grew by "
+        f"{grown / 2**20:.1f} MiB; the first predictions came after {first_s / whole_s:.1%} of the time"
+    )
+    assert answer.status == 200
+    assert lines == 1 + repeats * len(numbers)
+    assert early, "the first predictions came after the last row"
+    assert grown <= 32 * 2**20
+
+
+def test_a_bad_row_in_a_stream_is_an_error_or_breaks_the_connection(go: Go, sum_server: Server) -> None:
+    rows = b"1,2\n" * 1_000
+    with gateway(sum_server.address, "-chunk-bytes", "1000") as running:
+        status, headers, text = post(running.address, b"x,y\n1,two\n" + rows)
+        error = json.loads(text)["error"]
+        assert (status, error["violations"][0]["field"]) == (400, "y")
+        assert error["message"].startswith("y: line 2: 'two' is not a number")
+        assert list(timing(headers)) == ["decode", "backend", "gateway"]
+
+        begun = threading.Event()
+
+        def pieces() -> Iterator[bytes]:
+            yield b"x,y\n" + rows
+            begun.wait(HANG_S)
+            yield b"1,two\n" + rows
+
+        with Upload(running.address, pieces()) as answer:
+            first = answer.read(4)
+            begun.set()
+            assert (answer.status, first) == (200, b"0\n3\n")
+            with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+                answer.read()
+        eventually("a line in the log", lambda: '"aborted":true' in running.logs())
+        assert re.search(r"in chunk \d+, the rows from [\d,]+ on: y: line \d+: 'two'", running.logs())
+
+
+def test_a_server_without_streams_gets_a_large_table_whole(go: Go) -> None:
+    rows = "1,2\n" * 1_000
+    flags = ("-chunk-bytes", "1000", "-max-body-bytes", "5000")
+    with serve("sum", module="pred_server.article") as article, gateway(article.address, *flags) as running:
+        for _ in range(2):
+            assert post(running.address, "x,y\n" + rows)[::2] == (200, "0\n" + "3\n" * 1_000)
+        status, _, text = post(running.address, "x,y\n" + 2 * rows)
+        assert (status, json.loads(text)["error"]["code"]) == (413, "RESOURCE_EXHAUSTED")
 
 
 @pytest.mark.parametrize("headers", [{}, {"Content_Type": "application/x-www-form-urlencoded"}])
@@ -189,7 +306,8 @@ def test_the_request_id_stands_in_the_servers_log(go: Go) -> None:
 
 def test_too_large_is_413(go: Go) -> None:
     limits = ("--max-rows", "200", "--max-message-bytes", "1000")
-    with serve("sum", *limits) as server, gateway(server.address, "-max-body-bytes", "10000") as running:
+    own = ("-max-body-bytes", "10000", "-max-stream-bytes", "10000")
+    with serve("sum", *limits) as server, gateway(server.address, *own) as running:
         assert post(running.address, "x,y\n" + "1,2\n" * 200)[0] == 200
         for rows, words in (
             (210, "--max-rows is 200"),
