@@ -108,6 +108,8 @@ def split_records(file: BinaryIO, piece_bytes: int, name: str = "the file") -> I
             header = data[:start]
         body = data[start : ends[-1]]
         if header and body.strip():
+            if yielded and b"\r" in header.rstrip():  # then more than the header may stand before the first line feed
+                raise InvalidInput(f"{name} has a carriage return in its header; let lines end with a line feed")
             yielded = True
             yield _decode(header + body, name, read)
         rest = data[ends[-1] :] if header else data

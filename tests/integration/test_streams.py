@@ -331,6 +331,12 @@ def test_a_file_is_cut_where_records_end(head: bytes, tail: bytes) -> None:
         assert [row for piece in got for row in piece[1:]] == expected[1:]
 
 
+def test_a_file_of_another_age_is_not_cut_in_the_wrong_place() -> None:
+    pieces = split_records(io.BytesIO(b"n,s\r1,a\n" + b"2,b\n" * 50), 16)
+    with pytest.raises(InvalidInput, match="a carriage return in its header"):
+        list(pieces)
+
+
 @pytest.mark.parametrize("whole", [b"", b"\n", b"n,s\n", b"n,s", b"\xef\xbb\xbfn,s\n"])
 def test_a_file_without_rows_goes_out_as_it_is(whole: bytes) -> None:
     assert list(split_records(io.BytesIO(whole), 16)) == [whole.decode("utf-8-sig")]
