@@ -232,11 +232,9 @@ def go_hop(calls: pd.DataFrame, arms: dict[str, str], title: str, stamp: dict[st
 
 def of(calls: pd.DataFrame) -> dict[str, Figure]:
     """The figures that the result of an experiment can feed, by name, titled with what it found."""
-    experiment, stamp = calls.attrs["experiment"], calls.attrs["stamp"]
-    control = tuple(experiment["control"]) if experiment["control"] else None
-    pairs = [tuple(pair) for pair in experiment["compare"]]
-    compared = stats.report(calls, pairs, control).iloc[len(experiment["rows"]) if control else 0 :]
-    return FIGURES[experiment["varies"]](calls, compared, stamp)
+    compared = stats.declared(calls)
+    control = (compared["arm"] == (stats.control(calls) or ("",))[0]) & (compared.index < calls["rows"].nunique())
+    return FIGURES[calls.attrs["experiment"]["varies"]](calls, compared[~control], calls.attrs["stamp"])
 
 
 def _finding(compared: pd.DataFrame) -> str:
@@ -246,33 +244,44 @@ def _finding(compared: pd.DataFrame) -> str:
     if sure.empty:
         return f"No difference found between {base} and what was compared with it"
     sure = sure[sure["rows"] == sure["rows"].max()]
-    return _capital(stats.sentence(sure.sort_values("ratio", key=lambda ratio: np.log(ratio).abs()).iloc[-1]))
+    return capital(stats.sentence(sure.sort_values("ratio", key=lambda ratio: np.log(ratio).abs()).iloc[-1]))
+
+
+def echo_of(calls: pd.DataFrame) -> str:
+    """The echo whose bytes the bare socket carries too, or the first one."""
+    arms = calls.attrs["experiment"]["arms"]
+    carried = [arm["encoding"] for arm in arms if arm["server"] == "tcp"]
+    echoes = [arm for arm in arms if arm["server"] == "echo" and arm["encoding"] in (carried or [arm["encoding"]])]
+    return echoes[0]["name"] if echoes else ""
 
 
 def _of_rows(calls: pd.DataFrame, compared: pd.DataFrame, stamp: dict[str, Any]) -> dict[str, Figure]:
-    again = (calls.attrs["experiment"]["control"] or ("",))[0]
-    shown = calls[calls["arm"] != again]
+    again = (stats.control(calls) or ("",))[0]
     order = [arm["name"] for arm in calls.attrs["experiment"]["arms"] if arm["name"] != again]
-    summary = stats.summary(shown).sort_values(["arm", "rows"], key=_by(order))
-    floors = shown.loc[shown["server"].isin(["predict", "echo", "tcp"]), "arm"].unique()
-    figures = {"latency": latency_by_rows(summary, list(floors), _finding(compared), stamp)}
-    phases = stats.phases(shown)
+    calls = calls[calls["arm"] != again].sort_values("arm", key=_by(order), kind="stable")
+    floors = list(calls.loc[calls["server"].isin(["predict", "echo", "tcp"]), "arm"].unique())
+    drawn = calls[(calls["server"] != "echo") | (calls["arm"] == echo_of(calls))]
+    figures = {"latency": latency_by_rows(stats.summary(drawn), floors, _finding(compared), stamp)}
+    phases = stats.phases(calls)
     if len(phases):
         keys = ["encoding", "chunk_rows", "rows"]
-        echo = shown[shown["server"] == "echo"].groupby(keys)["service_ms"].median().rename("echo_ms")
-        phases = phases.join(echo, on=keys).dropna(axis="columns", how="all")
-        most = phases[phases["rows"] == phases["rows"].max()].sort_values("arm", key=_by(order))
-        known = [column for column in PHASES if column in most]
-        slowest = most.iloc[int(most[known].sum(axis=1).to_numpy().argmax())]
-        part = slowest[known].astype(float).idxmax()
-        title = f"At {slowest['rows']:,} rows `{slowest['arm']}` spends most of its time on: {PHASES[str(part)]}"
-        figures["waterfall"] = waterfall(most.assign(label=most["arm"]), title, stamp)
+        phases = phases.join(
+            calls[calls["server"] == "echo"].groupby(keys)["service_ms"].median().rename("echo_ms"), on=keys
+        )
+        sizes = sorted(phases["rows"].unique())
+        for rows in dict.fromkeys([sizes[0], sizes[len(sizes) // 2], sizes[-1]]):
+            at = phases[phases["rows"] == rows].dropna(axis="columns", how="all")
+            known = [column for column in PHASES if column in at]
+            slowest = at.iloc[int(at[known].sum(axis=1).to_numpy().argmax())]
+            part = PHASES[str(slowest[known].astype(float).idxmax())]
+            title = f"{capital(stats.at(rows))} `{slowest['arm']}` spends most of its time on: {part}"
+            figures[f"waterfall_{rows}"] = waterfall(at.assign(label=at["arm"]), title, stamp)
     for arm, base in compared[["arm", "base"]].drop_duplicates().itertuples(index=False):
-        point, low, high = stats.crossover(calls, arm, base) if calls["rows"].nunique() > 1 else (np.nan,) * 3
+        point, low, high = stats.crossover(calls, arm, base)
         if np.isfinite(point):
             title = f"{arm} and {base} take equally long at {point:,.0f} rows [{low:,.0f}, {high:,.0f}]"
             name = "".join(letter if letter.isalnum() else "_" for letter in f"{arm}_{base}")
-            figures[f"crossover_{name}"] = crossover(calls, arm, base, _capital(title), stamp)
+            figures[f"crossover_{name}"] = crossover(calls, arm, base, capital(title), stamp)
     return figures
 
 
@@ -310,7 +319,7 @@ def _by(order: Sequence[str]) -> Callable[[pd.Series], pd.Series]:
     return lambda column: column.map(places) if column.name == "arm" else column
 
 
-def _capital(text: str) -> str:
+def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 

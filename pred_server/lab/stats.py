@@ -131,6 +131,17 @@ def report(calls: pd.DataFrame, compare: Sequence[Comparison], control: Comparis
     return pd.concat(frames, ignore_index=True)
 
 
+def control(calls: pd.DataFrame) -> Comparison | None:
+    """The control that the experiment declared."""
+    pair = calls.attrs["experiment"]["control"]
+    return (pair[0], pair[1]) if pair else None
+
+
+def declared(calls: pd.DataFrame) -> pd.DataFrame:
+    """The report of what the experiment declared."""
+    return report(calls, [(arm, base) for arm, base in calls.attrs["experiment"]["compare"]], control(calls))
+
+
 def crossover(
     calls: pd.DataFrame, arm: str, base: str, resamples: int = 2_000, seed: int = 0
 ) -> tuple[float, float, float]:
@@ -141,6 +152,8 @@ def crossover(
     rng = np.random.default_rng(seed)
     by_rows = {rows: _block_logs(group, arm, base) for rows, group in calls.groupby("rows")}
     logs = {rows: values for rows, values in by_rows.items() if len(values)}
+    if len(logs) < 2:
+        return np.nan, np.nan, np.nan
     places = np.log(np.array(list(logs), dtype=float))
     point = _crossing(places, np.array([values.mean() for values in logs.values()]))
     drawn = np.column_stack([rng.choice(values, (resamples, len(values))).mean(axis=1) for values in logs.values()])
@@ -206,18 +219,18 @@ def doubts(calls: pd.DataFrame, control: Comparison | None = None) -> list[str]:
         for what, how in about.items():
             if how:
                 doubted.setdefault((rows, what), []).append(how)
-    found = [f"{_at(rows)}: {what}: {', '.join(how)}" for (rows, what), how in doubted.items()]
+    found = [f"{at(rows)}: {what}: {', '.join(how)}" for (rows, what), how in doubted.items()]
     if control:
         missed = ratio(calls, *control).query("verdict in ('faster', 'slower')")
         for row in missed.itertuples():
             text = f"{row.ratio:.2f} [{row.low:.2f}, {row.high:.2f}]"
-            found.append(f"the control misses 1 {_at(row.rows)}: {control[1]} against itself reads {text}")
+            found.append(f"the control misses 1 {at(row.rows)}: {control[1]} against itself reads {text}")
     return found
 
 
 def sentence(row: pd.Series) -> str:
     """One row of `report` in words: "at 100,000 rows `tensor` is 31× [28, 34] faster than the article's server"."""
-    where = _at(row["rows"])
+    where = at(row["rows"])
     # A name of one word is an encoding or a flag's value; others are words.
     arm, base = (name if " " in name else f"`{name}`" for name in (row["arm"], row["base"]))
     interval = f"{_times(row['ratio'])} [{_times(row['low'])}, {_times(row['high'])}]"
@@ -232,7 +245,7 @@ def sentence(row: pd.Series) -> str:
     return f"{where} {arm} and {base}: {row['verdict']}"
 
 
-def _at(rows: Any) -> str:
+def at(rows: Any) -> str:
     return f"at {rows:,} row{'s' if rows > 1 else ''}"
 
 
@@ -246,9 +259,12 @@ def phases(calls: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame with the columns arm, encoding, rows, chunk_rows, client_encode_ms, transport_ms (what the server does not
-    account for), decode_ms, queue_ms, predict_ms, encode_ms
+    account for), decode_ms, queue_ms, predict_ms, encode_ms, wall_ms. The phases of a stream overlap, so it has no
+    transport; a wall time only it has.
     """
     told = calls.dropna(subset=SERVER_PHASES[:1]).fillna(dict.fromkeys(SERVER_PHASES, 0.0))
-    told = told.assign(transport_ms=told["service_ms"] - told[SERVER_PHASES].sum(axis=1))
-    columns = ["client_encode_ms", "transport_ms", *SERVER_PHASES]
+    unary = told["chunk_rows"] == 0
+    transport_ms = (told["service_ms"] - told[SERVER_PHASES].sum(axis=1)).where(unary)
+    told = told.assign(transport_ms=transport_ms, wall_ms=(told["client_encode_ms"] + told["service_ms"]).mask(unary))
+    columns = ["client_encode_ms", "transport_ms", *SERVER_PHASES, "wall_ms"]
     return told.groupby(["arm", "encoding", "rows", "chunk_rows"], sort=False)[columns].median().reset_index()

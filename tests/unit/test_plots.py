@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -41,7 +42,7 @@ def result(arms: Sequence[Arm], varies: str, rows: Sequence[int] = ROWS, **colum
     calls.attrs = {
         "stamp": experiments.stamp(0),
         "experiment": {
-            "arms": [{"name": arm.name} for arm in arms], "compare": compare, "control": None,
+            "arms": [asdict(arm) for arm in arms], "compare": compare, "control": None,
             "varies": varies, "rows": list(rows),
         },
     }  # fmt: skip
