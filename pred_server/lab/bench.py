@@ -1,4 +1,4 @@
-"""`pred-server bench` and `pred-server plot`: which experiments there are, their report, their figures, a page's numbers."""
+"""`pred-server bench` and `pred-server plot`: which experiments there are, their report, figures and numbers."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,13 +30,14 @@ def by_rows(
     """Latency of one call by rows: every encoding beside the article's server, REST, Arrow Flight and the floors."""
     first, again = served[0], replace(served[0], name=f"{served[0].name}, again", process=1)
     whole = next(arm for arm in served if arm.encoding == stream.encoding)
-    others = (Arm("REST (JSON)", "rest"), Arm("Arrow Flight", "flight"))
+    others = () if quick else (Arm("REST (JSON)", "rest"), Arm("Arrow Flight", "flight"))
+    tcp = () if quick else (Arm("raw TCP", "tcp", whole.encoding),)
     echoes = tuple(replace(arm, name=f"echo of {arm.name}", server="echo", flags=()) for arm in (*served, stream))
     compare = [(arm.name, ARTICLE.name) for arm in (*served, stream, *others)]
     compare += [(arm.name, first.name) for arm in served[1:]]
     compare += [(stream.name, whole.name), (first.name, IN_PROCESS.name), (whole.name, IN_PROCESS.name)]
     return Experiment(
-        (ARTICLE, *served, stream, again, *others, IN_PROCESS, *echoes, Arm("raw TCP", "tcp", whole.encoding)),
+        (ARTICLE, *served, stream, again, *others, IN_PROCESS, *echoes, *tcp),
         tuple(dict.fromkeys(compare)),
         (again.name, first.name),
         model=model,
@@ -117,7 +118,7 @@ def bench(experiment: Experiment, out: Path) -> None:
 def text(calls: pd.DataFrame) -> str:
     """The report: medians, then a sentence for each declared comparison, then every doubt."""
     experiment = calls.attrs["experiment"]
-    names = [arm["name"] for arm in experiment["arms"]]
+    names = [arm["name"] for arm in experiment["arms"] if arm["name"] in set(calls["arm"])]
     medians = stats.summary(calls).pivot(index="arm", columns="rows", values="p50_ms").loc[names].round(2)
     medians.columns = [f"{rows:,}" for rows in medians.columns]
     lines = ["median latency in ms, by rows in one call", medians.to_string(index_names=False, na_rep=""), ""]
@@ -154,7 +155,7 @@ def _table(calls: pd.DataFrame) -> list[str]:
                 cells.append(f"{_ms(p50_ms[at])}{factor}" if at in p50_ms.index else "")
             lines.append(f"| {floors.get(arm, arm)} | " + " | ".join(cells) + " |")
     told = compared[compared["base"] == base]
-    few, many = told[told["rows"] == min(sizes)], told[told["rows"] == max(sizes)]
+    many, few = told[told["rows"] == max(sizes)], told[(told["rows"] == min(sizes)) & told["arm"].isin(CODECS)]
     control = compared[(compared["arm"] == again) & compared["rows"].isin([min(sizes), max(sizes)])]
     sentences = [stats.sentence(row) for _, row in pd.concat([many, few, control]).iterrows()]
     return [*lines, "", *(f"- {plots.capital(sentence)}." for sentence in sentences)]

@@ -16,9 +16,9 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from pred_server.lab import stats
 
-# Okabe and Ito's palette (https://jfly.uni-koeln.de/color/), which colour-blind readers can tell apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vPX"
+# Okabe and Ito's palette (https://jfly.uni-koeln.de/color/), which colour-blind readers can tell apart; wine, not yellow.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255")
+MARKERS = "osD^vPXp"
 LINES = ("-", "--", "-.", ":")
 FLOOR_MARKERS = ".1+x"
 PHASES = {
@@ -38,7 +38,8 @@ def latency_by_rows(
     summary : what `stats.summary` returns; points that it marks as failed are left out, invalid ones are crossed out
     floors : the arms that everything is read against
     """
-    figure, axes = _figure(title, stamp)
+    many = summary["arm"].nunique() > 6  # too many for a legend inside
+    figure, axes = _figure(title, stamp, height=5.6 if many else 4.6)
     floors = [floors] if isinstance(floors, str) else list(floors)
     styles, markers = _styles(), itertools.cycle(FLOOR_MARKERS)
     for arm in summary["arm"].unique():
@@ -48,7 +49,8 @@ def latency_by_rows(
         else:
             style = next(styles)
             low, high = points["p50_ms"], points["p99_ms"]
-            axes.fill_between(points["rows"], low, high, color=style["color"], alpha=0.12, linewidth=0)
+            alpha = 0.06 if many else 0.12
+            axes.fill_between(points["rows"], low, high, color=style["color"], alpha=alpha, linewidth=0)
         axes.plot(points["rows"], points["p50_ms"], label=arm, **style)
         invalid = points[points["mark"].str.contains("invalid")]
         axes.plot(invalid["rows"], invalid["p50_ms"], "x", color="red", markersize=11, markeredgewidth=2)
@@ -56,7 +58,10 @@ def latency_by_rows(
     axes.set(xscale="log", yscale="log", xlabel="rows in one call", ylabel="latency, p50 to p99 (ms)")
     _plain(axes)
     _note(figure, "p99: where a band has fewer than 1,000 calls, read it as their near-worst" if few else "")
-    _legend(axes, summary["arm"].nunique())
+    if many:
+        figure.legend(loc="outside right center", frameon=False, fontsize=9)
+    else:
+        axes.legend(frameon=False, fontsize=9)
     return _say(figure, f"Latency of one call against its rows, both axes logarithmic. {title}.")
 
 
@@ -66,21 +71,24 @@ def waterfall(phases: pd.DataFrame, title: str, stamp: dict[str, Any] | None = N
     Parameters
     ----------
     phases : a column `label`; those of `PHASES` that are known, in ms; possibly `echo_ms`, what the same bytes take
-        with nothing computed, and for streams `wall_ms`, since their phases overlap
+        with nothing computed (from where transport begins), and for streams `wall_ms`, since their phases overlap
     """
     figure, axes = _figure(title, stamp, height=1.6 + 0.45 * len(phases))
     places, left = np.arange(len(phases)), np.zeros(len(phases))
-    for (column, name), colour, hatch in zip(PHASES.items(), COLOURS, HATCHES, strict=True):
+    for (column, name), colour, hatch in zip(PHASES.items(), COLOURS, HATCHES, strict=False):
         if column in phases:
             widths = phases[column].fillna(0).to_numpy()
             ink = "white" if colour != "#000000" else "0.7"
             axes.barh(places, widths, 0.62, left, label=name, color=colour, hatch=hatch, edgecolor=ink, linewidth=0.5)
             left += widths
     for place, total in zip(places, left, strict=True):
-        axes.annotate(f" {total:,.3g} ms", (total, place), va="center", fontsize=9)
-    for column, name, marker in (("echo_ms", "echo of the same bytes", "|"), ("wall_ms", "wall time", "D")):
-        if column in phases:
-            axes.plot(phases[column], places, marker, color="black", markersize=15 if marker == "|" else 6, label=name)
+        axes.annotate(f" {total:,.{0 if total >= 100 else 2}f} ms", (total, place), va="center", fontsize=9)
+    if "echo_ms" in phases:  # it begins where transport does
+        starts = phases.get("client_encode_ms", pd.Series(0.0, phases.index))
+        axes.plot(starts + phases["echo_ms"], places, "|", color="black", markersize=15, label="echo of the same bytes")
+    if "wall_ms" in phases:
+        axes.plot(phases["wall_ms"], places, "D", color="black", markersize=6, label="wall time")
+    axes.xaxis.set_major_formatter("{x:,.10g}")
     axes.set(yticks=places, yticklabels=phases["label"], xlabel="ms, medians", ylim=(len(phases) - 0.4, -0.6))
     axes.margins(x=0.12)
     axes.grid(True, axis="x", alpha=0.3)
@@ -96,9 +104,14 @@ def crossover(calls: pd.DataFrame, arm: str, base: str, title: str, stamp: dict[
     axes.axhline(1, color="0.45", linestyle=(0, (1, 1)))
     if np.isfinite(point):
         axes.axvspan(
-            low, high, color=COLOURS[4], alpha=0.3, linewidth=0, label=f"equal: 95 % from {low:,.0f} to {high:,.0f}"
+            low,
+            high,
+            color=COLOURS[4],
+            alpha=0.3,
+            linewidth=0,
+            label=f"equal: 95 % from {_about(low)} to {_about(high)}",
         )
-        axes.axvline(point, color=COLOURS[1], linestyle="--", label=f"equal at about {point:,.0f} rows")
+        axes.axvline(point, color=COLOURS[1], linestyle="--", label=f"equal at about {_about(point)} rows")
     errors = [found["ratio"] - found["low"], found["high"] - found["ratio"]]
     axes.errorbar(found["rows"], found["ratio"], errors, color=COLOURS[0], marker="o", capsize=4, label="ratio, 95 %")
     axes.set(xscale="log", yscale="log", xlabel="rows in one call", ylabel=f"{arm} ÷ {base}")
@@ -279,7 +292,7 @@ def _of_rows(calls: pd.DataFrame, compared: pd.DataFrame, stamp: dict[str, Any])
     for arm, base in compared[["arm", "base"]].drop_duplicates().itertuples(index=False):
         point, low, high = stats.crossover(calls, arm, base)
         if np.isfinite(point):
-            title = f"{arm} and {base} take equally long at {point:,.0f} rows [{low:,.0f}, {high:,.0f}]"
+            title = f"{arm} and {base} take equally long at {_about(point)} rows [{_about(low)}, {_about(high)}]"
             name = "".join(letter if letter.isalnum() else "_" for letter in f"{arm}_{base}")
             figures[f"crossover_{name}"] = crossover(calls, arm, base, capital(title), stamp)
     return figures
@@ -319,6 +332,10 @@ def _by(order: Sequence[str]) -> Callable[[pd.Series], pd.Series]:
     return lambda column: column.map(places) if column.name == "arm" else column
 
 
+def _about(rows: float) -> str:
+    return f"{float(f'{rows:.2g}'):,.0f}"
+
+
 def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
@@ -327,7 +344,7 @@ def _figure(title: str, stamp: dict[str, Any] | None, height: float = 4.6, parts
     """A figure of 800 pixels' width at 100 dots an inch, with room for the stamp below."""
     figure = Figure(figsize=(8, height), layout=ConstrainedLayoutEngine(rect=(0, 0.2 / height, 1, 1 - 0.2 / height)))
     axes = figure.subplots(parts, 1, sharex=True)
-    figure.suptitle(textwrap.fill(title, 80), fontsize=11)
+    figure.suptitle(textwrap.fill(title, 92), fontsize=11)
     if stamp:
         short = f"Python {stamp['python']}, grpcio {stamp['grpcio']}, {stamp['cores']} cores, {stamp['revision']}"
         figure.text(0.995, 0.005, short, ha="right", va="bottom", fontsize=6, color="0.4")
@@ -350,10 +367,6 @@ def _plain(axes: Axes) -> None:
         axis.set_major_formatter("{x:,.10g}")
         axis.set_minor_formatter(NullFormatter())
     axes.grid(True, which="major", alpha=0.3)
-
-
-def _legend(axes: Axes, entries: int) -> None:
-    axes.legend(frameon=False, fontsize=9 if entries <= 6 else 8, ncols=1 if entries <= 6 else 2)
 
 
 def _note(figure: Figure, text: str) -> None:

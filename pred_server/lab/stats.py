@@ -127,7 +127,8 @@ def report(calls: pd.DataFrame, compare: Sequence[Comparison], control: Comparis
         else:
             small = np.abs(np.log(found["ratio"])) <= found["rows"].map(margins).fillna(0)
             found.loc[small & found["verdict"].isin(["faster", "slower"]), "verdict"] = NO_DIFFERENCE
-        frames.append(found)
+        if len(found):
+            frames.append(found)
     return pd.concat(frames, ignore_index=True)
 
 
