@@ -12,7 +12,6 @@ import json
 import os
 import queue
 import random
-import re
 import struct
 import subprocess
 import sys
@@ -29,12 +28,12 @@ import pandas as pd
 
 from pred_server.lab.calls import KINDS, Call, Reply, Target
 from pred_server.model import ROOT
+from pred_server.timing import SERVER_PHASES, parse_header
 
 LATE_NS = 1_000_000  # a send this long after its schedule is late
 MOST_LATE = 0.01
 MOST_BUSY = 0.8
 SPIN_S = 0.002  # asyncio's own timer may be up to a millisecond late
-PHASES = ("decode_ms", "queue_ms", "predict_ms", "encode_ms")
 
 
 @dataclass(frozen=True)
@@ -279,7 +278,8 @@ def _frame(segment: Segment, target: Target, log: list[Any], busy_share: float) 
     frame = pd.DataFrame(log, columns=["call", "scheduled_ns", "sent_ns", "done_ns", "reply"]).sort_values("call")
     replies = frame.pop("reply").tolist()
     codes = [reply.code for reply in replies]
-    phases = pd.DataFrame([_phases(reply.timing) for reply in replies], columns=list(PHASES), dtype="float64")
+    told = [parse_header(reply.timing)[0] for reply in replies]
+    phases = pd.DataFrame(told, columns=list(SERVER_PHASES), dtype="float64")
     return pd.DataFrame(
         {
             "arm": segment.target,
@@ -292,17 +292,12 @@ def _frame(segment: Segment, target: Target, log: list[Any], busy_share: float) 
             **{name: frame[name].to_numpy() for name in ("scheduled_ns", "sent_ns", "done_ns")},
             "request_bytes": sum(map(len, target.messages)),
             "reply_bytes": [reply.reply_bytes for reply in replies],
-            **{name: phases[name].to_numpy() for name in PHASES},
+            **{f"{name}_ms": phases[name].to_numpy() for name in SERVER_PHASES},
             "busy_share": busy_share,
             # A lone caller waits for nobody but its server, and all that it does belongs to its call.
             "valid": busy_share <= MOST_BUSY or not (segment.rate_per_s or segment.callers > 1),
         }
     )
-
-
-def _phases(timing: str) -> dict[str, float]:
-    found = re.findall(r"(\w+);dur=([\d.]+)", timing)
-    return {f"{name}_ms": float(duration_ms) for name, duration_ms in found}
 
 
 if __name__ == "__main__":

@@ -14,17 +14,15 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from pred_server import timing
 from pred_server.lab import stats
 
-# Okabe and Ito's palette (https://jfly.uni-koeln.de/color/), which colour-blind readers can tell apart; wine, not yellow.
+# Okabe and Ito's palette (https://jfly.uni-koeln.de/color/), for colour-blind readers too; wine in place of yellow.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255")
 MARKERS = "osD^vPXp"
 LINES = ("-", "--", "-.", ":")
 FLOOR_MARKERS = ".1+x"
-PHASES = {
-    "client_encode_ms": "client encodes", "transport_ms": "transport", "decode_ms": "decode", "queue_ms": "queue",
-    "predict_ms": "predict", "encode_ms": "encode", "client_decode_ms": "client decodes",
-}  # fmt: skip
+PHASES = {f"{name.replace(' ', '_')}_ms": name for name in timing.PHASES}
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++", "oo")
 
 
@@ -75,11 +73,11 @@ def waterfall(phases: pd.DataFrame, title: str, stamp: dict[str, Any] | None = N
     """
     figure, axes = _figure(title, stamp, height=1.6 + 0.45 * len(phases))
     places, left = np.arange(len(phases)), np.zeros(len(phases))
-    for (column, name), colour, hatch in zip(PHASES.items(), COLOURS, HATCHES, strict=False):
+    for (column, name), colour, hatch in zip(PHASES.items(), timing.COLOURS, HATCHES, strict=True):
         if column in phases:
             widths = phases[column].fillna(0).to_numpy()
-            ink = "white" if colour != "#000000" else "0.7"
-            axes.barh(places, widths, 0.62, left, label=name, color=colour, hatch=hatch, edgecolor=ink, linewidth=0.5)
+            style = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.5}
+            axes.barh(places, widths, 0.62, left, label=name, **style)
             left += widths
     for place, total in zip(places, left, strict=True):
         axes.annotate(f" {total:,.{0 if total >= 100 else 2}f} ms", (total, place), va="center", fontsize=9)
@@ -87,7 +85,7 @@ def waterfall(phases: pd.DataFrame, title: str, stamp: dict[str, Any] | None = N
         starts = phases.get("client_encode_ms", pd.Series(0.0, phases.index))
         axes.plot(starts + phases["echo_ms"], places, "|", color="black", markersize=15, label="echo of the same bytes")
     if "wall_ms" in phases:
-        axes.plot(phases["wall_ms"], places, "D", color="black", markersize=6, label="wall time")
+        axes.plot(phases["wall_ms"], places, "D", color="black", markersize=6, label="wall time of a stream")
     axes.xaxis.set_major_formatter("{x:,.10g}")
     axes.set(yticks=places, yticklabels=phases["label"], xlabel="ms, medians", ylim=(len(phases) - 0.4, -0.6))
     axes.margins(x=0.12)

@@ -9,13 +9,15 @@ import pandas as pd
 from scipy.special import stdtrit
 from scipy.stats import linregress
 
+from pred_server.timing import SERVER_PHASES
+
 MIN_CALLS_FOR_P99 = 1_000
 MIN_CALLS_FOR_P999 = 100_000
 MIN_BLOCKS = 5
 NO_DIFFERENCE = "no difference found"
 MOST_DRIFT = 0.05  # from the first block to the last
 MOST_NOISE = 0.2  # standard deviation of the blocks' medians, as a share of them
-SERVER_PHASES = ["decode_ms", "queue_ms", "predict_ms", "encode_ms"]
+PHASES = [f"{phase}_ms" for phase in SERVER_PHASES]
 Comparison = tuple[str, str]  # an arm, and what it is read against
 
 
@@ -263,9 +265,9 @@ def phases(calls: pd.DataFrame) -> pd.DataFrame:
     account for), decode_ms, queue_ms, predict_ms, encode_ms, wall_ms. The phases of a stream overlap, so it has no
     transport; a wall time only it has.
     """
-    told = calls.dropna(subset=SERVER_PHASES[:1]).fillna(dict.fromkeys(SERVER_PHASES, 0.0))
+    told = calls.dropna(subset=PHASES[:1]).fillna(dict.fromkeys(PHASES, 0.0))
     unary = told["chunk_rows"] == 0
-    transport_ms = (told["service_ms"] - told[SERVER_PHASES].sum(axis=1)).where(unary)
+    transport_ms = (told["service_ms"] - told[PHASES].sum(axis=1)).where(unary)
     told = told.assign(transport_ms=transport_ms, wall_ms=(told["client_encode_ms"] + told["service_ms"]).mask(unary))
-    columns = ["client_encode_ms", "transport_ms", *SERVER_PHASES, "wall_ms"]
+    columns = ["client_encode_ms", "transport_ms", *PHASES, "wall_ms"]
     return told.groupby(["arm", "encoding", "rows", "chunk_rows"], sort=False)[columns].median().reset_index()

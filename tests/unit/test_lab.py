@@ -96,8 +96,8 @@ def test_the_server_s_own_times_are_read_and_others_left_out() -> None:
     log = [(0, 0, 1_000_000, 3_000_000, Reply("OK", 10, timing)), (1, 0, 0, 2_000_000, Reply("UNAVAILABLE"))]
     target = Target("a", "unary", "", (b"12", b"3"))
     frame = load._frame(load.Segment("a", 2, labels={"rows": 5}), target, log, busy_share=0.5)
-    assert frame[[*load.PHASES]].iloc[0].tolist() == [0.12, 0.01, 1.5, 0.02]
-    assert frame[[*load.PHASES]].iloc[1].isna().all()
+    assert frame[[*stats.PHASES]].iloc[0].tolist() == [0.12, 0.01, 1.5, 0.02]
+    assert frame[[*stats.PHASES]].iloc[1].isna().all()
     assert frame["latency_ms"].tolist() == [3.0, 2.0]
     assert frame["service_ms"].tolist() == [2.0, 2.0]
     assert frame["ok"].tolist() == [True, False]

@@ -132,8 +132,8 @@ def test_a_stream_s_phases_overlap_so_its_wall_time_stands_beside_them() -> None
     assert found["transport_ms"].isna().to_dict() == {"csv": False, "streamed": True}
     assert found["wall_ms"].isna().to_dict() == {"csv": True, "streamed": False}
     figure = plots.of(calls)["waterfall_100"]
-    assert "wall time" in texts(figure)
-    (diamonds,) = [line for line in figure.axes[0].get_lines() if line.get_label() == "wall time"]
+    assert "wall time of a stream" in texts(figure)
+    (diamonds,) = [line for line in figure.axes[0].get_lines() if line.get_label() == "wall time of a stream"]
     assert np.isfinite(np.asarray(diamonds.get_xdata())).tolist() == [False, True]
 
 
