@@ -71,6 +71,10 @@ class Experiment:
     def blocks_of(self, rows: int) -> int:
         return self.blocks if rows <= self.most_rows else min(self.blocks, max(3, self.blocks // 2))
 
+    def weight(self, rows: int) -> float:
+        """About how long a size takes, relative to the others: a call costs as much as some thousands of rows."""
+        return sum(self.blocks_of(rows) * self.calls_of(arm, rows) * (1 + rows / 3_000) for arm in self.arms)
+
     @property
     def cores(self) -> tuple[set[int] | None, set[int] | None]:
         """Of the servers and of the generator; None where they are not pinned."""
@@ -108,10 +112,12 @@ def run(experiment: Experiment, out: Path, progress: bool = True) -> pd.DataFram
         )
     units = list(itertools.product(range(experiment.repetitions), experiment.rows))
     files = {unit: parts / f"{unit[0]}-{unit[1]}.parquet" for unit in units}
-    with tqdm(total=len(units), desc="measure", unit="unit", disable=not progress) as bar:
+    share = {rows: experiment.weight(rows) / sum(map(experiment.weight, experiment.rows)) for rows in experiment.rows}
+    form = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
+    with tqdm(total=experiment.repetitions, desc="measure", bar_format=form, disable=not progress) as bar:
         for repetition, todo in itertools.groupby(units, key=lambda unit: unit[0]):
             missing = [rows for _, rows in todo if not files[repetition, rows].exists()]
-            bar.update(len(experiment.rows) - len(missing))
+            bar.update(1 - sum(share[rows] for rows in missing))
             if not missing:
                 continue
             with Bench(experiment) as bench:
@@ -120,7 +126,7 @@ def run(experiment: Experiment, out: Path, progress: bool = True) -> pd.DataFram
                     whole = files[repetition, rows].with_suffix(".tmp")
                     bench.measure(rows, repetition).to_parquet(whole)
                     whole.rename(files[repetition, rows])  # at once: there is no half of a unit
-                    bar.update()
+                    bar.update(share[rows])
     calls = pd.concat([pd.read_parquet(file) for file in files.values()], ignore_index=True)
     calls.attrs = {"stamp": stamp(experiment.seed, experiment.pinning), "experiment": described}
     calls = calls.drop(columns="scheduled_ns")  # `done_ns` less the latency

@@ -314,9 +314,8 @@ def _of_chunks(calls: pd.DataFrame, compared: pd.DataFrame, stamp: dict[str, Any
     points = stats.throughput(calls, ("arm", "chunk_rows"))
     streams, others = points[points["chunk_rows"] > 0], points[points["chunk_rows"] == 0]
     best = streams.sort_values("rows_per_s").iloc[-1]
-    title = (
-        f"Of the streams, chunks of {best['chunk_rows']:,} rows carried most: {best['rows_per_s']:,.0f} rows per second"
-    )
+    carried = f"{best['chunk_rows']:,} rows carried most: {_about(best['rows_per_s'])} rows per second"
+    title = f"Of the streams, chunks of {carried}"
     return {"chunks": chunks(streams, dict(zip(others["arm"], others["rows_per_s"], strict=True)), title, stamp)}
 
 
