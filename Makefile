@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 MODEL := models/flights/manifest.json
 PORT ?= 8888
-VARIES ?= rows load chunks
+BENCH := $(BIN)/pred-server bench $(QUICK) --out data/results
 GO := GOTOOLCHAIN=local $(BIN)/go
 # A Go module of its own: with Arrow in it, `make gateway` would fetch five times as much.
 GO_ARROW := gateway/examples/encodings
@@ -48,12 +48,16 @@ stubs: .venv/ready  ## generate the stubs in generated/ from proto/
 notebooks: setup  ## run every lesson in notebooks/scripts and write it, with outputs, to notebooks/ (ONLY=00 for one)
 	$(BIN)/python notebooks/build.py $(ONLY)
 
-plots: setup  ## measure again and draw the published plots (data/results, data/figures)
-	$(BIN)/python -m pred_server.lab.publish
+plots: setup  ## draw the published results (data/figures), and write README's numbers, from data/results
+	rm -f data/figures/*.png
+	$(BIN)/pred-server plot data/results/*.parquet --out data/figures --readme README.md
 
-bench: setup  ## measure how fast it is, a quarter of an hour for each of VARIES="rows load chunks" (data/results)
+bench: setup  ## measure how fast it is: the published results, data/results; QUICK=--quick for a shorter, less sure run
 	@mkdir -p data/results
-	for varies in $(VARIES); do $(BIN)/pred-server bench --varies $$varies --out data/results/$$varies.parquet || exit 1; done
+	$(BENCH)/rows_linear.parquet --model linear --rows 1 10 100 1000 10000 100000 1000000
+	$(BENCH)/rows_flights.parquet --model flights --rows 1 100 10000 100000
+	$(BENCH)/chunks.parquet --model linear --varies chunks
+	$(BENCH)/load.parquet --model linear --varies load
 
 lint: .venv/ready  ## ruff, mypy, go vet, and buf on the contract: style, and nothing that breaks the article's clients
 	$(BIN)/ruff format --check

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -132,15 +132,14 @@ def _predict(args: argparse.Namespace) -> None:
 def _bench(args: argparse.Namespace) -> None:
     from pred_server.lab import bench
 
-    bench.bench(
-        args.varies, args.model, args.encodings, args.rows, args.out, args.seed, args.quick, pin=not args.unpinned
-    )
+    experiment = bench.declared(args.varies, args.model, args.encodings, args.rows, args.quick)
+    bench.bench(replace(experiment, seed=args.seed, pin=not args.unpinned), args.out)
 
 
 def _plot(args: argparse.Namespace) -> None:
     from pred_server.lab import bench
 
-    bench.plot(args.results, args.out)
+    bench.plot(args.results, args.out, args.readme)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -197,7 +196,9 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = command("bench", _bench, "measure how fast it is, beside floors and other ways to serve the same model")
     bench.add_argument("--varies", choices=["rows", "load", "chunks"], default="rows", help="what is varied")
-    bench.add_argument("--model", default="flights", help="sum, flights, or a model directory, whose sample is sent")
+    bench.add_argument(
+        "--model", default="flights", help="sum, linear, flights, or a model directory, whose sample is sent"
+    )
     bench.add_argument("--encodings", nargs="+", default=[], choices=list(CODECS), help="(default: all)")
     bench.add_argument("--rows", nargs="+", type=_at_least_one, default=[], help="rows in one call (default: a sweep)")
     bench.add_argument("--out", type=Path, default=Path("latency.parquet"), help="where to write every call")
@@ -206,8 +207,9 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--unpinned", action="store_true", help="let servers and generator share all cores")
 
     plot = command("plot", _plot, "draw what `bench` measured")
-    plot.add_argument("results", type=Path, metavar="RESULTS", help="a file that `bench` wrote")
+    plot.add_argument("results", type=Path, nargs="+", metavar="RESULTS", help="files that `bench` wrote")
     plot.add_argument("--out", type=Path, default=Path(), help="folder for the figures")
+    plot.add_argument("--readme", type=Path, help="a page with markers, to write the numbers between them")
     return parser
 
 

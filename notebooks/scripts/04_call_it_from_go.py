@@ -687,4 +687,4 @@ tools_folder.cleanup()
 print("still running:", sum(process.running for process in processes))
 
 # %% [markdown]
-# [README.md](README.md) has the map of the lessons, a glossary and the status codes.
+# Next: [05 How fast is it?](05_how_fast_is_it.ipynb)

@@ -1,4 +1,4 @@
-"""`pred-server bench` and `pred-server plot`: which experiments there are, their report, their figures."""
+"""`pred-server bench` and `pred-server plot`: which experiments there are, their report, figures and numbers."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,93 +7,109 @@ from typing import Any
 
 import pandas as pd
 
+from pred_server.client import CHUNK_BYTES
 from pred_server.codecs import CODECS
+from pred_server.engines import ROW_BLOCK
 from pred_server.errors import InvalidInput
 from pred_server.lab import experiments, plots, stats
 from pred_server.lab.calls import Arm, messages_of
 from pred_server.lab.experiments import Experiment
+from pred_server.limits import MIB
 from pred_server.model import load
 
 ARTICLE = Arm("the article's server", "article")
 IN_PROCESS = Arm("in process", "predict")
+STREAMED = ("tensor", "arrow", "columns", "csv")  # the first of them that can carry the table is also streamed
+# With the default limit of 64 MiB the largest tables would be refused, which is no time.
+ROOMY = ("--max-message-bytes", str(512 * MIB))
 
 
-def by_rows(model: str, encodings: Sequence[str], rows: Sequence[int] = (), quick: bool = False) -> Experiment:
+def by_rows(
+    model: str, served: Sequence[Arm], stream: Arm, rows: Sequence[int] = (), quick: bool = False
+) -> Experiment:
     """Latency of one call by rows: every encoding beside the article's server, REST, Arrow Flight and the floors."""
-    served = tuple(Arm(encoding, encoding=encoding) for encoding in encodings)
     first, again = served[0], replace(served[0], name=f"{served[0].name}, again", process=1)
-    echoes = tuple(Arm(f"echo of {arm.name}", "echo", arm.encoding) for arm in (served[:1] if quick else served))
+    whole = next(arm for arm in served if arm.encoding == stream.encoding)
     others = () if quick else (Arm("REST (JSON)", "rest"), Arm("Arrow Flight", "flight"))
-    tcp = () if quick else (Arm("raw TCP", "tcp", first.encoding),)
-    compare = [(arm.name, ARTICLE.name) for arm in served]
-    compare += [(arm.name, first.name) for arm in (*served[1:], *others)]
-    compare += [(first.name, IN_PROCESS.name)]
-    held: dict[str, Any] = {"repetitions": 2, "blocks": 3, "calls": 10, "most_rows": 20_000} if quick else {}
-    few, many = (1, 100, 10_000), (1, 10, 100, 1_000, 10_000, 100_000)
+    tcp = () if quick else (Arm("raw TCP", "tcp", whole.encoding),)
+    echoes = tuple(replace(arm, name=f"echo of {arm.name}", server="echo", flags=()) for arm in (*served, stream))
+    compare = [(arm.name, ARTICLE.name) for arm in (*served, stream, *others)]
+    compare += [(arm.name, first.name) for arm in served[1:]]
+    compare += [(stream.name, whole.name), (first.name, IN_PROCESS.name), (whole.name, IN_PROCESS.name)]
     return Experiment(
-        (ARTICLE, *served, again, *others, IN_PROCESS, *echoes, *tcp),
-        tuple(compare),
+        (ARTICLE, *served, stream, again, *others, IN_PROCESS, *echoes, *tcp),
+        tuple(dict.fromkeys(compare)),
         (again.name, first.name),
         model=model,
-        rows=tuple(rows) or (few if quick else many),
-        **held,
+        rows=tuple(rows) or ((1, 100, 10_000) if quick else (1, 10, 100, 1_000, 10_000, 100_000)),
+        blocks=3 if quick else 5,
+        calls=8 if quick else 20,
+        most_rows=20_000 if quick else 200_000,
     )
 
 
-def by_load(model: str, encodings: Sequence[str], rows: Sequence[int] = (), quick: bool = False) -> Experiment:
+def by_load(
+    model: str, served: Sequence[Arm], stream: Arm, rows: Sequence[int] = (), quick: bool = False
+) -> Experiment:
     """Response time by offered load: an open loop at rising rates, ours beside the article's server."""
-    rates = (50, 100, 200, 400) if quick else (25, 50, 100, 200, 400, 800, 1_600)
+    rates = (50, 200, 800) if quick else (25, 50, 100, 200, 400, 800, 1_600)
     arms = [
-        replace(arm, name=f"{arm.name}, {rate}/s", rate_per_s=rate)
-        for arm in (Arm(encodings[0], encoding=encodings[0]), ARTICLE)
-        for rate in rates
+        replace(arm, name=f"{arm.name}, {rate}/s", rate_per_s=rate) for arm in (served[0], ARTICLE) for rate in rates
     ]
     compare = tuple((ours.name, theirs.name) for ours, theirs in zip(arms, arms[len(rates) :], strict=False))
     again = replace(arms[0], name=f"{arms[0].name}, again", process=1)
-    held: dict[str, Any] = {"repetitions": 2, "blocks": 3, "most_rows": 10**9, "seconds": 0.5 if quick else 2.0}
-    control = (again.name, arms[0].name)
-    return Experiment((*arms, again), compare, control, "load", model, tuple(rows) or (100,), **held)
+    held: dict[str, Any] = {"blocks": 3, "most_rows": 10**9, "seconds": 0.5 if quick else 1.0}
+    return Experiment((*arms, again), compare, (again.name, arms[0].name), "load", model, tuple(rows) or (1,), **held)
 
 
-def by_chunks(model: str, encodings: Sequence[str], rows: Sequence[int] = (), quick: bool = False) -> Experiment:
+def by_chunks(
+    model: str, served: Sequence[Arm], stream: Arm, rows: Sequence[int] = (), quick: bool = False
+) -> Experiment:
     """Throughput of a stream by the size of its chunks, beside raw TCP and one call with all rows."""
     total = max(rows, default=20_000 if quick else 200_000)
     sizes = [size for size in (100, 300, 1_000, 3_000, 10_000, 30_000, 100_000) if size < total]
-    encoding = encodings[0]
-    whole = Arm("one message", encoding=encoding)
-    streams = [Arm(f"chunks of {size:,}", encoding=encoding, chunk_rows=size) for size in sizes]
+    whole = replace(stream, name="one message", chunk_rows=0)
+    streams = [replace(stream, name=f"chunks of {size:,}", chunk_rows=size) for size in sizes]
     again = replace(whole, name="one message, again", process=1)
     return Experiment(
-        (whole, again, *streams, Arm("raw TCP", "tcp", encoding)),
-        tuple((stream.name, whole.name) for stream in streams),
+        (whole, again, *streams, Arm("raw TCP", "tcp", stream.encoding)),
+        tuple((each.name, whole.name) for each in streams),
         (again.name, whole.name),
         "chunks",
         model,
         (total,),
-        blocks=3,
-        most_rows=total,
+        blocks=3 if quick else 5,
+        calls=2,
+        most_rows=2 * total,
     )
 
 
 VARIES = {"rows": by_rows, "load": by_load, "chunks": by_chunks}
 
 
-def bench(
-    varies: str, model: str, encodings: Sequence[str], rows: Sequence[int], out: Path, seed: int, quick: bool, pin: bool
-) -> None:
-    """Run one experiment, write its calls to `out`, and print what they say."""
+def declared(
+    varies: str, model: str, encodings: Sequence[str] = (), rows: Sequence[int] = (), quick: bool = False
+) -> Experiment:
+    """One of the experiments, for this model and the encodings that can carry its table."""
     loaded = load(model)
-    one_row = experiments.sample(experiments.table_of(loaded), 1, seed)
-    able = []
+    table = experiments.sample(experiments.table_of(loaded), 1_000, seed=0)
+    able = {}
     for encoding in encodings or CODECS:
+        arm = Arm(encoding, encoding=encoding, flags=ROOMY)
         try:
-            messages_of(Arm(encoding, encoding=encoding), one_row)
-            able.append(encoding)
+            able[encoding] = arm, len(messages_of(arm, table)[0])
         except InvalidInput as error:
             print(f"left out: {encoding} cannot carry this model's table: {error}")
     if not able:
         raise InvalidInput("none of the encodings can carry this model's table")
-    experiment = replace(VARIES[varies](model, able, rows, quick), seed=seed, pin=pin)
+    arm, n_bytes = next(able[encoding] for encoding in STREAMED if encoding in able)
+    chunk_rows = max(1, CHUNK_BYTES * len(table) // n_bytes // ROW_BLOCK) * ROW_BLOCK
+    stream = replace(arm, name=f"{arm.name}, streamed", chunk_rows=chunk_rows)
+    return VARIES[varies](model, [arm for arm, _ in able.values()], stream, rows, quick)
+
+
+def bench(experiment: Experiment, out: Path) -> None:
+    """Run an experiment, write its calls to `out`, and print what they say."""
     calls = experiments.run(experiment, out)
     print(text(calls))
     print(f"\n{len(calls):,} calls: {out}; to draw them: pred-server plot {out}")
@@ -102,24 +118,68 @@ def bench(
 def text(calls: pd.DataFrame) -> str:
     """The report: medians, then a sentence for each declared comparison, then every doubt."""
     experiment = calls.attrs["experiment"]
-    control = tuple(experiment["control"]) if experiment["control"] else None
-    names = [arm["name"] for arm in experiment["arms"]]
+    names = [arm["name"] for arm in experiment["arms"] if arm["name"] in set(calls["arm"])]
     medians = stats.summary(calls).pivot(index="arm", columns="rows", values="p50_ms").loc[names].round(2)
     medians.columns = [f"{rows:,}" for rows in medians.columns]
-    lines = ["median latency in ms, by rows in one call", medians.to_string(index_names=False), ""]
+    lines = ["median latency in ms, by rows in one call", medians.to_string(index_names=False, na_rep=""), ""]
     if experiment["varies"] != "rows":
         lines += [stats.throughput(calls).set_index("arm").loc[names].reset_index().round(3).to_string(index=False), ""]
-    compared = stats.report(calls, [tuple(pair) for pair in experiment["compare"]], control)
-    lines += [stats.sentence(row) for _, row in compared.iterrows()]
-    doubts = stats.doubts(calls, control)
-    return "\n".join([*lines, "", *(f"doubt: {doubt}" for doubt in doubts)])
+    lines += [stats.sentence(row) for _, row in stats.declared(calls).iterrows()]
+    return "\n".join([*lines, "", *(f"doubt: {doubt}" for doubt in stats.doubts(calls, stats.control(calls)))])
 
 
-def plot(results: Path, out: Path) -> None:
-    """Draw what a result file holds; one PNG for each figure, which says in a sentence what is to be seen in it."""
-    calls = experiments.read(results)
+def markdown(calls: pd.DataFrame) -> str:
+    """What a result says, for a page: of a sweep over rows a table and sentences, else the titles of its figures."""
+    experiment, stamp = calls.attrs["experiment"], calls.attrs["stamp"]
+    lines = [f"- {figure.get_suptitle()}." for figure in plots.of(calls).values()]
+    if experiment["varies"] == "rows":
+        lines = _table(calls)
+    machine = f"{stamp['cpu']}, {stamp['cores']} cores, pinned: {stamp['pinning']}; Python {stamp['python']}"
+    libraries = f"grpcio {stamp['grpcio']}, scikit-learn {stamp['scikit-learn']}; revision {stamp['revision']}"
+    return "\n".join([*lines, "", f"<sub>{machine}, {libraries}.</sub>"]).replace(" \n", " ")
+
+
+def _table(calls: pd.DataFrame) -> list[str]:
+    compared = stats.declared(calls)
+    base, (again, _) = ARTICLE.name, stats.control(calls) or ("", "")
+    p50_ms = stats.summary(calls).set_index(["arm", "rows"])["p50_ms"]
+    ratios = compared[compared["base"] == base].set_index(["arm", "rows"])
+    sizes = calls.attrs["experiment"]["rows"]
+    lines = ["| | " + " | ".join(f"{rows:,}" for rows in sizes) + " |", "|---" * (len(sizes) + 1) + "|"]
+    floors = {plots.echo_of(calls): "echo of the same bytes", IN_PROCESS.name: "prediction in process"}
+    for arm in [arm["name"] for arm in calls.attrs["experiment"]["arms"]]:
+        if arm in floors or arm == base or arm in ratios.index:
+            cells = []
+            for at in ((arm, rows) for rows in sizes):
+                factor = f" ({ratios.loc[at, 'ratio']:.2g})" if at in ratios.index else ""
+                cells.append(f"{_ms(p50_ms[at])}{factor}" if at in p50_ms.index else "")
+            lines.append(f"| {floors.get(arm, arm)} | " + " | ".join(cells) + " |")
+    told = compared[compared["base"] == base]
+    many, few = told[told["rows"] == max(sizes)], told[(told["rows"] == min(sizes)) & told["arm"].isin(CODECS)]
+    control = compared[(compared["arm"] == again) & compared["rows"].isin([min(sizes), max(sizes)])]
+    sentences = [stats.sentence(row) for _, row in pd.concat([many, few, control]).iterrows()]
+    return [*lines, "", *(f"- {plots.capital(sentence)}." for sentence in sentences)]
+
+
+def _ms(ms: float) -> str:
+    return f"{ms:,.0f}" if ms >= 100 else f"{ms:.1f}" if ms >= 10 else f"{ms:.2f}"
+
+
+def plot(results: Sequence[Path], out: Path, readme: Path | None = None) -> None:
+    """Draw what result files hold; one PNG for each figure, which says in a sentence what is to be seen in it."""
     out.mkdir(parents=True, exist_ok=True)
-    for name, figure in plots.of(calls).items():
-        path = out / f"{results.stem}_{name}.png"
-        plots.write(figure, path)
-        print(f"{path}: {plots.alt(figure)}")
+    for result in results:
+        calls = experiments.read(result)
+        for name, figure in plots.of(calls).items():
+            path = out / f"{result.stem}_{name}.png"
+            plots.write(figure, path)
+            print(f"{path}: {plots.alt(figure)}")
+        begin = f"<!-- {result.stem} -->\n"
+        if readme and begin in readme.read_text():
+            readme.write_text(with_block(readme.read_text(), begin, markdown(calls)))
+
+
+def with_block(page: str, begin: str, block: str) -> str:
+    """The page with a block between `begin` and the next `<!-- end -->`."""
+    head, rest = page.split(begin)
+    return f"{head}{begin}{block}\n<!-- end -->{rest.split('<!-- end -->', 1)[1]}"

@@ -52,6 +52,12 @@ class Arm:
     rate_per_s: float = 0.0
     arrivals: str = "poisson"
 
+    @property
+    def sends(self) -> tuple[str, ...]:
+        """Equal for arms that send the same bytes."""
+        own = self.server if self.server in ("predict", "rest", "flight", "gateway") else ""
+        return (own, self.encoding, str(self.chunk_rows))
+
 
 @dataclass(frozen=True)
 class Target:

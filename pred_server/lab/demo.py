@@ -12,7 +12,10 @@ import numpy as np
 import pandas as pd
 
 from pred_server.background import GATEWAY, gateway, serve
-from pred_server.lab import experiments, plots, stats
+from pred_server.lab import bench, experiments, plots
+from pred_server.lab.bench import ARTICLE, IN_PROCESS
+from pred_server.lab.calls import Arm
+from pred_server.lab.experiments import Experiment
 from pred_server.model import FLIGHTS, ROOT, load
 
 ROWS = 10_000
@@ -44,7 +47,7 @@ def run(directory: Path, plot: Path, blocks: int, iterations: int) -> None:
     model = load(directory / "flights")
     flights = pd.read_parquet(FLIGHTS).drop(columns="arr_delay")
     table = flights.sample(ROWS, random_state=0)
-    with serve(directory / "flights") as server, serve(directory / "flights", module="pred_server.article") as article:
+    with serve(directory / "flights") as server:
         print(server)
 
         title(f"Predict: {ROWS:,} flights over gRPC, and the same ones in this process")
@@ -53,16 +56,14 @@ def run(directory: Path, plot: Path, blocks: int, iterations: int) -> None:
         require_equal("served", served, in_process)
 
         title("Latency: the article's server, ours, and the floor, interleaved in one run")
-        arms: dict[str, experiments.Caller] = {
-            "article server": article.client().predict,
-            "pred-server serve": server.client().predict,
-            "in process (floor)": model.predict,
-        }
-        summary = stats.summary(experiments.latency_by_rows(arms, flights, blocks=blocks))
-        print(summary.pivot(index="rows", columns="arm", values="p50_ms").round(2).to_string())
-        print("(medians in milliseconds)")
-        heading = "Latency of one call, by rows: what the way costs, beside the work"
-        plots.latency_by_rows(summary, "in process (floor)", heading, experiments.stamp(seed=0)).savefig(plot, dpi=120)
+        arms = (ARTICLE, Arm("pred-server serve"), IN_PROCESS)
+        compare = ((arms[1].name, ARTICLE.name),)
+        sizes = (1, 10, 100, 1_000, 10_000)
+        name = str(directory / "flights")
+        measured = Experiment(arms, compare, None, "rows", name, sizes, repetitions=1, blocks=blocks, calls=5)
+        calls = experiments.run(measured, directory / "latency.parquet")
+        print(bench.text(calls))
+        plots.write(plots.of(calls)["latency"], plot)
         print(f"plot: {plot}")
 
         title(f"The web: the same {ROWS:,} flights by HTTP, through the gateway in Go")

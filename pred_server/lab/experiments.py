@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -37,6 +37,7 @@ class Experiment:
 
     Parameters
     ----------
+    arms : a stream takes part where it has more rows than a chunk
     compare : pairs of arms' names, each the arm and what it is read against
     control : a pair as well, the same thing twice
     model : `sum`, `flights` or a model directory, whose sample.parquet supplies the rows
@@ -70,6 +71,10 @@ class Experiment:
     def blocks_of(self, rows: int) -> int:
         return self.blocks if rows <= self.most_rows else min(self.blocks, max(3, self.blocks // 2))
 
+    def weight(self, rows: int) -> float:
+        """About how long a size takes, relative to the others: a call costs as much as some thousands of rows."""
+        return sum(self.blocks_of(rows) * self.calls_of(arm, rows) * (1 + rows / 3_000) for arm in self.arms)
+
     @property
     def cores(self) -> tuple[set[int] | None, set[int] | None]:
         """Of the servers and of the generator; None where they are not pinned."""
@@ -87,8 +92,8 @@ def run(experiment: Experiment, out: Path, progress: bool = True) -> pd.DataFram
 
     Returns
     -------
-    DataFrame as `load.Generator.run` describes it, one row a call, with the columns of `Arm` and rows, repetition,
-    block, half and client_encode_ms besides; `attrs` holds the stamp and the experiment, and the file holds `attrs`.
+    What `read` gives: one row a call, as `load.Generator.run` describes it (without scheduled_ns), with the
+    columns of `Arm` and rows, repetition, block, half and client_encode_ms besides; `attrs` holds stamp and experiment.
 
     Raises
     ------
@@ -107,10 +112,12 @@ def run(experiment: Experiment, out: Path, progress: bool = True) -> pd.DataFram
         )
     units = list(itertools.product(range(experiment.repetitions), experiment.rows))
     files = {unit: parts / f"{unit[0]}-{unit[1]}.parquet" for unit in units}
-    with tqdm(total=len(units), desc="measure", unit="unit", disable=not progress) as bar:
+    share = {rows: experiment.weight(rows) / sum(map(experiment.weight, experiment.rows)) for rows in experiment.rows}
+    form = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
+    with tqdm(total=experiment.repetitions, desc="measure", bar_format=form, disable=not progress) as bar:
         for repetition, todo in itertools.groupby(units, key=lambda unit: unit[0]):
             missing = [rows for _, rows in todo if not files[repetition, rows].exists()]
-            bar.update(len(experiment.rows) - len(missing))
+            bar.update(1 - sum(share[rows] for rows in missing))
             if not missing:
                 continue
             with Bench(experiment) as bench:
@@ -119,12 +126,13 @@ def run(experiment: Experiment, out: Path, progress: bool = True) -> pd.DataFram
                     whole = files[repetition, rows].with_suffix(".tmp")
                     bench.measure(rows, repetition).to_parquet(whole)
                     whole.rename(files[repetition, rows])  # at once: there is no half of a unit
-                    bar.update()
+                    bar.update(share[rows])
     calls = pd.concat([pd.read_parquet(file) for file in files.values()], ignore_index=True)
     calls.attrs = {"stamp": stamp(experiment.seed, experiment.pinning), "experiment": described}
-    calls.to_parquet(out)
+    calls = calls.drop(columns="scheduled_ns")  # `done_ns` less the latency
+    calls.astype(dict.fromkeys(calls.select_dtypes("float64"), "float32")).to_parquet(out, compression="zstd")
     shutil.rmtree(parts)
-    return calls
+    return read(out)
 
 
 class Bench:
@@ -168,61 +176,57 @@ class Bench:
         """All blocks of one number of rows."""
         experiment = self.experiment
         batch = sample(self.table, rows, experiment.seed)
-        targets, encode_ms = {}, {}
-        for arm in experiment.arms:
-            start_ns = time.perf_counter_ns()
-            messages = messages_of(arm, batch)
-            encode_ms[arm.name] = (time.perf_counter_ns() - start_ns) / 1e6
-            targets[arm.name] = target_of(arm, self._addresses[arm.name], messages)
-        targets |= self._floors(targets)
+        arms = [arm for arm in experiment.arms if arm.chunk_rows < rows]
+        sent: dict[tuple[str, ...], tuple[tuple[bytes, ...], float]] = {}
+        targets = {}
+        for arm in arms:
+            if arm.sends not in sent:
+                sent[arm.sends] = _encoded(arm, batch)
+            targets[arm.name] = target_of(arm, self._addresses[arm.name], sent[arm.sends][0])
+        targets |= self._floors(arms, targets)
 
         order = random.Random(f"{experiment.seed} {repetition} {rows}")
         segments = [
-            Segment(arm.name, min(experiment.warmup, experiment.calls_of(arm, rows)), warmup=True)
-            for arm in experiment.arms
+            Segment(arm.name, min(experiment.warmup, experiment.calls_of(arm, rows)), warmup=True) for arm in arms
         ]
         for block in range(experiment.blocks_of(rows)):
-            forth = order.sample(experiment.arms, len(experiment.arms))
-            for half, arms in enumerate((forth, forth[::-1])):
-                place = {
-                    "rows": rows,
-                    "repetition": repetition,
-                    "block": repetition * experiment.blocks + block,
-                    "half": half,
-                }
-                for arm in arms:
-                    labels = {
-                        **asdict(arm),
-                        "flags": " ".join(arm.flags),
-                        **place,
-                        "client_encode_ms": encode_ms[arm.name],
-                    }
-                    del labels["name"]
-                    segments.append(
-                        Segment(
-                            arm.name, experiment.calls_of(arm, rows), arm.callers, arm.rate_per_s, arm.arrivals,
-                            seed=order.randrange(2**32), labels=labels,
-                        )
-                    )  # fmt: skip
+            place = {"rows": rows, "repetition": repetition, "block": repetition * experiment.blocks + block}
+            forth = order.sample(arms, len(arms))
+            for half, arm in [*((0, arm) for arm in forth), *((1, arm) for arm in reversed(forth))]:
+                labels = asdict(arm) | {"flags": " ".join(arm.flags), **place, "half": half}
+                labels["client_encode_ms"] = sent[arm.sends][1]
+                del labels["name"]
+                segments.append(
+                    Segment(
+                        arm.name, experiment.calls_of(arm, rows), arm.callers, arm.rate_per_s, arm.arrivals,
+                        seed=order.randrange(2**32), labels=labels,
+                    )
+                )  # fmt: skip
         return self.generator.run(list(targets.values()), segments)
 
-    def _floors(self, targets: Mapping[str, Target]) -> dict[str, Target]:
+    def _floors(self, arms: Sequence[Arm], targets: Mapping[str, Target]) -> dict[str, Target]:
         """The floors `echo` and `tcp`, told to answer with as many bytes as the real server does."""
-        arms = self.experiment.arms
         found = {}
+        served = {(arm.encoding, arm.chunk_rows): targets[arm.name] for arm in arms if arm.server == "serve"}
         for floor in arms:
-            like = [
-                arm
-                for arm in arms
-                if (arm.server, arm.encoding, arm.chunk_rows) == ("serve", floor.encoding, floor.chunk_rows)
-            ]
+            like = served.get((floor.encoding, floor.chunk_rows))
             if floor.server in ("echo", "tcp") and like:
-                answer = self.generator.run([targets[like[0].name]], [Segment(like[0].name, 1)])
+                answer = self.generator.run([like], [Segment(like.name, 1)])
                 reply_bytes = int(answer["reply_bytes"].iloc[0])
                 target = targets[floor.name]
                 each = str(reply_bytes // len(target.messages))
                 found[floor.name] = replace(target, reply_bytes=reply_bytes, metadata=(("reply-bytes", each),))
         return found
+
+
+def _encoded(arm: Arm, batch: pd.DataFrame) -> tuple[tuple[bytes, ...], float]:
+    """What an arm sends, and the milliseconds that it takes to encode: the median of three, of large tables one."""
+    took_ms: list[float] = []
+    while len(took_ms) < 3 and sum(took_ms) < 100:
+        start_ns = time.perf_counter_ns()
+        messages = messages_of(arm, batch)
+        took_ms.append((time.perf_counter_ns() - start_ns) / 1e6)
+    return messages, float(np.median(took_ms))
 
 
 def table_of(model: Model) -> pd.DataFrame:
@@ -237,61 +241,6 @@ def table_of(model: Model) -> pd.DataFrame:
 
 def sample(table: pd.DataFrame, rows: int, seed: int) -> pd.DataFrame:
     return table.sample(rows, replace=rows > len(table), random_state=seed).reset_index(drop=True)
-
-
-Caller = Callable[[pd.DataFrame], object]
-
-
-def latency_by_rows(
-    arms: Mapping[str, Caller],
-    table: pd.DataFrame,
-    rows: Sequence[int] = (1, 10, 100, 1_000, 10_000),
-    blocks: int = 10,
-    calls: int = 5,
-    warmup: int = 3,
-    seed: int = 0,
-    progress: bool = True,
-) -> pd.DataFrame:
-    """Time the arms on the same rows, closed loop, one caller.
-
-    Parameters
-    ----------
-    arms : what to compare: names and functions that take a table; a call that raises counts as failed
-    table : DataFrame to draw rows from, with replacement where it has fewer than asked for
-    blocks : repetitions; in each, all arms run in a shuffled order and then in its reverse
-    calls : calls of each arm in each half of a block
-    warmup : calls of each arm before the first block, not recorded
-
-    Returns
-    -------
-    DataFrame with the columns arm, rows, block, call, latency_ms, ok: one row a call
-    """
-    rng = random.Random(seed)
-    found: list[tuple[str, int, int, int, float, bool]] = []
-    with tqdm(total=len(rows) * blocks, desc="measure", unit="block", disable=not progress) as bar:
-        for n in rows:
-            batch = table.sample(n, replace=n > len(table), random_state=seed)
-            for caller in arms.values():
-                for _ in range(warmup):
-                    _time_call(caller, batch)
-            for block in range(blocks):
-                order = rng.sample(list(arms), len(arms))
-                for half, arm in enumerate([*order, *reversed(order)]):
-                    first = 0 if half < len(order) else calls
-                    for call in range(first, first + calls):
-                        found.append((arm, n, block, call, *_time_call(arms[arm], batch)))
-                bar.update()
-    return pd.DataFrame(found, columns=["arm", "rows", "block", "call", "latency_ms", "ok"])
-
-
-def _time_call(caller: Caller, batch: pd.DataFrame) -> tuple[float, bool]:
-    start_ns = time.perf_counter_ns()
-    try:
-        caller(batch)
-        ok = True
-    except Exception:
-        ok = False
-    return (time.perf_counter_ns() - start_ns) / 1e6, ok
 
 
 def stamp(seed: int, pinning: str = "none") -> dict[str, Any]:
@@ -338,4 +287,4 @@ def read(path: Path) -> pd.DataFrame:
         raise InvalidInput(f"{path} is not a result file of `pred-server bench`") from error
     if "experiment" not in calls.attrs:
         raise InvalidInput(f"{path} is not a result file of `pred-server bench`")
-    return calls
+    return calls.astype(dict.fromkeys(calls.select_dtypes("float32"), "float64"))

@@ -14,17 +14,15 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from pred_server import timing
 from pred_server.lab import stats
 
-# Okabe and Ito's palette (https://jfly.uni-koeln.de/color/), which colour-blind readers can tell apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vPX"
+# Okabe and Ito's palette (https://jfly.uni-koeln.de/color/), for colour-blind readers too; wine in place of yellow.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255")
+MARKERS = "osD^vPXp"
 LINES = ("-", "--", "-.", ":")
 FLOOR_MARKERS = ".1+x"
-PHASES = {
-    "client_encode_ms": "client encodes", "transport_ms": "transport", "decode_ms": "decode", "queue_ms": "queue",
-    "predict_ms": "predict", "encode_ms": "encode", "client_decode_ms": "client decodes",
-}  # fmt: skip
+PHASES = {f"{name.replace(' ', '_')}_ms": name for name in timing.PHASES}
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++", "oo")
 
 
@@ -38,7 +36,8 @@ def latency_by_rows(
     summary : what `stats.summary` returns; points that it marks as failed are left out, invalid ones are crossed out
     floors : the arms that everything is read against
     """
-    figure, axes = _figure(title, stamp)
+    many = summary["arm"].nunique() > 6  # too many for a legend inside
+    figure, axes = _figure(title, stamp, height=5.6 if many else 4.6)
     floors = [floors] if isinstance(floors, str) else list(floors)
     styles, markers = _styles(), itertools.cycle(FLOOR_MARKERS)
     for arm in summary["arm"].unique():
@@ -48,7 +47,8 @@ def latency_by_rows(
         else:
             style = next(styles)
             low, high = points["p50_ms"], points["p99_ms"]
-            axes.fill_between(points["rows"], low, high, color=style["color"], alpha=0.12, linewidth=0)
+            alpha = 0.06 if many else 0.12
+            axes.fill_between(points["rows"], low, high, color=style["color"], alpha=alpha, linewidth=0)
         axes.plot(points["rows"], points["p50_ms"], label=arm, **style)
         invalid = points[points["mark"].str.contains("invalid")]
         axes.plot(invalid["rows"], invalid["p50_ms"], "x", color="red", markersize=11, markeredgewidth=2)
@@ -56,7 +56,10 @@ def latency_by_rows(
     axes.set(xscale="log", yscale="log", xlabel="rows in one call", ylabel="latency, p50 to p99 (ms)")
     _plain(axes)
     _note(figure, "p99: where a band has fewer than 1,000 calls, read it as their near-worst" if few else "")
-    _legend(axes, summary["arm"].nunique())
+    if many:
+        figure.legend(loc="outside right center", frameon=False, fontsize=9)
+    else:
+        axes.legend(frameon=False, fontsize=9)
     return _say(figure, f"Latency of one call against its rows, both axes logarithmic. {title}.")
 
 
@@ -66,21 +69,24 @@ def waterfall(phases: pd.DataFrame, title: str, stamp: dict[str, Any] | None = N
     Parameters
     ----------
     phases : a column `label`; those of `PHASES` that are known, in ms; possibly `echo_ms`, what the same bytes take
-        with nothing computed, and for streams `wall_ms`, since their phases overlap
+        with nothing computed (from where transport begins), and for streams `wall_ms`, since their phases overlap
     """
     figure, axes = _figure(title, stamp, height=1.6 + 0.45 * len(phases))
     places, left = np.arange(len(phases)), np.zeros(len(phases))
-    for (column, name), colour, hatch in zip(PHASES.items(), COLOURS, HATCHES, strict=True):
+    for (column, name), colour, hatch in zip(PHASES.items(), timing.COLOURS, HATCHES, strict=True):
         if column in phases:
             widths = phases[column].fillna(0).to_numpy()
-            ink = "white" if colour != "#000000" else "0.7"
-            axes.barh(places, widths, 0.62, left, label=name, color=colour, hatch=hatch, edgecolor=ink, linewidth=0.5)
+            style = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.5}
+            axes.barh(places, widths, 0.62, left, label=name, **style)
             left += widths
     for place, total in zip(places, left, strict=True):
-        axes.annotate(f" {total:,.3g} ms", (total, place), va="center", fontsize=9)
-    for column, name, marker in (("echo_ms", "echo of the same bytes", "|"), ("wall_ms", "wall time", "D")):
-        if column in phases:
-            axes.plot(phases[column], places, marker, color="black", markersize=15 if marker == "|" else 6, label=name)
+        axes.annotate(f" {total:,.{0 if total >= 100 else 2}f} ms", (total, place), va="center", fontsize=9)
+    if "echo_ms" in phases:  # it begins where transport does
+        starts = phases.get("client_encode_ms", pd.Series(0.0, phases.index))
+        axes.plot(starts + phases["echo_ms"], places, "|", color="black", markersize=15, label="echo of the same bytes")
+    if "wall_ms" in phases:
+        axes.plot(phases["wall_ms"], places, "D", color="black", markersize=6, label="wall time of a stream")
+    axes.xaxis.set_major_formatter("{x:,.10g}")
     axes.set(yticks=places, yticklabels=phases["label"], xlabel="ms, medians", ylim=(len(phases) - 0.4, -0.6))
     axes.margins(x=0.12)
     axes.grid(True, axis="x", alpha=0.3)
@@ -96,9 +102,14 @@ def crossover(calls: pd.DataFrame, arm: str, base: str, title: str, stamp: dict[
     axes.axhline(1, color="0.45", linestyle=(0, (1, 1)))
     if np.isfinite(point):
         axes.axvspan(
-            low, high, color=COLOURS[4], alpha=0.3, linewidth=0, label=f"equal: 95 % from {low:,.0f} to {high:,.0f}"
+            low,
+            high,
+            color=COLOURS[4],
+            alpha=0.3,
+            linewidth=0,
+            label=f"equal: 95 % from {_about(low)} to {_about(high)}",
         )
-        axes.axvline(point, color=COLOURS[1], linestyle="--", label=f"equal at about {point:,.0f} rows")
+        axes.axvline(point, color=COLOURS[1], linestyle="--", label=f"equal at about {_about(point)} rows")
     errors = [found["ratio"] - found["low"], found["high"] - found["ratio"]]
     axes.errorbar(found["rows"], found["ratio"], errors, color=COLOURS[0], marker="o", capsize=4, label="ratio, 95 %")
     axes.set(xscale="log", yscale="log", xlabel="rows in one call", ylabel=f"{arm} ÷ {base}")
@@ -232,11 +243,9 @@ def go_hop(calls: pd.DataFrame, arms: dict[str, str], title: str, stamp: dict[st
 
 def of(calls: pd.DataFrame) -> dict[str, Figure]:
     """The figures that the result of an experiment can feed, by name, titled with what it found."""
-    experiment, stamp = calls.attrs["experiment"], calls.attrs["stamp"]
-    control = tuple(experiment["control"]) if experiment["control"] else None
-    pairs = [tuple(pair) for pair in experiment["compare"]]
-    compared = stats.report(calls, pairs, control).iloc[len(experiment["rows"]) if control else 0 :]
-    return FIGURES[experiment["varies"]](calls, compared, stamp)
+    compared = stats.declared(calls)
+    control = (compared["arm"] == (stats.control(calls) or ("",))[0]) & (compared.index < calls["rows"].nunique())
+    return FIGURES[calls.attrs["experiment"]["varies"]](calls, compared[~control], calls.attrs["stamp"])
 
 
 def _finding(compared: pd.DataFrame) -> str:
@@ -246,33 +255,44 @@ def _finding(compared: pd.DataFrame) -> str:
     if sure.empty:
         return f"No difference found between {base} and what was compared with it"
     sure = sure[sure["rows"] == sure["rows"].max()]
-    return _capital(stats.sentence(sure.sort_values("ratio", key=lambda ratio: np.log(ratio).abs()).iloc[-1]))
+    return capital(stats.sentence(sure.sort_values("ratio", key=lambda ratio: np.log(ratio).abs()).iloc[-1]))
+
+
+def echo_of(calls: pd.DataFrame) -> str:
+    """The echo whose bytes the bare socket carries too, or the first one."""
+    arms = calls.attrs["experiment"]["arms"]
+    carried = [arm["encoding"] for arm in arms if arm["server"] == "tcp"]
+    echoes = [arm for arm in arms if arm["server"] == "echo" and arm["encoding"] in (carried or [arm["encoding"]])]
+    return echoes[0]["name"] if echoes else ""
 
 
 def _of_rows(calls: pd.DataFrame, compared: pd.DataFrame, stamp: dict[str, Any]) -> dict[str, Figure]:
-    again = (calls.attrs["experiment"]["control"] or ("",))[0]
-    shown = calls[calls["arm"] != again]
+    again = (stats.control(calls) or ("",))[0]
     order = [arm["name"] for arm in calls.attrs["experiment"]["arms"] if arm["name"] != again]
-    summary = stats.summary(shown).sort_values(["arm", "rows"], key=_by(order))
-    floors = shown.loc[shown["server"].isin(["predict", "echo", "tcp"]), "arm"].unique()
-    figures = {"latency": latency_by_rows(summary, list(floors), _finding(compared), stamp)}
-    phases = stats.phases(shown)
+    calls = calls[calls["arm"] != again].sort_values("arm", key=_by(order), kind="stable")
+    floors = list(calls.loc[calls["server"].isin(["predict", "echo", "tcp"]), "arm"].unique())
+    drawn = calls[(calls["server"] != "echo") | (calls["arm"] == echo_of(calls))]
+    figures = {"latency": latency_by_rows(stats.summary(drawn), floors, _finding(compared), stamp)}
+    phases = stats.phases(calls)
     if len(phases):
         keys = ["encoding", "chunk_rows", "rows"]
-        echo = shown[shown["server"] == "echo"].groupby(keys)["service_ms"].median().rename("echo_ms")
-        phases = phases.join(echo, on=keys).dropna(axis="columns", how="all")
-        most = phases[phases["rows"] == phases["rows"].max()].sort_values("arm", key=_by(order))
-        known = [column for column in PHASES if column in most]
-        slowest = most.iloc[int(most[known].sum(axis=1).to_numpy().argmax())]
-        part = slowest[known].astype(float).idxmax()
-        title = f"At {slowest['rows']:,} rows `{slowest['arm']}` spends most of its time on: {PHASES[str(part)]}"
-        figures["waterfall"] = waterfall(most.assign(label=most["arm"]), title, stamp)
+        phases = phases.join(
+            calls[calls["server"] == "echo"].groupby(keys)["service_ms"].median().rename("echo_ms"), on=keys
+        )
+        sizes = sorted(phases["rows"].unique())
+        for rows in dict.fromkeys([sizes[0], sizes[len(sizes) // 2], sizes[-1]]):
+            at = phases[phases["rows"] == rows].dropna(axis="columns", how="all")
+            known = [column for column in PHASES if column in at]
+            slowest = at.iloc[int(at[known].sum(axis=1).to_numpy().argmax())]
+            part = PHASES[str(slowest[known].astype(float).idxmax())]
+            title = f"{capital(stats.at(rows))} `{slowest['arm']}` spends most of its time on: {part}"
+            figures[f"waterfall_{rows}"] = waterfall(at.assign(label=at["arm"]), title, stamp)
     for arm, base in compared[["arm", "base"]].drop_duplicates().itertuples(index=False):
-        point, low, high = stats.crossover(calls, arm, base) if calls["rows"].nunique() > 1 else (np.nan,) * 3
+        point, low, high = stats.crossover(calls, arm, base)
         if np.isfinite(point):
-            title = f"{arm} and {base} take equally long at {point:,.0f} rows [{low:,.0f}, {high:,.0f}]"
+            title = f"{arm} and {base} take equally long at {_about(point)} rows [{_about(low)}, {_about(high)}]"
             name = "".join(letter if letter.isalnum() else "_" for letter in f"{arm}_{base}")
-            figures[f"crossover_{name}"] = crossover(calls, arm, base, _capital(title), stamp)
+            figures[f"crossover_{name}"] = crossover(calls, arm, base, capital(title), stamp)
     return figures
 
 
@@ -294,9 +314,8 @@ def _of_chunks(calls: pd.DataFrame, compared: pd.DataFrame, stamp: dict[str, Any
     points = stats.throughput(calls, ("arm", "chunk_rows"))
     streams, others = points[points["chunk_rows"] > 0], points[points["chunk_rows"] == 0]
     best = streams.sort_values("rows_per_s").iloc[-1]
-    title = (
-        f"Of the streams, chunks of {best['chunk_rows']:,} rows carried most: {best['rows_per_s']:,.0f} rows per second"
-    )
+    carried = f"{best['chunk_rows']:,} rows carried most: {_about(best['rows_per_s'])} rows per second"
+    title = f"Of the streams, chunks of {carried}"
     return {"chunks": chunks(streams, dict(zip(others["arm"], others["rows_per_s"], strict=True)), title, stamp)}
 
 
@@ -310,7 +329,11 @@ def _by(order: Sequence[str]) -> Callable[[pd.Series], pd.Series]:
     return lambda column: column.map(places) if column.name == "arm" else column
 
 
-def _capital(text: str) -> str:
+def _about(rows: float) -> str:
+    return f"{float(f'{rows:.2g}'):,.0f}"
+
+
+def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
@@ -318,7 +341,7 @@ def _figure(title: str, stamp: dict[str, Any] | None, height: float = 4.6, parts
     """A figure of 800 pixels' width at 100 dots an inch, with room for the stamp below."""
     figure = Figure(figsize=(8, height), layout=ConstrainedLayoutEngine(rect=(0, 0.2 / height, 1, 1 - 0.2 / height)))
     axes = figure.subplots(parts, 1, sharex=True)
-    figure.suptitle(textwrap.fill(title, 80), fontsize=11)
+    figure.suptitle(textwrap.fill(title, 92), fontsize=11)
     if stamp:
         short = f"Python {stamp['python']}, grpcio {stamp['grpcio']}, {stamp['cores']} cores, {stamp['revision']}"
         figure.text(0.995, 0.005, short, ha="right", va="bottom", fontsize=6, color="0.4")
@@ -341,10 +364,6 @@ def _plain(axes: Axes) -> None:
         axis.set_major_formatter("{x:,.10g}")
         axis.set_minor_formatter(NullFormatter())
     axes.grid(True, which="major", alpha=0.3)
-
-
-def _legend(axes: Axes, entries: int) -> None:
-    axes.legend(frameon=False, fontsize=9 if entries <= 6 else 8, ncols=1 if entries <= 6 else 2)
 
 
 def _note(figure: Figure, text: str) -> None:

@@ -9,13 +9,15 @@ import pandas as pd
 from scipy.special import stdtrit
 from scipy.stats import linregress
 
+from pred_server.timing import SERVER_PHASES
+
 MIN_CALLS_FOR_P99 = 1_000
 MIN_CALLS_FOR_P999 = 100_000
 MIN_BLOCKS = 5
 NO_DIFFERENCE = "no difference found"
 MOST_DRIFT = 0.05  # from the first block to the last
 MOST_NOISE = 0.2  # standard deviation of the blocks' medians, as a share of them
-SERVER_PHASES = ["decode_ms", "queue_ms", "predict_ms", "encode_ms"]
+PHASES = [f"{phase}_ms" for phase in SERVER_PHASES]
 Comparison = tuple[str, str]  # an arm, and what it is read against
 
 
@@ -127,8 +129,20 @@ def report(calls: pd.DataFrame, compare: Sequence[Comparison], control: Comparis
         else:
             small = np.abs(np.log(found["ratio"])) <= found["rows"].map(margins).fillna(0)
             found.loc[small & found["verdict"].isin(["faster", "slower"]), "verdict"] = NO_DIFFERENCE
-        frames.append(found)
+        if len(found):
+            frames.append(found)
     return pd.concat(frames, ignore_index=True)
+
+
+def control(calls: pd.DataFrame) -> Comparison | None:
+    """The control that the experiment declared."""
+    pair = calls.attrs["experiment"]["control"]
+    return (pair[0], pair[1]) if pair else None
+
+
+def declared(calls: pd.DataFrame) -> pd.DataFrame:
+    """The report of what the experiment declared."""
+    return report(calls, [(arm, base) for arm, base in calls.attrs["experiment"]["compare"]], control(calls))
 
 
 def crossover(
@@ -141,6 +155,8 @@ def crossover(
     rng = np.random.default_rng(seed)
     by_rows = {rows: _block_logs(group, arm, base) for rows, group in calls.groupby("rows")}
     logs = {rows: values for rows, values in by_rows.items() if len(values)}
+    if len(logs) < 2:
+        return np.nan, np.nan, np.nan
     places = np.log(np.array(list(logs), dtype=float))
     point = _crossing(places, np.array([values.mean() for values in logs.values()]))
     drawn = np.column_stack([rng.choice(values, (resamples, len(values))).mean(axis=1) for values in logs.values()])
@@ -206,18 +222,18 @@ def doubts(calls: pd.DataFrame, control: Comparison | None = None) -> list[str]:
         for what, how in about.items():
             if how:
                 doubted.setdefault((rows, what), []).append(how)
-    found = [f"{_at(rows)}: {what}: {', '.join(how)}" for (rows, what), how in doubted.items()]
+    found = [f"{at(rows)}: {what}: {', '.join(how)}" for (rows, what), how in doubted.items()]
     if control:
         missed = ratio(calls, *control).query("verdict in ('faster', 'slower')")
         for row in missed.itertuples():
             text = f"{row.ratio:.2f} [{row.low:.2f}, {row.high:.2f}]"
-            found.append(f"the control misses 1 {_at(row.rows)}: {control[1]} against itself reads {text}")
+            found.append(f"the control misses 1 {at(row.rows)}: {control[1]} against itself reads {text}")
     return found
 
 
 def sentence(row: pd.Series) -> str:
     """One row of `report` in words: "at 100,000 rows `tensor` is 31× [28, 34] faster than the article's server"."""
-    where = _at(row["rows"])
+    where = at(row["rows"])
     # A name of one word is an encoding or a flag's value; others are words.
     arm, base = (name if " " in name else f"`{name}`" for name in (row["arm"], row["base"]))
     interval = f"{_times(row['ratio'])} [{_times(row['low'])}, {_times(row['high'])}]"
@@ -232,7 +248,7 @@ def sentence(row: pd.Series) -> str:
     return f"{where} {arm} and {base}: {row['verdict']}"
 
 
-def _at(rows: Any) -> str:
+def at(rows: Any) -> str:
     return f"at {rows:,} row{'s' if rows > 1 else ''}"
 
 
@@ -246,9 +262,12 @@ def phases(calls: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame with the columns arm, encoding, rows, chunk_rows, client_encode_ms, transport_ms (what the server does not
-    account for), decode_ms, queue_ms, predict_ms, encode_ms
+    account for), decode_ms, queue_ms, predict_ms, encode_ms, wall_ms. The phases of a stream overlap, so it has no
+    transport; a wall time only it has.
     """
-    told = calls.dropna(subset=SERVER_PHASES[:1]).fillna(dict.fromkeys(SERVER_PHASES, 0.0))
-    told = told.assign(transport_ms=told["service_ms"] - told[SERVER_PHASES].sum(axis=1))
-    columns = ["client_encode_ms", "transport_ms", *SERVER_PHASES]
+    told = calls.dropna(subset=PHASES[:1]).fillna(dict.fromkeys(PHASES, 0.0))
+    unary = told["chunk_rows"] == 0
+    transport_ms = (told["service_ms"] - told[PHASES].sum(axis=1)).where(unary)
+    told = told.assign(transport_ms=transport_ms, wall_ms=(told["client_encode_ms"] + told["service_ms"]).mask(unary))
+    columns = ["client_encode_ms", "transport_ms", *PHASES, "wall_ms"]
     return told.groupby(["arm", "encoding", "rows", "chunk_rows"], sort=False)[columns].median().reset_index()

@@ -19,6 +19,7 @@ SMALL: dict[str, dict[str, object]] = {
     "03_serve_and_call": {"SLOW_S": 0.5},
     "03b_under_the_hood": {"ROWS": 500, "REPEATS": 3, "STREAM_ROWS": 100_000},
     "04_call_it_from_go": {"BLOCKS": 2, "CALLS": 4},
+    "05_how_fast_is_it": {"ROWS": (1, 100), "BLOCKS": 2, "CALLS": 2},
 }
 LESSONS = sorted(path.stem for path in build.SCRIPTS.glob("*.py"))
 

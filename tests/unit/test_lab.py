@@ -1,13 +1,17 @@
-import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from pred_server.lab import experiments, load, plots, publish, stats
+from pred_server.client import CHUNK_BYTES
+from pred_server.lab import bench, experiments, load, plots, stats
 from pred_server.lab.calls import Reply, Target
+from pred_server.limits import MIB
 from pred_server.model import ROOT
+
+RESULTS = sorted((ROOT / "data/results").glob("*.parquet"))
 
 
 def calls_of(**latencies_ms: float) -> pd.DataFrame:
@@ -49,25 +53,6 @@ def test_failures_are_counted_and_a_p99_needs_a_thousand_calls() -> None:
     assert (found["p99_ms"], found["mark"]) == (np.quantile(many["latency_ms"], 0.99), "")
 
 
-def test_every_call_is_kept_in_interleaved_order() -> None:
-    seen: list[tuple[str, int]] = []
-
-    def fails(table: pd.DataFrame) -> None:
-        seen.append(("b", len(table)))
-        raise ValueError
-
-    arms = {"a": lambda table: seen.append(("a", len(table))), "b": fails}
-    found = experiments.latency_by_rows(
-        arms, pd.DataFrame({"x": [1, 2]}), rows=(1, 5), blocks=3, calls=2, warmup=1, progress=False
-    )
-    assert len(found) == 2 * 3 * 2 * 2 * 2  # rows, blocks, arms, halves, calls
-    assert found.groupby("arm")["ok"].all().to_dict() == {"a": True, "b": False}
-    assert not found.duplicated(["arm", "rows", "block", "call"]).any()
-    block = [arm for arm, _ in seen[2:10]]
-    assert block == block[::-1], "a block runs its arms forth and back"
-    assert {rows for _, rows in seen} == {1, 5}
-
-
 def test_the_plot_shows_every_arm_and_its_stamp() -> None:
     summary = stats.summary(calls_of(floor=1.0, served=2.0))
     figure = plots.latency_by_rows(summary, "floor", "title", experiments.stamp(seed=0))
@@ -77,11 +62,33 @@ def test_the_plot_shows_every_arm_and_its_stamp() -> None:
     assert any("grpcio" in text.get_text() for text in figure.texts)
 
 
-def test_the_readme_shows_the_figures_of_the_result_file() -> None:
-    document = json.loads((ROOT / "data/results/latency_by_rows.json").read_text())
-    readme = (ROOT / "README.md").read_text()
-    assert publish.with_figures(readme, document) == readme, "README's figures are stale: run `make plots`"
-    assert {"python", "grpcio", "cpu", "cores", "pinning", "revision", "seed", "command"} <= set(document["stamp"])
+@pytest.mark.parametrize("result", RESULTS, ids=lambda path: path.stem)
+def test_the_readme_shows_what_the_result_files_give(result: Path) -> None:
+    calls = experiments.read(result)
+    assert {"python", "grpcio", "cpu", "cores", "pinning", "revision", "seed", "command"} <= set(calls.attrs["stamp"])
+    assert str(Path.home()) not in calls.attrs["stamp"]["command"]
+    assert result.stat().st_size < 4 * MIB
+    readme, begin = (ROOT / "README.md").read_text(), f"<!-- {result.stem} -->\n"
+    assert bench.with_block(readme, begin, bench.markdown(calls)) == readme, (
+        "README's numbers are stale: run `make plots`"
+    )
+
+
+def test_the_published_figures_are_those_of_the_result_files() -> None:
+    figures = {f"{path.stem}_{name}.png" for path in RESULTS for name in plots.of(experiments.read(path))}
+    assert {path.name for path in (ROOT / "data/figures").iterdir()} == figures, "run `make plots`"
+
+
+def test_experiments_are_declared_for_what_can_carry_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    for varies in bench.VARIES:
+        experiment = bench.declared(varies, "flights", quick=True)
+        assert "left out: tensor cannot carry this model's table" in capsys.readouterr().out
+        names = [arm.name for arm in experiment.arms]
+        assert len(set(names)) == len(names)
+        assert {name for pair in (*experiment.compare, experiment.control or ()) for name in pair} <= set(names)
+        assert not [arm for arm in experiment.arms if arm.encoding == "tensor"]
+    (stream,) = [arm for arm in bench.declared("rows", "linear").arms if arm.name == "tensor, streamed"]
+    assert stream.chunk_rows == pytest.approx(CHUNK_BYTES / 80, rel=0.01), "ten doubles a row"
 
 
 def test_the_server_s_own_times_are_read_and_others_left_out() -> None:
@@ -89,8 +96,8 @@ def test_the_server_s_own_times_are_read_and_others_left_out() -> None:
     log = [(0, 0, 1_000_000, 3_000_000, Reply("OK", 10, timing)), (1, 0, 0, 2_000_000, Reply("UNAVAILABLE"))]
     target = Target("a", "unary", "", (b"12", b"3"))
     frame = load._frame(load.Segment("a", 2, labels={"rows": 5}), target, log, busy_share=0.5)
-    assert frame[[*load.PHASES]].iloc[0].tolist() == [0.12, 0.01, 1.5, 0.02]
-    assert frame[[*load.PHASES]].iloc[1].isna().all()
+    assert frame[[*stats.PHASES]].iloc[0].tolist() == [0.12, 0.01, 1.5, 0.02]
+    assert frame[[*stats.PHASES]].iloc[1].isna().all()
     assert frame["latency_ms"].tolist() == [3.0, 2.0]
     assert frame["service_ms"].tolist() == [2.0, 2.0]
     assert frame["ok"].tolist() == [True, False]

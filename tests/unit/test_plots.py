@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -41,7 +42,7 @@ def result(arms: Sequence[Arm], varies: str, rows: Sequence[int] = ROWS, **colum
     calls.attrs = {
         "stamp": experiments.stamp(0),
         "experiment": {
-            "arms": [{"name": arm.name} for arm in arms], "compare": compare, "control": None,
+            "arms": [asdict(arm) for arm in arms], "compare": compare, "control": None,
             "varies": varies, "rows": list(rows),
         },
     }  # fmt: skip
@@ -70,7 +71,7 @@ def by_chunks() -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("calls", "names"),
     [
-        (by_rows(), {"latency", "waterfall", "crossover_tensor_csv"}),
+        (by_rows(), {"latency", "waterfall_1", "waterfall_100", "waterfall_10000", "crossover_tensor_csv"}),
         (by_load(), {"load", "spectrum"}),
         (by_chunks(), {"chunks"}),
     ],
@@ -92,7 +93,7 @@ def test_titles_state_what_was_found() -> None:
     assert figures["latency"].get_suptitle().startswith("At 10,000 rows `tensor` is 4.")
     assert "faster than `csv`" in figures["latency"].get_suptitle()
     assert figures["crossover_tensor_csv"].get_suptitle().startswith("Tensor and csv take equally long at ")
-    assert figures["waterfall"].get_suptitle() == "At 10,000 rows `csv` spends most of its time on: predict"
+    assert figures["waterfall_10000"].get_suptitle() == "At 10,000 rows `csv` spends most of its time on: predict"
     assert plots.of(by_load())["load"].get_suptitle().startswith("Kept up with: csv ")
     assert plots.of(by_chunks())["chunks"].get_suptitle().startswith("Of the streams, chunks of ")
 
@@ -102,7 +103,7 @@ def test_lines_differ_without_colour_and_floors_are_grey() -> None:
     lines = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
     assert len({(line.get_linestyle(), line.get_marker()) for line in lines}) == len(lines) == 3
     assert lines[-1].get_color() == "0.45"
-    bars = plots.of(by_rows())["waterfall"].axes[0].containers
+    bars = plots.of(by_rows())["waterfall_100"].axes[0].containers
     assert len({bar[0].get_hatch() for bar in bars}) == len(bars) == 6  # type: ignore[index]
 
 
@@ -123,3 +124,19 @@ def test_what_only_failed_has_no_point() -> None:
     assert {line.get_label(): len(line.get_xdata()) for line in lines if line.get_color() != "red"} == {  # type: ignore[arg-type]
         "csv": 0, "tensor": 3, "in process": 3,
     }  # fmt: skip
+
+
+def test_a_stream_s_phases_overlap_so_its_wall_time_stands_beside_them() -> None:
+    calls = result([Arm("csv"), Arm("streamed", encoding="tensor", chunk_rows=50)], "rows", (100,))
+    found = stats.phases(calls).set_index("arm")
+    assert found["transport_ms"].isna().to_dict() == {"csv": False, "streamed": True}
+    assert found["wall_ms"].isna().to_dict() == {"csv": True, "streamed": False}
+    figure = plots.of(calls)["waterfall_100"]
+    assert "wall time of a stream" in texts(figure)
+    (diamonds,) = [line for line in figure.axes[0].get_lines() if line.get_label() == "wall time of a stream"]
+    assert np.isfinite(np.asarray(diamonds.get_xdata())).tolist() == [False, True]
+
+
+def test_what_two_arms_never_shared_has_no_crossover() -> None:
+    calls = result([Arm("csv"), Arm("tensor", encoding="tensor")], "rows", (100,))
+    assert np.isnan(stats.crossover(calls, "tensor", "csv")).all()
