@@ -107,6 +107,8 @@ def ladder(steps: pd.DataFrame, rows: int, stamp: dict[str, Any] | None = None) 
     axes.invert_yaxis()
     axes.margins(x=0.35)
     axes.xaxis.set_major_formatter("{x:,g}")
+    if axes.get_xlim()[1] < 100 * axes.get_xlim()[0]:  # else there are powers of ten enough
+        axes.xaxis.set_minor_formatter("{x:,g}")
     axes.grid(True, axis="x", alpha=0.3)
     told = "; ".join(f"{step['step']} {step['factor']:.3g} times" for _, step in steps.iloc[1:].iterrows())
     return plots._say(figure, f"{title}. Each step against the one before it: {told}.")
