@@ -105,7 +105,7 @@ def declared(
         raise InvalidInput("none of the encodings can carry this model's table")
     arm, n_bytes = next(able[encoding] for encoding in STREAMED if encoding in able)
     chunk_rows = max(1, CHUNK_BYTES * len(table) // n_bytes // ROW_BLOCK) * ROW_BLOCK
-    stream = replace(arm, name=f"{arm.name}, streamed", chunk_rows=chunk_rows)
+    stream = replace(arm, name=f"streamed {arm.name}", chunk_rows=chunk_rows)
     return VARIES[varies](model, [arm for arm, _ in able.values()], stream, rows, quick)
 
 
@@ -131,35 +131,44 @@ def text(calls: pd.DataFrame) -> str:
 
 def markdown(calls: pd.DataFrame) -> str:
     """What a result says, for a page: of a sweep over rows a table and sentences, else the titles of its figures."""
-    experiment, stamp = calls.attrs["experiment"], calls.attrs["stamp"]
-    lines = [f"- {figure.get_suptitle()}." for figure in plots.of(calls).values()]
-    if experiment["varies"] == "rows":
-        lines = _table(calls)
-    machine = f"{stamp['cpu']}, {stamp['cores']} cores, pinned: {stamp['pinning']}; Python {stamp['python']}"
-    libraries = f"grpcio {stamp['grpcio']}, scikit-learn {stamp['scikit-learn']}; revision {stamp['revision']}"
-    return "\n".join([*lines, "", f"<sub>{machine}, {libraries}.</sub>"]).replace(" \n", " ")
+    if calls.attrs["experiment"]["varies"] == "rows":
+        return "\n".join(_table(calls))
+    return "\n".join(f"- {figure.get_suptitle()}." for figure in plots.of(calls).values()).replace(" \n", " ")
 
 
 def _table(calls: pd.DataFrame) -> list[str]:
-    compared = stats.declared(calls)
-    base, (again, _) = ARTICLE.name, stats.control(calls) or ("", "")
-    p50_ms = stats.summary(calls).set_index(["arm", "rows"])["p50_ms"]
-    ratios = compared[compared["base"] == base].set_index(["arm", "rows"])
-    sizes = calls.attrs["experiment"]["rows"]
-    lines = ["| | " + " | ".join(f"{rows:,}" for rows in sizes) + " |", "|---" * (len(sizes) + 1) + "|"]
-    floors = {plots.echo_of(calls): "echo of the same bytes", IN_PROCESS.name: "prediction in process"}
-    for arm in [arm["name"] for arm in calls.attrs["experiment"]["arms"]]:
-        if arm in floors or arm == base or arm in ratios.index:
-            cells = []
-            for at in ((arm, rows) for rows in sizes):
-                factor = f" ({ratios.loc[at, 'ratio']:.2g})" if at in ratios.index else ""
-                cells.append(f"{_ms(p50_ms[at])}{factor}" if at in p50_ms.index else "")
-            lines.append(f"| {floors.get(arm, arm)} | " + " | ".join(cells) + " |")
+    experiment, stamp, base = calls.attrs["experiment"], calls.attrs["stamp"], ARTICLE.name
+    compared, echo = stats.declared(calls), plots.echo_of(calls)
     told = compared[compared["base"] == base]
-    many, few = told[told["rows"] == max(sizes)], told[(told["rows"] == min(sizes)) & told["arm"].isin(CODECS)]
-    control = compared[(compared["arm"] == again) & compared["rows"].isin([min(sizes), max(sizes)])]
-    sentences = [stats.sentence(row) for _, row in pd.concat([many, few, control]).iterrows()]
-    return [*lines, "", *(f"- {plots.capital(sentence)}." for sentence in sentences)]
+    p50_ms = stats.summary(calls).set_index(["arm", "rows"])["p50_ms"]
+    ratios = told.set_index(["arm", "rows"])["ratio"]
+    sizes = experiment["rows"]
+    lines = ["| rows | " + " | ".join(f"{rows:,}" for rows in sizes) + " |", "|---" * (len(sizes) + 1) + "|"]
+    floors = (echo, IN_PROCESS.name)
+    for arm in [arm["name"] for arm in experiment["arms"]]:
+        if arm in (base, *floors, *told["arm"]):
+            cells = [f"{arm} (floor)" if arm in floors else arm]
+            for at in ((arm, rows) for rows in sizes):
+                factor = f" ({ratios[at]:.2g})" if at in ratios.index else ""
+                cells.append(f"{_ms(p50_ms[at])}{factor}" if at in p50_ms.index else "")
+            lines.append("| " + " | ".join(cells) + " |")
+    many, few = (
+        told["rows"] == max(sizes),
+        (told["rows"] == min(sizes)) & (told["arm"] == echo.removeprefix("echo of ")),
+    )
+    control = compared[compared["arm"] == (stats.control(calls) or ("",))[0]]
+    sentences = [stats.sentence(row) for _, row in pd.concat([told[many], told[few]]).iterrows()]
+    read = ", ".join(f"{row.ratio:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in control.itertuples())
+    machine = f"{stamp['cpu']}, {stamp['cores']} cores, pinned: {stamp['pinning']}; Python {stamp['python']}"
+    libraries = f"grpcio {stamp['grpcio']}, scikit-learn {stamp['scikit-learn']}; revision {stamp['revision']}"
+    return [
+        *lines,
+        "",
+        *(f"- {plots.capital(sentence)}." for sentence in sentences),
+        f"- The control, `{experiment['control'][1]}` against itself, reads, from few rows to many: {read}.",
+        "",
+        f"<sub>{machine}, {libraries}.</sub>",
+    ]
 
 
 def _ms(ms: float) -> str:

@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from pred_server import timing
 from pred_server.lab import stats
@@ -56,10 +58,7 @@ def latency_by_rows(
     axes.set(xscale="log", yscale="log", xlabel="rows in one call", ylabel="latency, p50 to p99 (ms)")
     _plain(axes)
     _note(figure, "p99: where a band has fewer than 1,000 calls, read it as their near-worst" if few else "")
-    if many:
-        figure.legend(loc="outside right center", frameon=False, fontsize=9)
-    else:
-        axes.legend(frameon=False, fontsize=9)
+    (figure if many else axes).legend(loc="outside right center" if many else "best", frameon=False, fontsize=9)
     return _say(figure, f"Latency of one call against its rows, both axes logarithmic. {title}.")
 
 
@@ -101,14 +100,8 @@ def crossover(calls: pd.DataFrame, arm: str, base: str, title: str, stamp: dict[
     point, low, high = stats.crossover(calls, arm, base)
     axes.axhline(1, color="0.45", linestyle=(0, (1, 1)))
     if np.isfinite(point):
-        axes.axvspan(
-            low,
-            high,
-            color=COLOURS[4],
-            alpha=0.3,
-            linewidth=0,
-            label=f"equal: 95 % from {_about(low)} to {_about(high)}",
-        )
+        label = f"equal: 95 % from {_about(low)} to {_about(high)}"
+        axes.axvspan(low, high, color=COLOURS[4], alpha=0.3, linewidth=0, label=label)
         axes.axvline(point, color=COLOURS[1], linestyle="--", label=f"equal at about {_about(point)} rows")
     errors = [found["ratio"] - found["low"], found["high"] - found["ratio"]]
     axes.errorbar(found["rows"], found["ratio"], errors, color=COLOURS[0], marker="o", capsize=4, label="ratio, 95 %")
@@ -130,9 +123,8 @@ def load(points: pd.DataFrame, title: str, stamp: dict[str, Any] | None = None) 
         group = group.sort_values("rate_per_s")
         above.plot(group["rate_per_s"], group["calls_per_s"], label=server, **style)
         below.plot(group["rate_per_s"], group["p50_ms"], label=f"{server}, p50", **style)
-        below.plot(
-            group["rate_per_s"], group["p99_ms"], label=f"{server}, p99", **style | {"fillstyle": "none", "alpha": 0.6}
-        )
+        hollow = style | {"fillstyle": "none", "alpha": 0.6}
+        below.plot(group["rate_per_s"], group["p99_ms"], label=f"{server}, p99", **hollow)
         bad = group[~group["valid"]]
         for axes, column in ((above, "calls_per_s"), (below, "p50_ms"), (below, "p99_ms")):
             axes.plot(bad["rate_per_s"], bad[column], "x", color="red", markersize=11, markeredgewidth=2)
@@ -143,9 +135,8 @@ def load(points: pd.DataFrame, title: str, stamp: dict[str, Any] | None = None) 
     for axes in (above, below):
         _plain(axes)
         axes.legend(frameon=False, fontsize=8, loc="upper left")
-    _note(
-        figure, "" if points["valid"].all() else "red crosses: the generator was late or saturated; not to be trusted"
-    )
+    distrusted = "red crosses: the generator was late or saturated; not to be trusted"
+    _note(figure, "" if points["valid"].all() else distrusted)
     return _say(figure, f"Answered calls and response time against offered load. {title}.")
 
 
@@ -161,11 +152,11 @@ def spectrum(calls: pd.DataFrame, title: str, stamp: dict[str, Any] | None = Non
         beyond = np.arange(len(group), 0, -1) / len(group)  # the share of calls that took so long or longer
         style |= {"markevery": max(1, len(group) // 12), "markersize": 5}
         response, service = np.sort(group["latency_ms"]), np.sort(group["service_ms"])
-        if np.allclose(response, service):
-            axes.plot(1 / beyond, service, label=f"{arm}: service time", **style | {"linestyle": ":"})
-            continue
-        axes.plot(1 / beyond, response, label=f"{arm}: response time", **style | {"linestyle": "-"})
-        axes.plot(1 / beyond, service, label=f"{arm}: service time", **style | {"linestyle": "--", "fillstyle": "none"})
+        dashes = {"linestyle": ":"}
+        if not np.allclose(response, service):
+            axes.plot(1 / beyond, response, label=f"{arm}: response time", **style | {"linestyle": "-"})
+            dashes = {"linestyle": "--", "fillstyle": "none"}
+        axes.plot(1 / beyond, service, label=f"{arm}: service time", **style | dashes)
     most = calls.groupby("arm").size().max()
     ticks = [tick for tick in (2, 10, 100, 1_000, 10_000, 100_000) if tick <= most]
     axes.set(xscale="log", yscale="log", xlabel="percentile", ylabel="latency (ms)")
@@ -306,7 +297,8 @@ def _of_load(calls: pd.DataFrame, compared: pd.DataFrame, stamp: dict[str, Any])
     if not points["valid"].any():
         title = "Not a valid point: the generator was late or saturated at every load"
     shown = calls[calls["rate_per_s"] == (points["rate_per_s"] if most.empty else most).min()]
-    return {"load": load(points, title, stamp), "spectrum": spectrum(shown, p99_title(shown), stamp)}
+    figures = {"load": load(points, title, stamp)}
+    return figures | ({"spectrum": spectrum(shown, p99_title(shown), stamp)} if points["valid"].any() else {})
 
 
 def _of_chunks(calls: pd.DataFrame, compared: pd.DataFrame, stamp: dict[str, Any]) -> dict[str, Figure]:
@@ -314,8 +306,7 @@ def _of_chunks(calls: pd.DataFrame, compared: pd.DataFrame, stamp: dict[str, Any
     points = stats.throughput(calls, ("arm", "chunk_rows"))
     streams, others = points[points["chunk_rows"] > 0], points[points["chunk_rows"] == 0]
     best = streams.sort_values("rows_per_s").iloc[-1]
-    carried = f"{best['chunk_rows']:,} rows carried most: {_about(best['rows_per_s'])} rows per second"
-    title = f"Of the streams, chunks of {carried}"
+    title = f"Chunks of {best['chunk_rows']:,} rows carried most: {_about(best['rows_per_s'])} rows per second"
     return {"chunks": chunks(streams, dict(zip(others["arm"], others["rows_per_s"], strict=True)), title, stamp)}
 
 
@@ -382,7 +373,9 @@ def alt(figure: Figure) -> str:
 
 def write(figure: Figure, path: Path) -> None:
     """Write a PNG, 800 pixels wide at least, whose description is the alt text."""
-    figure.savefig(path, dpi=120, metadata={"Description": alt(figure)})
+    description = PngInfo()
+    description.add_text("Description", alt(figure))
+    _image(figure, dpi=120).save(path, optimize=True, pnginfo=description)
 
 
 def show(figure: Figure, alt: str) -> None:
@@ -390,5 +383,12 @@ def show(figure: Figure, alt: str) -> None:
     from IPython.display import display
 
     png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=100)
+    _image(figure, dpi=100).save(png, format="png", optimize=True)
     display({"image/png": png.getvalue(), "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
+
+
+def _image(figure: Figure, dpi: int) -> Image.Image:
+    """A picture of 256 colours, which is a third as large."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=dpi)
+    return Image.open(png).convert("RGB").quantize(256)

@@ -148,7 +148,7 @@ def declared(calls: pd.DataFrame) -> pd.DataFrame:
 def crossover(
     calls: pd.DataFrame, arm: str, base: str, resamples: int = 2_000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """The number of rows at which `arm` and `base` take equally long, and its 95 % interval; NaN where they never do.
+    """The number of rows at which `arm` and `base` take equally long, and its 95 % interval; NaN unless there is one.
 
     Between the numbers of rows that were measured the ratio's logarithm is taken to be linear in the rows' logarithm.
     """
@@ -158,9 +158,10 @@ def crossover(
     if len(logs) < 2:
         return np.nan, np.nan, np.nan
     places = np.log(np.array(list(logs), dtype=float))
-    point = _crossing(places, np.array([values.mean() for values in logs.values()]))
+    means = np.array([values.mean() for values in logs.values()])
+    point = _crossing(places, means) if np.count_nonzero(np.diff(np.sign(means))) == 1 else np.nan
     drawn = np.column_stack([rng.choice(values, (resamples, len(values))).mean(axis=1) for values in logs.values()])
-    crossings = [_crossing(places, means) for means in drawn]
+    crossings = [_crossing(places, each) for each in drawn]
     crossed = np.array([crossing for crossing in crossings if np.isfinite(crossing)])
     if not np.isfinite(point) or len(crossed) < 0.9 * resamples:
         return np.nan, np.nan, np.nan

@@ -87,7 +87,7 @@ def test_experiments_are_declared_for_what_can_carry_the_table(capsys: pytest.Ca
         assert len(set(names)) == len(names)
         assert {name for pair in (*experiment.compare, experiment.control or ()) for name in pair} <= set(names)
         assert not [arm for arm in experiment.arms if arm.encoding == "tensor"]
-    (stream,) = [arm for arm in bench.declared("rows", "linear").arms if arm.name == "tensor, streamed"]
+    (stream,) = [arm for arm in bench.declared("rows", "linear").arms if arm.name == "streamed tensor"]
     assert stream.chunk_rows == pytest.approx(CHUNK_BYTES / 80, rel=0.01), "ten doubles a row"
 
 

@@ -95,7 +95,7 @@ def test_titles_state_what_was_found() -> None:
     assert figures["crossover_tensor_csv"].get_suptitle().startswith("Tensor and csv take equally long at ")
     assert figures["waterfall_10000"].get_suptitle() == "At 10,000 rows `csv` spends most of its time on: predict"
     assert plots.of(by_load())["load"].get_suptitle().startswith("Kept up with: csv ")
-    assert plots.of(by_chunks())["chunks"].get_suptitle().startswith("Of the streams, chunks of ")
+    assert plots.of(by_chunks())["chunks"].get_suptitle().startswith("Chunks of ")
 
 
 def test_lines_differ_without_colour_and_floors_are_grey() -> None:
