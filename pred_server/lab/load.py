@@ -12,7 +12,6 @@ import json
 import os
 import queue
 import random
-import re
 import struct
 import subprocess
 import sys
@@ -29,12 +28,14 @@ import pandas as pd
 
 from pred_server.lab.calls import KINDS, Call, Reply, Target
 from pred_server.model import ROOT
+from pred_server.timing import parse_header
 
 LATE_NS = 1_000_000  # a send this long after its schedule is late
 MOST_LATE = 0.01
 MOST_BUSY = 0.8
 SPIN_S = 0.002  # asyncio's own timer may be up to a millisecond late
 PHASES = ("decode_ms", "queue_ms", "predict_ms", "encode_ms")
+TOLD = (*PHASES, "batch_rows")  # by the server
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,9 @@ class Generator:
         -------
         DataFrame with the columns arm (the target's name), the segment's labels, call, code, ok, latency_ms (from the
         scheduled send in an open loop), service_ms (from the send), scheduled_ns, sent_ns and done_ns (monotonic),
-        request_bytes, reply_bytes, decode_ms, queue_ms, predict_ms and encode_ms (NaN where the server tells none),
-        busy_share and late_share of the segment, and valid: False where the generator itself was the bottleneck.
+        request_bytes, reply_bytes, decode_ms, queue_ms, predict_ms, encode_ms and batch_rows (NaN where the server
+        tells none), busy_share and late_share of the segment, and valid: False where the generator itself was the
+        bottleneck.
 
         Raises
         ------
@@ -270,7 +272,7 @@ def _frame(segment: Segment, target: Target, log: list[Any], busy_share: float) 
     replies = frame.pop("reply").tolist()
     late_share = float((frame["sent_ns"] - frame["scheduled_ns"] > LATE_NS).mean())
     codes = [reply.code for reply in replies]
-    phases = pd.DataFrame([_phases(reply.timing) for reply in replies], columns=list(PHASES), dtype="float64")
+    told = pd.DataFrame([_told(reply.timing) for reply in replies], columns=list(TOLD), dtype="float64")
     return pd.DataFrame(
         {
             "arm": segment.target,
@@ -283,7 +285,7 @@ def _frame(segment: Segment, target: Target, log: list[Any], busy_share: float) 
             **{name: frame[name].to_numpy() for name in ("scheduled_ns", "sent_ns", "done_ns")},
             "request_bytes": sum(map(len, target.messages)),
             "reply_bytes": [reply.reply_bytes for reply in replies],
-            **{name: phases[name].to_numpy() for name in PHASES},
+            **{name: told[name].to_numpy() for name in TOLD},
             "busy_share": busy_share,
             "late_share": late_share,
             # To predict in process or to fill a bare socket keeps the generator busy: that is what is measured.
@@ -292,9 +294,10 @@ def _frame(segment: Segment, target: Target, log: list[Any], busy_share: float) 
     )
 
 
-def _phases(timing: str) -> dict[str, float]:
-    found = re.findall(r"(\w+);dur=([\d.]+)", timing)
-    return {f"{name}_ms": float(duration_ms) for name, duration_ms in found}
+def _told(timing: str) -> dict[str, float]:
+    phases_ms, batch_rows = parse_header(timing)
+    told = {f"{phase}_ms": duration_ms for phase, duration_ms in phases_ms.items()}
+    return told | ({"batch_rows": float(batch_rows)} if batch_rows else {})
 
 
 if __name__ == "__main__":
