@@ -2,7 +2,6 @@
 
 import base64
 import html
-import io
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -117,7 +116,5 @@ class Explorer:
 
 
 def _image(figure: Figure) -> str:
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=100)
-    data = base64.b64encode(png.getvalue()).decode()
+    data = base64.b64encode(plots.png(figure)).decode()
     return f'<img alt="{html.escape(plots.alt(figure))}" src="data:image/png;base64,{data}">'
