@@ -34,6 +34,7 @@ def test_run_measures_what_was_chosen_and_closes_its_servers(explorer: Explorer,
     served = explorer.calls[explorer.calls["arm"] == "served"]
     assert served.groupby("rows").size().to_dict() == {1: 40, 10: 40}
     assert served["ok"].all()
+    assert (served["batch_rows"] >= served["rows"]).all(), "the server tells how many it computed together"
     assert set(served["encoding"]) == {"tensor"}
     assert (served["chunk_rows"] > 0).all() == stream
     assert (served["callers"].iloc[0], served["rate_per_s"].iloc[0]) == LOADS[load]
