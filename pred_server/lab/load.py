@@ -34,6 +34,7 @@ LATE_NS = 1_000_000  # a send this long after its schedule is late
 MOST_LATE = 0.01
 MOST_BUSY = 0.8
 SPIN_S = 0.002  # asyncio's own timer may be up to a millisecond late
+TOLD = (*(f"{phase}_ms" for phase in SERVER_PHASES), "batch_rows")  # by the server
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,9 @@ class Generator:
         -------
         DataFrame with the columns arm (the target's name), the segment's labels, call, code, ok, latency_ms (from the
         scheduled send in an open loop), service_ms (from the send), scheduled_ns, sent_ns and done_ns (monotonic),
-        request_bytes, reply_bytes, decode_ms, queue_ms, predict_ms and encode_ms (NaN where the server tells none),
-        busy_share of the segment, late_share of all calls to the target, and valid: False where the generator itself
-        was the bottleneck.
+        request_bytes, reply_bytes, decode_ms, queue_ms, predict_ms, encode_ms and batch_rows (NaN where the server
+        tells none), busy_share of the segment, late_share of all calls to the target, and valid: False where the
+        generator itself was the bottleneck.
 
         Raises
         ------
@@ -278,8 +279,7 @@ def _frame(segment: Segment, target: Target, log: list[Any], busy_share: float) 
     frame = pd.DataFrame(log, columns=["call", "scheduled_ns", "sent_ns", "done_ns", "reply"]).sort_values("call")
     replies = frame.pop("reply").tolist()
     codes = [reply.code for reply in replies]
-    told = [parse_header(reply.timing)[0] for reply in replies]
-    phases = pd.DataFrame(told, columns=list(SERVER_PHASES), dtype="float64")
+    told = pd.DataFrame([_told(reply.timing) for reply in replies], columns=list(TOLD), dtype="float64")
     return pd.DataFrame(
         {
             "arm": segment.target,
@@ -292,12 +292,18 @@ def _frame(segment: Segment, target: Target, log: list[Any], busy_share: float) 
             **{name: frame[name].to_numpy() for name in ("scheduled_ns", "sent_ns", "done_ns")},
             "request_bytes": sum(map(len, target.messages)),
             "reply_bytes": [reply.reply_bytes for reply in replies],
-            **{f"{name}_ms": phases[name].to_numpy() for name in SERVER_PHASES},
+            **{name: told[name].to_numpy() for name in TOLD},
             "busy_share": busy_share,
             # A lone caller waits for nobody but its server, and all that it does belongs to its call.
             "valid": busy_share <= MOST_BUSY or not (segment.rate_per_s or segment.callers > 1),
         }
     )
+
+
+def _told(timing: str) -> dict[str, float]:
+    phases_ms, batch_rows = parse_header(timing)
+    told = {f"{phase}_ms": duration_ms for phase, duration_ms in phases_ms.items()}
+    return told | ({"batch_rows": float(batch_rows)} if batch_rows else {})
 
 
 if __name__ == "__main__":

@@ -382,13 +382,18 @@ def show(figure: Figure, alt: str) -> None:
     """Show a figure in a notebook, with a text that says what is to be seen in it to those who cannot."""
     from IPython.display import display
 
-    png = io.BytesIO()
-    _image(figure, dpi=100).save(png, format="png", optimize=True)
-    display({"image/png": png.getvalue(), "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
+    display({"image/png": png(figure), "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
 
 
-def _image(figure: Figure, dpi: int) -> Image.Image:
-    """A picture of 256 colours, which is a third as large."""
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=dpi)
-    return Image.open(png).convert("RGB").quantize(256)
+def png(figure: Figure) -> bytes:
+    """The figure as the bytes of a small PNG: a notebook with its figures is to stay under 300 KB."""
+    small = io.BytesIO()
+    _image(figure, dpi=100, colours=96).save(small, "png", optimize=True)
+    return small.getvalue()
+
+
+def _image(figure: Figure, dpi: int, colours: int = 256) -> Image.Image:
+    """A picture of few colours, which is a third as large."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=dpi)
+    return Image.open(drawn).convert("RGB").quantize(colours)
