@@ -58,6 +58,7 @@ bench: setup  ## measure how fast it is: the published results, data/results; QU
 	$(BENCH)/rows_flights.parquet --model flights --rows 1 100 10000 100000
 	$(BENCH)/chunks.parquet --model linear --varies chunks
 	$(BENCH)/load.parquet --model linear --varies load
+	$(BENCH)/ladder.parquet --model flights --varies ladder
 
 lint: .venv/ready  ## ruff, mypy, go vet, and buf on the contract: style, and nothing that breaks the article's clients
 	$(BIN)/ruff format --check

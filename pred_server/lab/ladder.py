@@ -44,7 +44,7 @@ def by_step(
         "ladder",
         model,
         tuple(rows) or ((1, 2_000) if quick else (1, 100_000)),
-        blocks=3 if quick else 8,
+        blocks=3 if quick else 5,
         calls=8 if quick else 20,
         most_rows=20_000 if quick else 200_000,
     )
