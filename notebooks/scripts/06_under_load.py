@@ -235,7 +235,7 @@ finding = (
 figure = plots.spectrum(stops, finding)
 axes = figure.axes[0]
 slowest_shares = [1 / (10**0.5 * 1.05**step) for step in range(200) if 10**0.5 * 1.05**step <= STOP_CALLS]
-expected_ms = [max(each_ms, by_arithmetic_ms(share)) for share in slowest_shares]
+expected_ms = [waits if (waits := by_arithmetic_ms(share)) > each_ms else float("nan") for share in slowest_shares]
 axes.plot(
     [1 / share for share in slowest_shares], expected_ms, color="black", linewidth=4, alpha=0.25, label="arithmetic"
 )
@@ -496,8 +496,9 @@ knees = pd.DataFrame(
     }
 )
 crossed = int((~points["valid"]).sum())
-finding = "Most that was kept up with, in calls/s, and the knee by Little's law: " + "; ".join(
-    f"{name} {'none of these' if pd.isna(row.iloc[1]) else format(row.iloc[1], ',.0f')} and {row.iloc[0]:,.0f}"
+finding = "; ".join(
+    f"{name}: {'no valid point was' if pd.isna(row.iloc[1]) else format(row.iloc[1], ',.0f') + ' calls/s'} kept up with, "
+    f"knee by Little's law {row.iloc[0]:,.0f}"
     for name, row in knees.iterrows()
 )
 if crossed > len(points) / 2:
