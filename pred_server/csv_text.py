@@ -42,8 +42,10 @@ class Csv:
         request.input_data = _to_csv(arrow)
 
     def read_table(self, request: Request, schema: Schema, max_rows: int) -> tuple[Aligned, list[str]]:
-        text = request.input_data.removeprefix("\ufeff") + "\n"
-        if not text.strip():
+        text = request.input_data.removeprefix("\ufeff")
+        if not text.endswith("\n"):
+            text += "\n"
+        if text.isspace():
             raise InvalidInput.at([Violation("input_data", "is empty; a header and at least one row are needed")])
         if re.match(r"[\r\n]*+[^\r\n]*+", text)[0].count(",") >= MAX_COLUMNS:  # type: ignore[index]  # matches any text
             raise LimitExceeded(f"the table has more than {MAX_COLUMNS:,} columns")

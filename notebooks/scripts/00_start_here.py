@@ -166,6 +166,7 @@ plt.close(figure)
 # | [04 Call it from Go](04_call_it_from_go.ipynb) | How does a web server in Go ask a model in Python, and what does the hop cost? |
 # | [05 How fast is it?](05_how_fast_is_it.ipynb) | From one row to a million, what does a call cost, and what does the encoding change? |
 # | [06 Under load](06_under_load.ipynb) | What happens when many callers ask at the same time, and how much can one server process carry? |
+# | [07 Make it fast](07_make_it_fast.ipynb) | From the article's server to ours: which change gave how much? |
 # | [Explorer](explorer.ipynb) | What does a call cost, for the model, the encoding, the size and the load of your choice? |
 #
 # [README.md](README.md) has run times, a glossary, the status codes, and help when you are stuck.

@@ -349,4 +349,4 @@ scratch.cleanup()
 print("still running:", sum(server.running for server in (naive, strict)))
 
 # %% [markdown]
-# [README.md](README.md) has the map of the lessons, a glossary and the status codes.
+# Next: [06 Under load](06_under_load.ipynb)

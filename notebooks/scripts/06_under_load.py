@@ -595,4 +595,4 @@ for each in (one_by_one, article, server):
 server
 
 # %% [markdown]
-# Next: the [explorer](explorer.ipynb), where you choose what to measure
+# Next: [07 Make it fast](07_make_it_fast.ipynb)
