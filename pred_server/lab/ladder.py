@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from pred_server.errors import ServerStartError
 from pred_server.lab import plots, stats
@@ -77,6 +78,10 @@ def _faster(calls: pd.DataFrame, arm: str, base: str, rows: int) -> dict[str, fl
     return {"factor": one["ratio"], "low": one["low"], "high": one["high"]}
 
 
+def _ms(ms: float) -> str:
+    return f"{ms:,.0f} ms" if ms >= 100 else f"{ms:.3g} ms"
+
+
 def of_ladder(calls: pd.DataFrame, compared: pd.DataFrame, stamp: dict[str, Any]) -> dict[str, Figure]:
     """One figure for each number of rows."""
     return {f"ladder_{rows}": ladder(steps_at(calls, rows), rows, stamp) for rows in sorted(calls["rows"].unique())}
@@ -89,7 +94,7 @@ def ladder(steps: pd.DataFrame, rows: int, stamp: dict[str, Any] | None = None) 
     figure, axes = plots._figure(title, stamp, height=1.2 + 0.45 * len(steps))
     places = np.arange(len(steps))
     for place, (_, step) in enumerate(steps.iterrows()):
-        text, right = f"  {step['p50_ms']:,.3g} ms", 1.0
+        text, right = f"  {_ms(step['p50_ms'])}", 1.0
         if place == 0:
             axes.plot(1, place, marker="s", color="0.4")
         else:
@@ -97,7 +102,7 @@ def ladder(steps: pd.DataFrame, rows: int, stamp: dict[str, Any] | None = None) 
             colour, marker = (plots.COLOURS[0], "o") if is_step else ("0.25", "D")
             axes.plot([step["low"], step["high"]], [place, place], color=colour, linewidth=2)
             axes.plot(step["factor"], place, marker=marker, color=colour)
-            text = f"  {step['factor']:.3g}×" + (f"   ({step['p50_ms']:,.3g} ms left)" if is_step else "")
+            text = f"  {step['factor']:.3g}×" + (f"   ({_ms(step['p50_ms'])} left)" if is_step else "")
             right = max(1.0, step["high"])
         axes.annotate(text, (right, place), va="center", fontsize=9)
     axes.axvline(1, color="0.45", linestyle=(0, (1, 1)))
@@ -105,10 +110,10 @@ def ladder(steps: pd.DataFrame, rows: int, stamp: dict[str, Any] | None = None) 
     axes.set(xscale="log", xlabel="times as fast as the step before, 95 % interval")
     axes.set_yticks(places, list(steps["step"]))
     axes.invert_yaxis()
-    axes.margins(x=0.35)
+    axes.set_xlim(0.8 * steps["low"].min(), steps["high"].max() ** 1.4 * 1.5)  # room for the words on the right
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:,g}")
-    if axes.get_xlim()[1] < 100 * axes.get_xlim()[0]:  # else there are powers of ten enough
-        axes.xaxis.set_minor_formatter("{x:,g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(True, axis="x", alpha=0.3)
     told = "; ".join(f"{step['step']} {step['factor']:.3g} times" for _, step in steps.iloc[1:].iterrows())
     return plots._say(figure, f"{title}. Each step against the one before it: {told}.")

@@ -71,7 +71,7 @@ def ratio(calls: pd.DataFrame, arm: str, base: str, resamples: int = 2_000, seed
         verdict = NO_DIFFERENCE if low <= 1 <= high else "slower" if low > 1 else "faster"
         if len(logs) < MIN_BLOCKS:  # so few may all err to one side by chance: four do in one case of eight
             verdict = f"not compared: {len(logs)} blocks are too few"
-        elif not both["ok"].all():
+        elif "ok" in both and not both["ok"].all():
             verdict = f"not compared: {(~both['ok']).sum()} of {len(both)} calls failed"
         elif "valid" in both and both["valid"].mean() < 0.5:
             verdict = "not compared: the load generator was the bottleneck"
