@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from pred_server.errors import DeadlineExceeded
+
 MIB = 1024 * 1024
 
 
@@ -24,6 +26,12 @@ class Limits:
     )
     drain_timeout_s: float = field(
         default=30.0, metadata={"help": "how long a stop waits for accepted calls, in seconds"}
+    )
+
+
+def took_too_long(limits: Limits) -> DeadlineExceeded:
+    return DeadlineExceeded(
+        f"this took longer than the server allows ({flag('max_deadline_s')} is {limits.max_deadline_s:g})"
     )
 
 

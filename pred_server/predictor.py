@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from pred_server.aligned import Aligned, concat, count_rows
-from pred_server.errors import DeadlineExceeded, LimitExceeded, PredServerError
-from pred_server.limits import Limits, flag
+from pred_server.errors import LimitExceeded, PredServerError
+from pred_server.limits import Limits, flag, took_too_long
 from pred_server.model import Model
 
 INLINE_ROWS = 64
@@ -111,10 +111,7 @@ class Predictor:
                     await self._room(loop)
                 return await work.future
         except TimeoutError:
-            what = (
-                f"this took longer than the server allows ({flag('max_deadline_s')} is {self._limits.max_deadline_s:g})"
-            )
-            raise DeadlineExceeded(what) from None
+            raise took_too_long(self._limits) from None
         finally:
             self._open.discard(work)
             if not work.future.done() or work.future.cancelled():

@@ -21,7 +21,6 @@ from generated.pred_pb2_grpc import PredictionServicer
 from pred_server.aligned import Aligned, count_rows
 from pred_server.codecs import CODECS, Codec, codec_of
 from pred_server.errors import (
-    DeadlineExceeded,
     InvalidInput,
     LimitExceeded,
     ModelNotFound,
@@ -29,7 +28,7 @@ from pred_server.errors import (
     ServerFault,
     clip,
 )
-from pred_server.limits import Limits, flag
+from pred_server.limits import Limits, flag, took_too_long
 from pred_server.model import Model
 from pred_server.predictor import Computed, Predictor
 from pred_server.schema import Column
@@ -246,13 +245,11 @@ class PredictionService(PredictionServicer):
 
     @asynccontextmanager
     async def _time_limit(self) -> AsyncIterator[None]:
-        limit = self._limits.max_deadline_s
         try:
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout(self._limits.max_deadline_s):
                 yield
         except TimeoutError:
-            what = f"this took longer than the server allows ({flag('max_deadline_s')} is {limit:g})"
-            raise DeadlineExceeded(what) from None
+            raise took_too_long(self._limits) from None
 
     async def _decode(self, call: _Call, model: Model, request: Received) -> _Decoded:
         def read() -> _Decoded:

@@ -63,7 +63,7 @@ def to_frame(table: Table, names: list[str]) -> pd.DataFrame:
     return pd.DataFrame(table, columns=names, copy=False)
 
 
-def to_arrow(table: Table, names: list[str] | None = None) -> pa.Table:
+def to_arrow(table: Table) -> pa.Table:
     """The table as an Arrow table. A NaN stays one where pandas has floats of NumPy's, and is a null elsewhere.
 
     Raises
@@ -74,7 +74,7 @@ def to_arrow(table: Table, names: list[str] | None = None) -> pa.Table:
     if isinstance(table, pa.Table):
         return table
     columns = {}
-    frame = to_frame(table, names or [])
+    frame = to_frame(table, [])
     for position, name in enumerate(frame.columns):
         try:
             values = plain(frame.iloc[:, position])

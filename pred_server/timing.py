@@ -94,17 +94,22 @@ class Waterfall:
         kind = f"a stream of {self.chunks:,} chunks: busy time by phase" if self.chunks else "one call"
         return f"{self.wall_ms:.2f} ms, {kind}"
 
+    def _bars(self) -> Iterator[tuple[str, float, float, str]]:
+        """Phase, where its bar begins, how long it is, in milliseconds, and its colour."""
+        start_ms = 0.0
+        for phase, ms in self.phases_ms.items():
+            yield phase, start_ms, ms, COLOURS[list(PHASES).index(phase)]
+            start_ms += 0.0 if self.chunks else ms  # in a stream, phases overlap
+
     def plot(self) -> "Figure":
         """A figure with one bar for each phase; in a unary call each begins where the one before it ends."""
         from matplotlib.figure import Figure  # comes with the extra `lab`; a server does not need it
 
         figure = Figure(figsize=(7.5, 2.6), layout="constrained")
         axes = figure.subplots()
-        start = 0.0
-        for place, (phase, ms) in enumerate(self.phases_ms.items()):
-            axes.barh(place, ms, left=start, color=COLOURS[list(PHASES).index(phase)], edgecolor="0.2", linewidth=0.5)
+        for place, (_, start, ms, colour) in enumerate(self._bars()):
+            axes.barh(place, ms, left=start, color=colour, edgecolor="0.2", linewidth=0.5)
             axes.annotate(f" {ms:.2f}", (start + ms, place), va="center", fontsize=8)
-            start += 0.0 if self.chunks else ms
         axes.axvline(self.wall_ms, color="0.45", linestyle=":")
         axes.set_yticks(range(len(self.phases_ms)), list(self.phases_ms))
         axes.invert_yaxis()
@@ -114,29 +119,26 @@ class Waterfall:
 
     def text(self, width: int = 40) -> str:
         """The bars in characters, for a terminal."""
-        lines, start = [self._title()], 0.0
+        lines = [self._title()]
         scale = width / max(self.wall_ms, *self.phases_ms.values(), 1e-9)
-        for phase, ms in self.phases_ms.items():
+        for phase, start, ms, _ in self._bars():
             bar = " " * round(start * scale) + "█" * max(1, round(ms * scale))
             lines.append(f"  {phase:13} {ms:10.3f} ms  {bar}")
-            start += 0.0 if self.chunks else ms
         return "\n".join(lines)
 
     def __repr__(self) -> str:
         return f"Waterfall({self._title()}: {', '.join(f'{name} {ms:.2f}' for name, ms in self.phases_ms.items())})"
 
     def _repr_html_(self) -> str:
-        rows, start = "", 0.0
+        rows = ""
         whole = max(self.wall_ms, *self.phases_ms.values(), 1e-9)
-        for phase, ms in self.phases_ms.items():
+        for phase, start, ms, colour in self._bars():
             left, width = 100 * start / whole, max(0.3, 100 * ms / whole)
-            colour = COLOURS[list(PHASES).index(phase)]
             bar = f"margin-left:{left:.1f}%;width:{width:.1f}%;height:0.9em;background:{colour}"
             rows += (
                 f"<tr><td>{html.escape(phase)}</td><td>{ms:.3f}</td>"
                 f'<td style="min-width:22em"><div style="{bar}"></div></td><td>{html.escape(PHASES[phase])}</td></tr>'
             )
-            start += 0.0 if self.chunks else ms
         batch = f"; the model computed {self.batch_rows:,} rows at once" if self.batch_rows else ""
         head = "<tr><th>phase</th><th>ms</th><th></th><th></th></tr>"
         return f"<b>{html.escape(self._title() + batch)}</b><table>{head}{rows}</table>"
