@@ -133,7 +133,7 @@ def _bench(args: argparse.Namespace) -> None:
     from pred_server.lab import bench
 
     experiment = bench.declared(args.varies, args.model, args.encodings, args.rows, args.quick)
-    bench.bench(replace(experiment, seed=args.seed, pin=not args.unpinned), args.out)
+    bench.bench(replace(experiment, seed=args.seed, pin=experiment.pin and not args.unpinned), args.out)
 
 
 def _plot(args: argparse.Namespace) -> None:
@@ -195,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--timeout-s", type=_seconds, default=DEFAULT_STREAM_TIMEOUT_S, help="deadline in seconds")
 
     bench = command("bench", _bench, "measure how fast it is, beside floors and other ways to serve the same model")
-    bench.add_argument("--varies", choices=["rows", "load", "chunks", "ladder"], default="rows", help="what is varied")
+    bench.add_argument("--varies", choices=["rows", "load", "chunks", "ladder", "floor"], default="rows", help="what is varied")
     bench.add_argument(
         "--model", default="flights", help="sum, linear, flights, or a model directory, whose sample is sent"
     )

@@ -11,7 +11,7 @@ from pred_server.client import CHUNK_BYTES
 from pred_server.codecs import CODECS
 from pred_server.engines import ROW_BLOCK
 from pred_server.errors import InvalidInput
-from pred_server.lab import experiments, ladder, plots, stats
+from pred_server.lab import experiments, floor, ladder, plots, stats
 from pred_server.lab.calls import Arm, messages_of
 from pred_server.lab.experiments import Experiment
 from pred_server.limits import MIB
@@ -84,7 +84,7 @@ def by_chunks(
     )
 
 
-VARIES = {"rows": by_rows, "load": by_load, "chunks": by_chunks, "ladder": ladder.by_step}
+VARIES = {"rows": by_rows, "load": by_load, "chunks": by_chunks, "ladder": ladder.by_step, "floor": floor.by_case}
 plots.FIGURES["ladder"] = ladder.of_ladder
 
 

@@ -6,6 +6,7 @@ Each function of `KINDS` connects to a target and returns the function that make
 import asyncio
 import io
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -15,8 +16,12 @@ import grpc
 import pandas as pd
 
 from generated.pred_pb2 import Request
+from generated.pred_pb2_grpc import PredictionStub
+from pred_server.client import Client
 from pred_server.codecs import CODECS
+from pred_server.errors import PredServerError
 from pred_server.lab.baselines import BUFFER_BYTES, TCP_HEADER, flight_messages
+from pred_server.limits import Limits
 from pred_server.model import load
 
 OPTIONS = (
@@ -35,10 +40,14 @@ class Arm:
     ----------
     server : `serve`, `gateway` (with `serve` behind it), a kind of `baselines`, or `predict`, which is in process
     encoding : of `serve`, `article` and the floors `echo` and `tcp`, which carry the bytes that `serve` carries
+    frame : whether the time is that from a DataFrame to a Series: of `serve` by our `Client`, which cuts a large table
+        into chunks by itself, of `article` by pandas, of `flight` by Arrow's client
     chunk_rows : if above 0, a stream of chunks with so many rows each
     flags : further flags of the server
     process : arms with equal server, flags and process share one
     callers : closed loop of so many, unless `rate_per_s` is given: then an open loop
+    model : which is served, if not the experiment's
+    rows : the numbers of rows at which it takes part, if not at all of them
     """
 
     name: str
@@ -51,12 +60,15 @@ class Arm:
     callers: int = 1
     rate_per_s: float = 0.0
     arrivals: str = "poisson"
+    frame: bool = False
+    model: str = ""
+    rows: tuple[int, ...] = ()
 
     @property
     def sends(self) -> tuple[str, ...]:
         """Equal for arms that send the same bytes."""
         own = self.server if self.server in ("predict", "rest", "flight", "gateway") else ""
-        return (own, self.encoding, str(self.chunk_rows))
+        return (own, self.encoding, str(self.chunk_rows), str(self.frame), self.model)
 
 
 @dataclass(frozen=True)
@@ -65,8 +77,9 @@ class Target:
 
     Parameters
     ----------
-    kind : `unary` or `stream` (gRPC), `http` (POST), `tcp` (as `baselines` reads it), or `predict`: no server, the
-        generator itself loads the model that `address` names, and predicts the table (a Parquet file) in `messages`
+    kind : `unary` or `stream` (gRPC), `http` (POST), `tcp` (as `baselines` reads it); or one of those that take the table
+        (a Parquet file) from `messages`: `client` (ours), `pandas_client`, `flight_client`, and `predict`, which has no
+        server: the generator itself loads the model that `address` names
     address : HOST:PORT; for http a whole URL
     messages : one, or the chunks of a stream
     metadata : sent with each call; for http the headers
@@ -78,6 +91,7 @@ class Target:
     address: str
     messages: tuple[bytes, ...]
     method: str = "/prediction.Prediction/Predict"
+    encoding: str = ""
     metadata: tuple[tuple[str, str], ...] = ()
     reply_bytes: int = 0
     connections: int = 1
@@ -88,6 +102,7 @@ class Reply(NamedTuple):
     code: str
     reply_bytes: int = 0
     timing: str = ""  # of the Server-Timing syntax
+    first_ns: int = 0  # when the first message of a stream came back
 
 
 Call = Callable[[int], Awaitable[Reply]]  # takes the number of the connection
@@ -95,7 +110,7 @@ Call = Callable[[int], Awaitable[Reply]]  # takes the number of the connection
 
 def messages_of(arm: Arm, batch: pd.DataFrame) -> tuple[bytes, ...]:
     """What one call of an arm sends."""
-    if arm.server == "predict":
+    if arm.server == "predict" or arm.frame:
         return (batch.to_parquet(),)
     if arm.server == "rest":
         import orjson
@@ -119,6 +134,8 @@ def target_of(arm: Arm, address: str, messages: tuple[bytes, ...]) -> Target:
     metadata: tuple[tuple[str, str], ...] = ()
     if arm.server in ("predict", "tcp"):
         kind = arm.server
+    elif arm.frame:
+        kind = {"serve": "client", "article": "pandas_client", "flight": "flight_client"}[arm.server]
     elif arm.server in ("rest", "gateway"):
         kind, address = "http", f"{address}/predict"
         metadata = (("content-type", "text/csv" if arm.server == "gateway" else "application/json"),)
@@ -126,7 +143,7 @@ def target_of(arm: Arm, address: str, messages: tuple[bytes, ...]) -> Target:
         kind, method = "stream", "/arrow.flight.protocol.FlightService/DoExchange"
     elif arm.chunk_rows:
         kind, method = "stream", "/prediction.Prediction/PredictStream"
-    return Target(arm.name, kind, address, messages, method, metadata, connections=arm.connections)
+    return Target(arm.name, kind, address, messages, method, arm.encoding, metadata, connections=arm.connections)
 
 
 def _channels(target: Target, stack: AsyncExitStack) -> list[grpc.aio.Channel]:
@@ -136,9 +153,10 @@ def _channels(target: Target, stack: AsyncExitStack) -> list[grpc.aio.Channel]:
     return channels
 
 
-async def _finished(call: Any, reply_bytes: int) -> Reply:
+async def _finished(call: Any, reply_bytes: int, first_ns: int = 0) -> Reply:
     trailing = await call.trailing_metadata()
-    return Reply("OK", reply_bytes, next((value for key, value in trailing or () if key == "server-timing"), ""))
+    timing = next((value for key, value in trailing or () if key == "server-timing"), "")
+    return Reply("OK", reply_bytes, timing, first_ns)
 
 
 async def _unary(target: Target, stack: AsyncExitStack) -> Call:
@@ -161,8 +179,12 @@ async def _stream(target: Target, stack: AsyncExitStack) -> Call:
 
     async def call(connection: int) -> Reply:
         sent = methods[connection](target.messages, timeout=target.timeout_s, metadata=target.metadata)
+        reply_bytes = first_ns = 0
         try:
-            return await _finished(sent, sum([len(reply) async for reply in sent]))
+            async for reply in sent:
+                first_ns = first_ns or time.monotonic_ns()
+                reply_bytes += len(reply)
+            return await _finished(sent, reply_bytes, first_ns)
         except grpc.aio.AioRpcError as error:
             return Reply(error.code().name)
 
@@ -222,15 +244,63 @@ async def _tcp(target: Target, stack: AsyncExitStack) -> Call:
 
 
 async def _predict(target: Target, stack: AsyncExitStack) -> Call:
-    model, table = load(target.address), pd.read_parquet(io.BytesIO(target.messages[0]))
+    model, table = load(target.address), _table(target)
+    return _blocking(lambda: model.predict(table))
+
+
+async def _client(target: Target, stack: AsyncExitStack) -> Call:
+    limits, table = Limits(max_message_bytes=2**31 - 1), _table(target)
+    client = stack.enter_context(Client(target.address, timeout_s=target.timeout_s, retry=False, limits=limits))
+    return _blocking(lambda: client.predict(table, encoding=target.encoding))
+
+
+async def _pandas_client(target: Target, stack: AsyncExitStack) -> Call:
+    stub, table = PredictionStub(stack.enter_context(grpc.insecure_channel(target.address, OPTIONS))), _table(target)
+
+    def predict() -> Any:
+        response = stub.Predict(Request(input_data=table.to_csv(index=False)), timeout=target.timeout_s)
+        return pd.read_csv(io.StringIO(response.result)).iloc[:, 0]
+
+    return _blocking(predict)
+
+
+async def _flight_client(target: Target, stack: AsyncExitStack) -> Call:
+    import pyarrow as pa
+    import pyarrow.flight
+
+    client, table = stack.enter_context(pa.flight.connect(f"grpc://{target.address}")), _table(target)
+    descriptor = pa.flight.FlightDescriptor.for_command(b"predict")
+
+    def predict() -> Any:
+        arrow = pa.Table.from_pandas(table, preserve_index=False)
+        writer, reader = client.do_exchange(descriptor)
+        with writer:
+            writer.begin(arrow.schema)
+            writer.write_table(arrow)
+            writer.done_writing()
+            return reader.read_all().column(0).to_pandas()
+
+    return _blocking(predict)
+
+
+def _table(target: Target) -> pd.DataFrame:
+    return pd.read_parquet(io.BytesIO(target.messages[0]))
+
+
+def _blocking(predict: Callable[[], Any]) -> Call:
+    """For one caller at a time: what is called does not return to the event loop before it is done."""
 
     async def call(connection: int) -> Reply:
-        model.predict(table)
+        try:
+            predict()
+        except (PredServerError, grpc.RpcError, OSError) as error:  # Arrow's are OSErrors
+            return Reply(type(error).__name__)
         return Reply("OK")
 
     return call
 
 
 KINDS: dict[str, Callable[[Target, AsyncExitStack], Awaitable[Call]]] = {
-    "unary": _unary, "stream": _stream, "http": _http, "tcp": _tcp, "predict": _predict,
+    "unary": _unary, "stream": _stream, "http": _http, "tcp": _tcp, "predict": _predict, "client": _client,
+    "pandas_client": _pandas_client, "flight_client": _flight_client,
 }  # fmt: skip

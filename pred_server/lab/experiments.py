@@ -43,8 +43,8 @@ class Experiment:
     model : `sum`, `flights` or a model directory, whose sample.parquet supplies the rows
     repetitions : servers are restarted between them
     blocks : in each repetition; in each block all arms run in a shuffled order and then in its reverse
-    calls : of each arm in each half of a block, but fewer where they would have more than `most_rows` rows, and at
-        least one; where that one has more than `most_rows` rows, half of the blocks are run, or three
+    calls : of each caller of each arm in each half of a block, but fewer where they would have more than `most_rows`
+        rows, and at least one; where that one has more than `most_rows` rows, half of the blocks are run, or three
     seconds : how long each half is in an open loop
     pin : servers on one core, the generator on another, if there are two
     """
@@ -66,14 +66,20 @@ class Experiment:
 
     def calls_of(self, arm: Arm, rows: int) -> int:
         most = max(1, self.most_rows // rows)
-        return min(most, round(arm.rate_per_s * self.seconds) or self.calls)
+        return min(most, round(arm.rate_per_s * self.seconds) or self.calls * arm.callers)
+
+    def arms_at(self, rows: int) -> list[Arm]:
+        """Those that take part; a stream of one chunk does not where the same table also goes as one message."""
+        there = [arm for arm in self.arms if not arm.rows or rows in arm.rows]
+        whole = {replace(arm, name="") for arm in there}
+        return [arm for arm in there if arm.chunk_rows < rows or replace(arm, name="", chunk_rows=0) not in whole]
 
     def blocks_of(self, rows: int) -> int:
         return self.blocks if rows <= self.most_rows else min(self.blocks, max(3, self.blocks // 2))
 
     def weight(self, rows: int) -> float:
         """About how long a size takes, relative to the others: a call costs as much as some thousands of rows."""
-        return sum(self.blocks_of(rows) * self.calls_of(arm, rows) * (1 + rows / 3_000) for arm in self.arms)
+        return sum(self.blocks_of(rows) * self.calls_of(arm, rows) * (1 + rows / 3_000) for arm in self.arms_at(rows))
 
     @property
     def cores(self) -> tuple[set[int] | None, set[int] | None]:
@@ -140,8 +146,7 @@ class Bench:
 
     def __init__(self, experiment: Experiment):
         self.experiment = experiment
-        self.model = load(experiment.model)
-        self.table = table_of(self.model)
+        self._tables: dict[str, pd.DataFrame] = {}
         self._stack = ExitStack()
         self._servers: dict[tuple[Any, ...], Process] = {}
 
@@ -158,15 +163,15 @@ class Bench:
         self._stack.close()
 
     def _address(self, arm: Arm) -> str:
+        model = arm.model or self.experiment.model
         if arm.server == "predict":
-            return self.experiment.model
-        key = (arm.server, arm.flags, arm.process)
+            return model
+        key = (arm.server, arm.flags, arm.process, "" if arm.server in ("echo", "tcp") else model)
         if key not in self._servers:
-            model = self.experiment.model
             if arm.server == "serve":
                 started: Process = serve(model, *arm.flags)
             elif arm.server == "gateway":
-                started = gateway(self._address(Arm("behind", flags=arm.flags, process=arm.process)))
+                started = gateway(self._address(replace(arm, server="serve")))
             else:
                 started = serve(model, "--kind", arm.server, *arm.flags, module=baselines.__name__)
             self._servers[key] = self._stack.enter_context(started)
@@ -175,17 +180,12 @@ class Bench:
     def measure(self, rows: int, repetition: int) -> pd.DataFrame:
         """All blocks of one number of rows."""
         experiment = self.experiment
-        batch = sample(self.table, rows, experiment.seed)
-        # A stream of one chunk is left out where the same table also goes as one message.
-        whole = {replace(arm, name="") for arm in experiment.arms}
-        arms = [
-            arm for arm in experiment.arms if arm.chunk_rows < rows or replace(arm, name="", chunk_rows=0) not in whole
-        ]
+        arms = experiment.arms_at(rows)
         sent: dict[tuple[str, ...], tuple[tuple[bytes, ...], float]] = {}
         targets = {}
         for arm in arms:
             if arm.sends not in sent:
-                sent[arm.sends] = _encoded(arm, batch)
+                sent[arm.sends] = _encoded(arm, self._batch(arm.model or experiment.model, rows))
             targets[arm.name] = target_of(arm, self._addresses[arm.name], sent[arm.sends][0])
         targets |= self._floors(arms, targets)
 
@@ -208,12 +208,17 @@ class Bench:
                 )  # fmt: skip
         return self.generator.run(list(targets.values()), segments)
 
+    def _batch(self, model: str, rows: int) -> pd.DataFrame:
+        if model not in self._tables:
+            self._tables[model] = table_of(load(model))
+        return sample(self._tables[model], rows, self.experiment.seed)
+
     def _floors(self, arms: Sequence[Arm], targets: Mapping[str, Target]) -> dict[str, Target]:
         """The floors `echo` and `tcp`, told to answer with as many bytes as the real server does."""
         found = {}
-        served = {(arm.encoding, arm.chunk_rows): targets[arm.name] for arm in arms if arm.server == "serve"}
+        served = {arm.sends: targets[arm.name] for arm in arms if arm.server == "serve"}
         for floor in arms:
-            like = served.get((floor.encoding, floor.chunk_rows))
+            like = served.get(floor.sends)
             if floor.server in ("echo", "tcp") and like:
                 answer = self.generator.run([like], [Segment(like.name, 1)])
                 reply_bytes = int(answer["reply_bytes"].iloc[0])

@@ -18,6 +18,7 @@ NO_DIFFERENCE = "no difference found"
 MOST_DRIFT = 0.05  # from the first block to the last
 MOST_NOISE = 0.2  # standard deviation of the blocks' medians, as a share of them
 PHASES = [f"{phase}_ms" for phase in SERVER_PHASES]
+SUM = " + "  # between the names of arms whose medians are added
 Comparison = tuple[str, str]  # an arm, and what it is read against
 
 
@@ -51,7 +52,7 @@ def summary(calls: pd.DataFrame) -> pd.DataFrame:
 
 
 def ratio(calls: pd.DataFrame, arm: str, base: str, resamples: int = 2_000, seed: int = 0) -> pd.DataFrame:
-    """How many times as long `arm` takes as `base`, by rows, with a 95 % interval.
+    """How many times as long `arm` takes as `base`, by rows, with a 95 % interval. Either may be a sum: "echo + predict".
 
     The ratio of medians is taken in each block, where both arms saw the same moment of the machine; the interval is
     bootstrapped over blocks, not over calls, since calls of one block resemble each other.
@@ -63,7 +64,7 @@ def ratio(calls: pd.DataFrame, arm: str, base: str, resamples: int = 2_000, seed
     """
     rng = np.random.default_rng(seed)
     found = []
-    for rows, both in calls[calls["arm"].isin([arm, base])].groupby("rows"):
+    for rows, both in calls[calls["arm"].isin([*arm.split(SUM), *base.split(SUM)])].groupby("rows"):
         logs = _block_logs(both, arm, base)
         if not len(logs):
             continue
@@ -81,9 +82,11 @@ def ratio(calls: pd.DataFrame, arm: str, base: str, resamples: int = 2_000, seed
 
 def _block_logs(calls: pd.DataFrame, arm: str, base: str) -> np.ndarray:
     medians = calls.groupby(["block", "arm"])["latency_ms"].median().unstack("arm")
-    if not {arm, base} <= set(medians):
+    over, under = arm.split(SUM), base.split(SUM)
+    if not {*over, *under} <= set(medians):
         return np.empty(0)
-    logs: np.ndarray = np.log((medians[arm] / medians[base]).dropna().to_numpy())
+    ratios = medians[over].sum(axis=1, skipna=False) / medians[under].sum(axis=1, skipna=False)
+    logs: np.ndarray = np.log(ratios.dropna().to_numpy())
     return logs
 
 
