@@ -195,7 +195,9 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--timeout-s", type=_seconds, default=DEFAULT_STREAM_TIMEOUT_S, help="deadline in seconds")
 
     bench = command("bench", _bench, "measure how fast it is, beside floors and other ways to serve the same model")
-    bench.add_argument("--varies", choices=["rows", "load", "chunks", "ladder", "floor"], default="rows", help="what is varied")
+    bench.add_argument(
+        "--varies", choices=["rows", "load", "chunks", "ladder", "floor"], default="rows", help="what is varied"
+    )
     bench.add_argument(
         "--model", default="flights", help="sum, linear, flights, or a model directory, whose sample is sent"
     )

@@ -51,7 +51,7 @@ class TensorCodec:
 
     def write_table(self, table: Table, request: Request) -> None:
         array, names = to_array(table)
-        request.tensor.CopyFrom(_tensor(array, names))
+        _fill_tensor(request.tensor, array, names)
 
     def read_table(self, request: Request, schema: Schema, max_rows: int) -> tuple[Aligned, list[str]]:
         if request.tensor.categories:
@@ -67,7 +67,7 @@ class TensorCodec:
         if values.dtype.kind in "UOT":
             labels, values = np.unique(values.astype(str), return_inverse=True)
             categories, values = labels.tolist(), values.astype(np.int32)
-        response.tensor.CopyFrom(_tensor(values.reshape(len(values), -1), names))
+        _fill_tensor(response.tensor, values.reshape(len(values), -1), names)
         response.tensor.categories.extend(categories)
 
     def read_result(self, response: Response, dtype: str | None) -> tuple[list[Any], list[str]]:
@@ -188,16 +188,13 @@ def _wrong(field: str, description: str) -> InvalidInput:
     return InvalidInput.at([Violation(field, description)])
 
 
-def _tensor(array: np.ndarray, names: list[str]) -> Tensor:
+def _fill_tensor(tensor: Tensor, array: np.ndarray, names: list[str]) -> None:
     by_columns = array.flags.f_contiguous and not array.flags.c_contiguous
-    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    return Tensor(
-        dtype=array.dtype.name,
-        shape=array.shape,
-        names=names,
-        data=little.tobytes("F" if by_columns else "C"),
-        order=Tensor.ORDER_COLUMN_MAJOR if by_columns else Tensor.ORDER_ROW_MAJOR_UNSPECIFIED,
-    )
+    tensor.dtype = array.dtype.name
+    tensor.shape.extend(array.shape)
+    tensor.names.extend(names)
+    tensor.data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes("F" if by_columns else "C")
+    tensor.order = Tensor.ORDER_COLUMN_MAJOR if by_columns else Tensor.ORDER_ROW_MAJOR_UNSPECIFIED
 
 
 def _array(tensor: Tensor, max_rows: int | None = None) -> np.ndarray:

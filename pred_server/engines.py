@@ -1,14 +1,23 @@
 """What computes: scikit-learn's estimators, called so that a row's prediction does not depend on its neighbours."""
 
+import copy
+import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.pipeline import Pipeline
+from threadpoolctl import ThreadpoolController
 
 from pred_server.aligned import Aligned, count_rows, take, to_frame
+from pred_server.schema import Schema
 
 ROW_BLOCK = 16
+# From so many rows on all cores compute; below, to wake the other threads costs more than they save.
+LARGE_ROWS = 512
 
 
 def call_estimator(estimator: Any, table: Aligned, names: pd.Index, output: str = "labels") -> np.ndarray:
@@ -19,8 +28,40 @@ def call_estimator(estimator: Any, table: Aligned, names: pd.Index, output: str 
         values: Any = frame if hasattr(estimator, "feature_names_in_") else frame.to_numpy()
     else:
         values = table
-    with np.errstate(over="ignore", invalid="ignore"):  # an infinite prediction is an answer, not a line in the log
+    threads = _openmp().limit(limits=1) if len(values) < LARGE_ROWS else nullcontext()
+    # An infinite prediction is an answer, not a line in the log.
+    with threads, np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(method(values))
+
+
+@cache
+def _openmp() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="openmp")
+
+
+def for_arrays(estimator: Any, sample: pd.DataFrame | None, schema: Schema) -> Any:
+    """The estimator as it takes arrays: a copy without its columns' names, if that predicts the sample as it does.
+
+    A DataFrame costs more than many models do for a row, and names have been matched before the estimator is asked.
+    """
+    if sample is None or schema.uniform is None:
+        return estimator
+    array, bare = schema.align(sample), _without_names(estimator)
+    try:
+        with warnings.catch_warnings(action="error"):  # an estimator inside may miss the names
+            one, other = (call_estimator(each, array, schema.index) for each in (estimator, bare))
+    except Exception:  # of any kind: it asks for columns by their names
+        return estimator
+    return bare if np.array_equal(one, other, equal_nan=one.dtype.kind == "f") else estimator
+
+
+def _without_names(estimator: Any) -> Any:
+    bare = copy.copy(estimator)
+    if isinstance(bare, Pipeline):
+        bare.steps = [(name, _without_names(step)) for name, step in bare.steps]
+    if hasattr(bare, "__dict__"):  # a step may be a string: passthrough
+        vars(bare).pop("feature_names_in_", None)
+    return bare
 
 
 def predict_in_blocks(predict: Callable[[Aligned], np.ndarray], table: Aligned, block: int) -> np.ndarray:

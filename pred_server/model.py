@@ -17,6 +17,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import version as library_version
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.utils.validation import check_is_fitted
 
 from pred_server.aligned import Aligned
-from pred_server.engines import ROW_BLOCK, call_estimator, find_row_block, predict_in_blocks
+from pred_server.engines import ROW_BLOCK, call_estimator, find_row_block, for_arrays, predict_in_blocks
 from pred_server.errors import InvalidInput, ModelFileError, Violation, clip
 from pred_server.schema import Column, Schema, infer_column
 
@@ -106,10 +107,13 @@ class Model:
         return result if self.schema.target.dtype == "str" else result.astype(self.schema.target.dtype, copy=False)
 
     def _by_estimator(self, table: Aligned, output: str) -> np.ndarray:
+        by = self._array_estimator if isinstance(table, np.ndarray) else self.estimator
         names = self.schema.index
-        return predict_in_blocks(
-            lambda part: call_estimator(self.estimator, part, names, output), table, self.row_block
-        )
+        return predict_in_blocks(lambda part: call_estimator(by, part, names, output), table, self.row_block)
+
+    @cached_property
+    def _array_estimator(self) -> Any:
+        return for_arrays(self.estimator, self.sample, self.schema)
 
     @property
     def engine_name(self) -> str:
@@ -132,8 +136,8 @@ class Model:
         return self.classes
 
     def __repr__(self) -> str:
-        takes, gives = ", ".join(self.schema.names), self.schema.target.name
-        return f"Model({self.name!r}, version {self.version}: {takes} -> {gives})"
+        takes = ", ".join(self.schema.names)
+        return f"Model({self.name!r}, version {self.version}: {takes} -> {self.schema.target.name})"
 
     def _repr_html_(self) -> str:
         rows = [(column.name, column.dtype, "feature") for column in self.schema.columns]

@@ -15,15 +15,13 @@ import numpy as np
 import pandas as pd
 
 from pred_server.aligned import Aligned, count_rows
-from pred_server.engines import ROW_BLOCK, find_row_block, predict_in_blocks
+from pred_server.engines import LARGE_ROWS, ROW_BLOCK, find_row_block, predict_in_blocks
 from pred_server.errors import ServerStartError
 from pred_server.model import Model
 from pred_server.schema import Schema
 
 # The largest difference that is allowed, as a share of the largest prediction.
 TOLERANCE = 1e-5
-# From so many rows on all cores compute; below, to wake the other threads costs more than they save.
-LARGE_ROWS = 512
 UNSEEN = "\N{SNOWMAN}"
 logger = logging.getLogger(__name__)
 _OPSETS = {"": 18, "ai.onnx.ml": 3}

@@ -3,15 +3,18 @@
 No timer collects a batch. While the model computes, requests wait; when it is free, it takes all that wait for the same
 model, up to a number of rows. An idle server adds no delay, a busy one batches by itself.
 
-To wake a thread costs a tenth of a millisecond, more than some models take for a row. Such a model is asked on the
-event loop, while it holds that up for no longer than `INLINE_NS`, or `INLINE_ALONE_NS` if no other call is there. The
-first time that it takes ten times as long is the last: what a model's time depends on may lie in the data.
+To wake a thread costs a tenth of a millisecond, more than some models take for a row, and while two threads compute in
+Python they wait for each other. So the event loop itself asks a model that holds it up for no longer than `HERE_NS`:
+once in each of its turns, for all that has come in it; at once, if that takes less than to wait for the turn's end,
+`AT_ONCE_NS`. The first time that a model takes ten times as long is the last: its time may depend on the data.
 """
 
 import asyncio
+import math
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,9 +25,9 @@ from pred_server.errors import LimitExceeded, PredServerError
 from pred_server.limits import Limits, flag, took_too_long
 from pred_server.model import Model
 
-INLINE_ROWS = 64
-INLINE_NS = 100_000
-INLINE_ALONE_NS = 1_000_000
+HERE_ROWS = 64
+HERE_NS = 1_000_000
+AT_ONCE_NS = 100_000
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,6 @@ class _Work:
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[Computed]"
     n_rows: int
-    alone: bool
     submitted_ns: int = field(default_factory=time.perf_counter_ns)
 
     def is_wanted(self) -> bool:
@@ -64,7 +66,8 @@ class Predictor:
         self._open: set[_Work] = set()  # queued or being computed; only the event loop touches it
         self._queued_rows = 0
         self._changed = threading.Condition()
-        self._busy = False
+        self._busy = False  # the thread computes
+        self._here = False  # the event loop is going to
         self._for_room: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._slowest_ns: dict[tuple[int, str], float] = {}  # of late, for few rows, by model and output
         threading.Thread(target=self._run, name="compute", daemon=True).start()
@@ -76,7 +79,6 @@ class Predictor:
         output: str,
         deadline_s: float,
         *,
-        alone: bool = False,
         wait_for_room: bool = False,
     ) -> Computed:
         """Compute the predictions for a table that the model's schema aligned.
@@ -86,7 +88,6 @@ class Predictor:
         output : "labels" or "probabilities"
         deadline_s : on the clock of time.monotonic; work that still waits then is not computed, nor is work whose
             caller was cancelled
-        alone : whether no other call is in flight
         wait_for_room : whether to wait where too many rows are queued: a stream is slowed down, not refused
 
         Raises
@@ -98,8 +99,11 @@ class Predictor:
         InvalidInput
             The estimator refuses the values, or has no probabilities.
         """
+        n_rows = count_rows(table)
+        if self._is_quick(model, output, n_rows, AT_ONCE_NS) and self._is_idle():
+            return self._compute_now(model, output, [table], [time.perf_counter_ns()])[0]
         loop = asyncio.get_running_loop()
-        work = _Work(model, table, output, deadline_s, loop, loop.create_future(), count_rows(table), alone)
+        work = _Work(model, table, output, deadline_s, loop, loop.create_future(), n_rows)
         self._open.add(work)
         try:
             async with asyncio.timeout(deadline_s - time.monotonic()):
@@ -122,18 +126,41 @@ class Predictor:
         for work in self._open:
             _settle(work.future, error)
 
-    def _submit(self, work: _Work) -> bool:
-        """Queue the work, or do it at once if that is quick. False if there is no room."""
+    def _is_quick(self, model: Model, output: str, n_rows: int, most_ns: float) -> bool:
+        return n_rows <= HERE_ROWS and self._slowest_ns.get((id(model), output), math.inf) <= most_ns
+
+    def _is_idle(self) -> bool:
         with self._changed:
-            if not (self._busy or self._waiting) and self._is_quick(work):
-                work.future.set_result(self._compute_now([work])[0])
-                return True
+            return not (self._busy or self._waiting)
+
+    def _submit(self, work: _Work) -> bool:
+        """Queue the work. False if there is no room."""
+        with self._changed:
             if self._queued_rows and self._queued_rows + work.n_rows > self._limits.max_queued_rows:
                 return False
             self._queued_rows += work.n_rows
             self._waiting.append(work)
-            self._changed.notify()
+            if not (self._busy or self._here):
+                self._assign()
             return True
+
+    def _assign(self) -> None:
+        """Have what waits computed, by the event loop if that is quick, else by the thread; holding the lock."""
+        first = self._waiting[0]
+        self._here = self._is_quick(first.model, first.output, first.n_rows, HERE_NS)
+        if self._here:
+            first.loop.call_soon_threadsafe(self._compute_here)
+        else:
+            self._changed.notify()
+
+    def _compute_here(self) -> None:
+        with self._changed:
+            batch = self._take(here=True)
+        self._compute(batch)
+        with self._changed:
+            self._here = False
+            if self._waiting:
+                self._assign()
 
     def _withdraw(self, work: _Work) -> None:
         """Nobody waits for it any more: it must not count, nor hold its table."""
@@ -157,21 +184,29 @@ class Predictor:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._waiting:
-                    self._changed.wait()
-                batch = self._take()
-                self._busy = bool(batch)
-            if batch:
-                self._compute(batch)
                 self._busy = False
+                if self._waiting and not self._here:
+                    self._assign()
+                while self._here or not self._waiting:
+                    self._changed.wait()
+                self._busy = True
+                batch = self._take(here=False)
+            self._compute(batch)
 
-    def _take(self) -> list[_Work]:
-        """Take the first piece of work and those that can be computed with it, in their order; drop the unwanted."""
+    def _take(self, here: bool) -> list[_Work]:
+        """Take the first piece of work and those that can be computed with it, in their order; drop the unwanted.
+
+        `here` : only what the event loop may compute
+        """
+        most_rows = min(HERE_ROWS, self._limits.max_batch_rows) if here else self._limits.max_batch_rows
         taken: list[_Work] = []
         kept: deque[_Work] = deque()
         rows = 0
         for work in self._waiting:
-            fits = not taken or (taken[0].same_kind(work) and rows + work.n_rows <= self._limits.max_batch_rows)
+            if taken:
+                fits = taken[0].same_kind(work) and rows + work.n_rows <= most_rows
+            else:
+                fits = not here or self._is_quick(work.model, work.output, work.n_rows, HERE_NS)
             if work.is_wanted() and not fits:
                 kept.append(work)
                 continue
@@ -182,16 +217,16 @@ class Predictor:
         self._waiting = kept
         return taken
 
-    def _is_quick(self, work: _Work) -> bool:
-        slowest_ns = self._slowest_ns.get((id(work.model), work.output), float("inf"))
-        return work.n_rows <= INLINE_ROWS and slowest_ns <= (INLINE_ALONE_NS if work.alone else INLINE_NS)
-
     def _compute(self, batch: list[_Work]) -> None:
         batch = [work for work in batch if work.is_wanted()]
         if not batch:
             return
+        first = batch[0]
+        tables, submitted_ns = [work.table for work in batch], [work.submitted_ns for work in batch]
         try:
-            outcomes: list[Computed] | list[Exception] = self._compute_now(batch)
+            outcomes: Sequence[Computed | Exception] = self._compute_now(
+                first.model, first.output, tables, submitted_ns
+            )
         except Exception as error:
             if len(batch) > 1:  # one of them is at fault, and the others need not know
                 middle = len(batch) // 2
@@ -199,26 +234,32 @@ class Predictor:
                 self._compute(batch[middle:])
                 return
             outcomes = [error]
-        for work, outcome in zip(batch, outcomes, strict=True):
-            work.loop.call_soon_threadsafe(_settle, work.future, outcome)
+        # Once for the batch: to wake the loop costs more than to settle a call. All are of one loop, the server's.
+        first.loop.call_soon_threadsafe(_settle_all, [work.future for work in batch], outcomes)
 
-    def _compute_now(self, batch: list[_Work]) -> list[Computed]:
+    def _compute_now(
+        self, model: Model, output: str, tables: Sequence[Aligned], submitted_ns: Sequence[int]
+    ) -> list[Computed]:
         start_ns = time.perf_counter_ns()
-        first = batch[0]
-        table = concat([work.table for work in batch])
+        table = concat(tables)
         n_rows = count_rows(table)
-        values = first.model.predict_aligned(table, first.output)
+        values = model.predict_aligned(table, output)
         predict_ns = time.perf_counter_ns() - start_ns
-        if n_rows <= INLINE_ROWS:
-            key = (id(first.model), first.output)
+        if n_rows <= HERE_ROWS:
+            key = (id(model), output)
             slowest_ns = self._slowest_ns.get(key, 0.0)
-            never_again = 0 < slowest_ns <= INLINE_ALONE_NS and predict_ns > 10 * INLINE_ALONE_NS
-            self._slowest_ns[key] = float("inf") if never_again else max(predict_ns, 0.95 * slowest_ns)
+            never_again = 0 < slowest_ns <= HERE_NS and predict_ns > 10 * HERE_NS
+            self._slowest_ns[key] = math.inf if never_again else max(predict_ns, 0.95 * slowest_ns)
         found, end = [], 0
-        for work in batch:
-            start, end = end, end + work.n_rows
-            found.append(Computed(values[start:end], start_ns - work.submitted_ns, predict_ns, n_rows))
+        for each, since_ns in zip(tables, submitted_ns, strict=True):
+            start, end = end, end + count_rows(each)
+            found.append(Computed(values[start:end], start_ns - since_ns, predict_ns, n_rows))
         return found
+
+
+def _settle_all(futures: "Sequence[asyncio.Future[Any]]", outcomes: Sequence[Any]) -> None:
+    for future, outcome in zip(futures, outcomes, strict=True):
+        _settle(future, outcome)
 
 
 def _settle(future: "asyncio.Future[Any]", outcome: Any) -> None:

@@ -51,7 +51,7 @@ class Schema:
     columns: tuple[Column, ...]
     target: Column
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         return [column.name for column in self.columns]
 

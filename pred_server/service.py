@@ -130,16 +130,14 @@ class PredictionService(PredictionServicer):
         self._limits = limits
         self._timing = timing
         self.predictor = Predictor(limits)
-        self._calls = 0
         self._workers = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="codec")
 
     async def Predict(self, request: Received, context: Context) -> Response:
         async with self._call("Predict", context) as call:
             model = call.model()
             decoded = await self._decode(call, model, request)
-            alone = self._calls == 1
             deadline_s = self._deadline_s(context)
-            computed = await self.predictor.predict(model, decoded.table, call.output, deadline_s, alone=alone)
+            computed = await self.predictor.predict(model, decoded.table, call.output, deadline_s)
             response = await self._encode(call, model, decoded.codec, computed)
             # After the answer: headers that are ready before it travel alone, and a client that has them does not ask
             # again if the server is then lost.
@@ -207,7 +205,6 @@ class PredictionService(PredictionServicer):
     async def _call(self, rpc: str, context: Context) -> AsyncIterator[_Call]:
         """Around every call: errors become statuses, times become metadata, and the log gets a line."""
         call, code = _Call(rpc, context, self._models), "OK"
-        self._calls += 1
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("%s request_id=%s accepted", rpc, call.request_id)
         try:
@@ -229,7 +226,6 @@ class PredictionService(PredictionServicer):
             code = status.code.name
             await context.abort(status.code, status.details, (*status.trailing_metadata, *self._trailers(call)))
         finally:
-            self._calls -= 1
             if logger.isEnabledFor(logging.INFO):
                 call.log(code)
 

@@ -85,13 +85,15 @@ def by_chunks(
 
 
 VARIES = {"rows": by_rows, "load": by_load, "chunks": by_chunks, "ladder": ladder.by_step, "floor": floor.by_case}
-plots.FIGURES["ladder"] = ladder.of_ladder
+plots.FIGURES |= {"ladder": ladder.of_ladder, "floor": floor.of_cases}
 
 
 def declared(
     varies: str, model: str, encodings: Sequence[str] = (), rows: Sequence[int] = (), quick: bool = False
 ) -> Experiment:
     """One of the experiments, for this model and the encodings that can carry its table."""
+    if varies == "floor" and (model != "flights" or encodings or rows):
+        raise InvalidInput("floor has models and sizes of its own; leave out --model, --encodings and --rows")
     loaded = load(model)
     table = experiments.sample(experiments.table_of(loaded), 1_000, seed=0)
     able = {}
@@ -123,6 +125,8 @@ def text(calls: pd.DataFrame) -> str:
     medians = stats.summary(calls).pivot(index="arm", columns="rows", values="p50_ms").loc[names].round(2)
     medians.columns = [f"{rows:,}" for rows in medians.columns]
     lines = ["median latency in ms, by rows in one call", medians.to_string(index_names=False, na_rep=""), ""]
+    if experiment["varies"] == "floor":
+        return "\n".join([*lines, *floor.table(floor.cases(calls))])
     if experiment["varies"] != "rows":
         lines += [stats.throughput(calls).set_index("arm").loc[names].reset_index().round(3).to_string(index=False), ""]
     lines += [stats.sentence(row) for _, row in stats.declared(calls).iterrows()]
@@ -133,6 +137,8 @@ def markdown(calls: pd.DataFrame) -> str:
     """What a result says, for a page: of a sweep over rows a table and sentences, else the titles of its figures."""
     if calls.attrs["experiment"]["varies"] == "rows":
         return "\n".join(_table(calls))
+    if calls.attrs["experiment"]["varies"] == "floor":
+        return "\n".join(floor.table(floor.cases(calls)))
     return "\n".join(f"- {figure.get_suptitle()}." for figure in plots.of(calls).values()).replace(" \n", " ")
 
 

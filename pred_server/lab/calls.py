@@ -77,8 +77,8 @@ class Target:
 
     Parameters
     ----------
-    kind : `unary` or `stream` (gRPC), `http` (POST), `tcp` (as `baselines` reads it); or one of those that take the table
-        (a Parquet file) from `messages`: `client` (ours), `pandas_client`, `flight_client`, and `predict`, which has no
+    kind : `unary` or `stream` (gRPC), `http` (POST), `tcp` (as `baselines` reads it); or one of those that find a table
+        (a Parquet file) in `messages`: `client` (ours), `pandas_client`, `flight_client`, and `predict`, which has no
         server: the generator itself loads the model that `address` names
     address : HOST:PORT; for http a whole URL
     messages : one, or the chunks of a stream

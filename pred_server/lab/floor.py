@@ -68,38 +68,38 @@ def by_case(
     model: str, served: Sequence[Arm], stream: Arm, rows: Sequence[int] = (), quick: bool = False
 ) -> Experiment:
     """Every case of `CASES`."""
-    few, many, most = {"rows": (FEW,)}, {"rows": (MANY,)}, {"rows": (MOST,)}
-    linear = Arm("linear", encoding="tensor", flags=ROOMY, **few)
-    forest = Arm("forest, ONNX", encoding="tensor", flags=ONNX, model=_trained("forest"), **few)
-    boosting = Arm("boosting", encoding="tensor", model=_trained("boosting"), callers=32, **few)
-    flights = Arm("flights, ONNX", flags=ONNX, model="flights", **few)
-    echo = Arm("echo", "echo", "tensor", **few)
-    tensor = Arm("tensor", encoding="tensor", flags=ROOMY, chunk_rows=CHUNK_ROWS, **most)
-    text = Arm("CSV, text", flags=ROOMY, chunk_rows=CHUNK_ROWS // 2, **many)
+    few, many, most = (FEW,), (MANY,), (MOST,)
+    linear = Arm("linear", encoding="tensor", flags=ROOMY, rows=few)
+    forest = Arm("forest, ONNX", encoding="tensor", flags=ONNX, model=_trained("forest"), rows=few)
+    boosting = Arm("boosting", encoding="tensor", model=_trained("boosting"), callers=32, rows=few)
+    flights = Arm("flights, ONNX", flags=ONNX, model="flights", rows=few)
+    echo = Arm("echo", "echo", "tensor", rows=few)
+    tensor = Arm("tensor", encoding="tensor", flags=ROOMY, chunk_rows=CHUNK_ROWS, rows=most)
+    text = Arm("CSV, text", flags=ROOMY, chunk_rows=CHUNK_ROWS // 2, rows=many)
     arms = (
         linear,
         replace(linear, name="linear, again", process=1),
         replace(linear, name="linear, no batching", flags=(*ROOMY, "--max-batch-rows", "1")),
         echo,
-        Arm("linear in process", "predict", **few),
+        Arm("linear in process", "predict", rows=few),
         forest,
-        Arm("forest, article", "article", model=forest.model, **few),
+        Arm("forest, article", "article", model=forest.model, rows=few),
         flights,
-        Arm("flights, article", "article", model="flights", **few),
+        Arm("flights, article", "article", model="flights", rows=few),
         replace(forest, name="forest, 32 callers", callers=32),
         replace(echo, name="echo, 32 callers", callers=32),
         boosting,
         replace(boosting, name="boosting, article", server="article", encoding="csv"),
         replace(text, name="CSV, frame", chunk_rows=0, frame=True),
-        Arm("article, frame", "article", frame=True, rows=(MANY,) if quick else (MANY, MOST)),
+        Arm("article, frame", "article", frame=True, rows=many if quick else (*many, *most)),
         text,
         replace(text, name="CSV, one message", chunk_rows=0),
-        Arm("article, text", "article", **many),
+        Arm("article, text", "article", rows=many),
         tensor,
         replace(tensor, name="tensor, frame", chunk_rows=0, frame=True),
-        Arm("TCP", "tcp", "tensor", chunk_rows=CHUNK_ROWS, **most),
-        Arm("in process", "predict", **most),
-        Arm("Flight", "flight", **most),
+        Arm("TCP", "tcp", "tensor", chunk_rows=CHUNK_ROWS, rows=most),
+        Arm("in process", "predict", rows=most),
+        Arm("Flight", "flight", rows=most),
     )
     return Experiment(
         arms,
@@ -149,6 +149,49 @@ def _measured(calls: pd.DataFrame, case: Case) -> pd.DataFrame:
         first=("sent_ns", "min"), last=("done_ns", "max"), n=("call", "size"), ok=("ok", "all"), valid=("valid", "all")
     )
     return times.assign(latency_ms=(times["last"] - times["first"]) / times["n"] / 1e6)
+
+
+def of_cases(calls: pd.DataFrame, compared: pd.DataFrame, stamp: dict[str, Any]) -> dict[str, Figure]:
+    found = cases(calls)
+    return {"cases": margins(found, stamp)}
+
+
+def margins(found: pd.DataFrame, stamp: dict[str, Any] | None = None) -> Figure:
+    """Each case's ratio as a share of its target: right of the line is better than was asked."""
+    met = int((found["margin"] >= 1).sum())
+    title = f"{met} of {len(found)} targets are met; right of the line is better than the target"
+    figure, axes = plots.titled(title, stamp, height=1.2 + 0.4 * len(found))
+    for place, (_, case) in enumerate(found.iterrows()):
+        ends = [case.target / end if case.at_most else end / case.target for end in (case.low, case.high)]
+        colour, marker = (plots.COLOURS[2], "o") if case.margin >= 1 else (plots.COLOURS[1], "s")
+        axes.plot(ends, [place, place], color=colour, linewidth=2)
+        axes.plot(case.margin, place, marker=marker, color=colour)
+        axes.annotate(f"  {case.ratio:.3g}", (max(ends), place), va="center", fontsize=9)
+    axes.axvline(1, color="0.45", linestyle=(0, (1, 1)))
+    axes.set(xscale="log", xlabel="how far beyond the target, 95 % interval (1: just met)")
+    axes.set_yticks(range(len(found)), [f"{case['case']} {_target(case)}" for _, case in found.iterrows()], fontsize=8)
+    axes.invert_yaxis()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:,g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(x=0.15)
+    axes.grid(True, axis="x", alpha=0.3)
+    told = "; ".join(f"{case['case']} {case.ratio:.3g}, target {_target(case)}" for _, case in found.iterrows())
+    return plots.with_alt(figure, f"{title}. {told}.")
+
+
+def table(found: pd.DataFrame) -> list[str]:
+    """The cases as lines of a Markdown table."""
+    lines = ["| case | target | measured, 95 % interval | |", "|---|---|---|---|"]
+    for _, case in found.iterrows():
+        verdict = case.doubt or ("met" if case.margin >= 1 else "missed")
+        numbers = f"{case.ratio:.3g} [{case.low:.3g}, {case.high:.3g}]"
+        lines.append(f"| {case['case']} | {_target(case)} | {numbers} | {verdict} |")
+    return lines
+
+
+def _target(case: Any) -> str:
+    return f"{'≤' if case.at_most else '≥'} {case.target:g}"
 
 
 def _trained(name: str) -> str:

@@ -91,7 +91,7 @@ def ladder(steps: pd.DataFrame, rows: int, stamp: dict[str, Any] | None = None) 
     """What each step gave: its factor with the interval, and beside it the median latency that is left."""
     whole = steps.iloc[-1]
     title = f"{plots.capital(stats.at(rows))} the last step is {whole['factor']:.3g} times as fast as the first"
-    figure, axes = plots._figure(title, stamp, height=1.2 + 0.45 * len(steps))
+    figure, axes = plots.titled(title, stamp, height=1.2 + 0.45 * len(steps))
     places = np.arange(len(steps))
     for place, (_, step) in enumerate(steps.iterrows()):
         text, right = f"  {_ms(step['p50_ms'])}", 1.0
@@ -116,4 +116,4 @@ def ladder(steps: pd.DataFrame, rows: int, stamp: dict[str, Any] | None = None) 
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(True, axis="x", alpha=0.3)
     told = "; ".join(f"{step['step']} {step['factor']:.3g} times" for _, step in steps.iloc[1:].iterrows())
-    return plots._say(figure, f"{title}. Each step against the one before it: {told}.")
+    return plots.with_alt(figure, f"{title}. Each step against the one before it: {told}.")

@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
+import numpy as np
 import pandas as pd
 
 from pred_server.lab.calls import KINDS, Call, Reply, Target
@@ -80,10 +81,10 @@ class Generator:
         Returns
         -------
         DataFrame with the columns arm (the target's name), the segment's labels, call, code, ok, latency_ms (from the
-        scheduled send in an open loop), service_ms (from the send), first_ms (to a stream's first answer), scheduled_ns, sent_ns and done_ns (monotonic),
-        request_bytes, reply_bytes, decode_ms, queue_ms, predict_ms, encode_ms and batch_rows (NaN where the server
-        tells none), busy_share of the segment, late_share of all calls to the target, and valid: False where the
-        generator itself was the bottleneck.
+        scheduled send in an open loop), service_ms (from the send), first_ms (to a stream's first answer),
+        scheduled_ns, sent_ns and done_ns (monotonic), request_bytes, reply_bytes, decode_ms, queue_ms, predict_ms,
+        encode_ms and batch_rows (NaN where the server tells none), busy_share of the segment, late_share of all calls
+        to the target, and valid: False where the generator itself was the bottleneck.
 
         Raises
         ------
@@ -278,7 +279,7 @@ async def _idle_turn_ns(turns: int = 500) -> float:
 def _frame(segment: Segment, target: Target, log: list[Any], busy_share: float) -> pd.DataFrame:
     frame = pd.DataFrame(log, columns=["call", "scheduled_ns", "sent_ns", "done_ns", "reply"]).sort_values("call")
     replies = frame.pop("reply").tolist()
-    codes = [reply.code for reply in replies]
+    codes, first_ns = [reply.code for reply in replies], np.array([reply.first_ns for reply in replies])
     told = pd.DataFrame([_told(reply.timing) for reply in replies], columns=list(TOLD), dtype="float64")
     return pd.DataFrame(
         {
@@ -289,7 +290,7 @@ def _frame(segment: Segment, target: Target, log: list[Any], busy_share: float) 
             "ok": [code == "OK" for code in codes],
             "latency_ms": ((frame["done_ns"] - frame["scheduled_ns"]) / 1e6).to_numpy(),
             "service_ms": ((frame["done_ns"] - frame["sent_ns"]) / 1e6).to_numpy(),
-            "first_ms": [(reply.first_ns - at) / 1e6 if reply.first_ns else None for reply, at in zip(replies, frame["sent_ns"], strict=True)],
+            "first_ms": np.where(first_ns > 0, (first_ns - frame["sent_ns"]) / 1e6, np.nan),
             **{name: frame[name].to_numpy() for name in ("scheduled_ns", "sent_ns", "done_ns")},
             "request_bytes": sum(map(len, target.messages)),
             "reply_bytes": [reply.reply_bytes for reply in replies],

@@ -39,7 +39,7 @@ def latency_by_rows(
     floors : the arms that everything is read against
     """
     many = summary["arm"].nunique() > 6  # too many for a legend inside
-    figure, axes = _figure(title, stamp, height=5.6 if many else 4.6)
+    figure, axes = titled(title, stamp, height=5.6 if many else 4.6)
     floors = [floors] if isinstance(floors, str) else list(floors)
     styles, markers = _styles(), itertools.cycle(FLOOR_MARKERS)
     for arm in summary["arm"].unique():
@@ -59,7 +59,7 @@ def latency_by_rows(
     _plain(axes)
     _note(figure, "p99: where a band has fewer than 1,000 calls, read it as their near-worst" if few else "")
     (figure if many else axes).legend(loc="outside right center" if many else "best", frameon=False, fontsize=9)
-    return _say(figure, f"Latency of one call against its rows, both axes logarithmic. {title}.")
+    return with_alt(figure, f"Latency of one call against its rows, both axes logarithmic. {title}.")
 
 
 def waterfall(phases: pd.DataFrame, title: str, stamp: dict[str, Any] | None = None) -> Figure:
@@ -70,7 +70,7 @@ def waterfall(phases: pd.DataFrame, title: str, stamp: dict[str, Any] | None = N
     phases : a column `label`; those of `PHASES` that are known, in ms; possibly `echo_ms`, what the same bytes take
         with nothing computed (from where transport begins), and for streams `wall_ms`, since their phases overlap
     """
-    figure, axes = _figure(title, stamp, height=1.6 + 0.45 * len(phases))
+    figure, axes = titled(title, stamp, height=1.6 + 0.45 * len(phases))
     places, left = np.arange(len(phases)), np.zeros(len(phases))
     for (column, name), colour, hatch in zip(PHASES.items(), timing.COLOURS, HATCHES, strict=True):
         if column in phases:
@@ -90,12 +90,12 @@ def waterfall(phases: pd.DataFrame, title: str, stamp: dict[str, Any] | None = N
     axes.margins(x=0.12)
     axes.grid(True, axis="x", alpha=0.3)
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    return _say(figure, f"One call's time by phase, a bar each for {', '.join(phases['label'])}. {title}.")
+    return with_alt(figure, f"One call's time by phase, a bar each for {', '.join(phases['label'])}. {title}.")
 
 
 def crossover(calls: pd.DataFrame, arm: str, base: str, title: str, stamp: dict[str, Any] | None = None) -> Figure:
     """The ratio of two arms against rows, with intervals; the rows at which they take equally long are shaded."""
-    figure, axes = _figure(title, stamp)
+    figure, axes = titled(title, stamp)
     found = stats.ratio(calls, arm, base)
     point, low, high = stats.crossover(calls, arm, base)
     axes.axhline(1, color="0.45", linestyle=(0, (1, 1)))
@@ -108,7 +108,7 @@ def crossover(calls: pd.DataFrame, arm: str, base: str, title: str, stamp: dict[
     axes.set(xscale="log", yscale="log", xlabel="rows in one call", ylabel=f"{arm} ÷ {base}")
     _plain(axes)
     axes.legend(frameon=False, fontsize=9)
-    return _say(figure, f"How many times as long {arm} takes as {base}, against rows. {title}.")
+    return with_alt(figure, f"How many times as long {arm} takes as {base}, against rows. {title}.")
 
 
 def load(points: pd.DataFrame, title: str, stamp: dict[str, Any] | None = None) -> Figure:
@@ -118,7 +118,7 @@ def load(points: pd.DataFrame, title: str, stamp: dict[str, Any] | None = None) 
     ----------
     points : what `stats.throughput` returns by `server`, `rate_per_s`; invalid points are crossed out
     """
-    figure, (above, below) = _figure(title, stamp, height=5.6, parts=2)
+    figure, (above, below) = titled(title, stamp, height=5.6, parts=2)
     for (server, group), style in zip(points.groupby("server", sort=False), _styles(), strict=False):
         group = group.sort_values("rate_per_s")
         above.plot(group["rate_per_s"], group["calls_per_s"], label=server, **style)
@@ -137,7 +137,7 @@ def load(points: pd.DataFrame, title: str, stamp: dict[str, Any] | None = None) 
         axes.legend(frameon=False, fontsize=8, loc="upper left")
     distrusted = "red crosses: the generator was late or saturated; not to be trusted"
     _note(figure, "" if points["valid"].all() else distrusted)
-    return _say(figure, f"Answered calls and response time against offered load. {title}.")
+    return with_alt(figure, f"Answered calls and response time against offered load. {title}.")
 
 
 def spectrum(calls: pd.DataFrame, title: str, stamp: dict[str, Any] | None = None) -> Figure:
@@ -147,7 +147,7 @@ def spectrum(calls: pd.DataFrame, title: str, stamp: dict[str, Any] | None = Non
     ----------
     calls : one row a call, with the columns arm, latency_ms and service_ms
     """
-    figure, axes = _figure(title, stamp)
+    figure, axes = titled(title, stamp)
     for (arm, group), style in zip(calls.groupby("arm", sort=False), _styles(), strict=False):
         beyond = np.arange(len(group), 0, -1) / len(group)  # the share of calls that took so long or longer
         style |= {"markevery": max(1, len(group) // 12), "markersize": 5}
@@ -165,7 +165,7 @@ def spectrum(calls: pd.DataFrame, title: str, stamp: dict[str, Any] | None = Non
     axes.legend(frameon=False, fontsize=9, loc="upper left")
     few = most < stats.MIN_CALLS_FOR_P99
     _note(figure, f"p99 stands on {most:,} calls, fewer than 1,000" if few else "")
-    return _say(figure, f"Latency by percentile, both axes logarithmic. {title}.")
+    return with_alt(figure, f"Latency by percentile, both axes logarithmic. {title}.")
 
 
 def p99_title(calls: pd.DataFrame) -> str:
@@ -182,7 +182,7 @@ def chunks(points: pd.DataFrame, floors: dict[str, float], title: str, stamp: di
     points : what `stats.throughput` returns by `chunk_rows`
     floors : what else to draw: names and rows per second
     """
-    figure, axes = _figure(title, stamp)
+    figure, axes = titled(title, stamp)
     points = points.sort_values("chunk_rows")
     axes.plot(points["chunk_rows"], points["rows_per_s"], label="stream", **next(_styles()))
     for (name, rows_per_s), line in zip(floors.items(), itertools.cycle(((0, (1, 1)), "--", "-.")), strict=False):
@@ -190,7 +190,7 @@ def chunks(points: pd.DataFrame, floors: dict[str, float], title: str, stamp: di
     axes.set(xscale="log", yscale="log", xlabel="rows in a chunk", ylabel="rows per second")
     _plain(axes)
     axes.legend(frameon=False, fontsize=9)
-    return _say(figure, f"Throughput of a stream against its chunk size, both axes logarithmic. {title}.")
+    return with_alt(figure, f"Throughput of a stream against its chunk size, both axes logarithmic. {title}.")
 
 
 def go_hop(calls: pd.DataFrame, arms: dict[str, str], title: str, stamp: dict[str, Any] | None = None) -> Figure:
@@ -328,7 +328,7 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _figure(title: str, stamp: dict[str, Any] | None, height: float = 4.6, parts: int = 1) -> tuple[Figure, Any]:
+def titled(title: str, stamp: dict[str, Any] | None, height: float = 4.6, parts: int = 1) -> tuple[Figure, Any]:
     """A figure of 800 pixels' width at 100 dots an inch, with room for the stamp below."""
     figure = Figure(figsize=(8, height), layout=ConstrainedLayoutEngine(rect=(0, 0.2 / height, 1, 1 - 0.2 / height)))
     axes = figure.subplots(parts, 1, sharex=True)
@@ -361,7 +361,7 @@ def _note(figure: Figure, text: str) -> None:
     figure.text(0.005, 0.005, text, ha="left", va="bottom", fontsize=7, color="0.3")
 
 
-def _say(figure: Figure, alt: str) -> Figure:
+def with_alt(figure: Figure, alt: str) -> Figure:
     figure.set_label(alt)
     return figure
 

@@ -52,7 +52,9 @@ def summary(calls: pd.DataFrame) -> pd.DataFrame:
 
 
 def ratio(calls: pd.DataFrame, arm: str, base: str, resamples: int = 2_000, seed: int = 0) -> pd.DataFrame:
-    """How many times as long `arm` takes as `base`, by rows, with a 95 % interval. Either may be a sum: "echo + predict".
+    """How many times as long `arm` takes as `base`, by rows, with a 95 % interval.
+
+    Either may be a sum, "echo + in process": then medians are added.
 
     The ratio of medians is taken in each block, where both arms saw the same moment of the machine; the interval is
     bootstrapped over blocks, not over calls, since calls of one block resemble each other.

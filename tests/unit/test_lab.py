@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from pred_server.client import CHUNK_BYTES
+from pred_server.errors import InvalidInput
 from pred_server.lab import bench, experiments, load, plots, stats
 from pred_server.lab.calls import Reply, Target
 from pred_server.limits import MIB
@@ -85,8 +86,12 @@ def test_experiments_are_declared_for_what_can_carry_the_table(capsys: pytest.Ca
         assert "left out: tensor cannot carry this model's table" in capsys.readouterr().out
         names = [arm.name for arm in experiment.arms]
         assert len(set(names)) == len(names)
-        assert {name for pair in (*experiment.compare, experiment.control or ()) for name in pair} <= set(names)
-        assert not [arm for arm in experiment.arms if arm.encoding == "tensor"]
+        sides = [side for pair in (*experiment.compare, experiment.control or ()) for side in pair]
+        assert {name for side in sides for name in side.split(stats.SUM)} <= set(names)
+        if varies != "floor":  # which has models of its own
+            assert not [arm for arm in experiment.arms if arm.encoding == "tensor"]
+    with pytest.raises(InvalidInput, match="models and sizes of its own"):
+        bench.declared("floor", "linear")
     (stream,) = [arm for arm in bench.declared("rows", "linear").arms if arm.name == "streamed tensor"]
     assert stream.chunk_rows == pytest.approx(CHUNK_BYTES / 80, rel=0.01), "ten doubles a row"
 
