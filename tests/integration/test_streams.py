@@ -87,7 +87,7 @@ def test_what_the_callers_iterator_raises_reaches_the_caller(server: Server) -> 
 
 
 def test_leaving_a_stream_early_stops_the_drawing_and_the_work(server: Server) -> None:
-    drawn = 0
+    drawn, before = 0, logged(server, "PredictStream", "code=")
 
     def endless() -> Iterator[np.ndarray]:
         nonlocal drawn
@@ -100,13 +100,17 @@ def test_leaving_a_stream_early_stops_the_drawing_and_the_work(server: Server) -
             break
     assert drawn <= 21 + WINDOW + 1
     # OK where all that had come was answered before the server learned that nobody listens.
-    wait_for_log(server, "PredictStream", "code=")
+    wait_for_log(server, "PredictStream", "code=", times=before + 1)
 
 
-def wait_for_log(server: Server, *words: str) -> None:
+def logged(server: Server, *words: str) -> int:
+    return sum(all(word in line for word in words) for line in server.logs().splitlines())
+
+
+def wait_for_log(server: Server, *words: str, times: int = 1) -> None:
     waited = threading.Event()
     for _ in range(3_000):
-        if any(all(word in line for word in words) for line in server.logs().splitlines()):
+        if logged(server, *words) >= times:
             return
         waited.wait(0.01)
     raise AssertionError(f"{words} never stood in the log")
