@@ -29,7 +29,7 @@ DEFAULT_STREAM_TIMEOUT_S = 3_600.0
 MAX_TIMEOUT_S = 1e6  # gRPC takes more for none
 
 # Above this size `predict` sends a table as a stream, in chunks of about this size.
-CHUNK_BYTES = 2 * MIB
+CHUNK_BYTES = MIB
 # Up to so many rows a table of mixed types is cheaper as columns than as Arrow.
 COLUMNS_ROWS = 64
 

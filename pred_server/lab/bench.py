@@ -14,14 +14,12 @@ from pred_server.errors import InvalidInput
 from pred_server.lab import experiments, floor, ladder, plots, stats
 from pred_server.lab.calls import Arm, messages_of
 from pred_server.lab.experiments import Experiment
-from pred_server.limits import MIB
+from pred_server.lab.floor import ROOMY
 from pred_server.model import load
 
 ARTICLE = Arm("the article's server", "article")
 IN_PROCESS = Arm("in process", "predict")
 STREAMED = ("tensor", "arrow", "columns", "csv")  # the first of them that can carry the table is also streamed
-# With the default limit of 64 MiB the largest tables would be refused, which is no time.
-ROOMY = ("--max-message-bytes", str(512 * MIB))
 
 
 def by_rows(

@@ -21,6 +21,7 @@ from pred_server.lab.experiments import Experiment
 from pred_server.limits import MIB
 from pred_server.model import MODELS, save
 
+# With the default limit of 64 MiB the largest tables would be refused, which is no time.
 ROOMY = ("--max-message-bytes", str(512 * MIB))
 ONNX = ("--engine", "onnx")
 FEW, MANY, MOST = 1, 100_000, 1_000_000
