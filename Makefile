@@ -59,6 +59,7 @@ bench: setup  ## measure how fast it is: the published results, data/results; QU
 	$(BENCH)/chunks.parquet --model linear --varies chunks
 	$(BENCH)/load.parquet --model linear --varies load
 	$(BENCH)/ladder.parquet --model flights --varies ladder
+	$(BENCH)/floor.parquet --varies floor
 
 lint: .venv/ready  ## ruff, mypy, go vet, and buf on the contract: style, and nothing that breaks the article's clients
 	$(BIN)/ruff format --check

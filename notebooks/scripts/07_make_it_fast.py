@@ -192,6 +192,26 @@ batching.round(1)
 # The predictions are the same, to the bit: no row's result may depend on who shares its batch. Matrix products round by the
 # number of rows, so models that use them are computed in whole blocks of 16 (`pred_server/engines.py`).
 #
+# ## How near the floor?
+#
+# A step says how much better than before; not how much is left. So `make bench` also runs `pred_server/lab/floor.py`: ratios
+# with a target that was set before, some to the article's server, others to what nothing can beat, a *floor*: the same bytes
+# sent back by a server that does not look at them, plus `predict` in process. All in one run, on all cores.
+
+# %%
+from pred_server.lab import floor
+
+near = experiments.read(ROOT / "data/results/floor.parquet")
+cases = floor.cases(near)
+figure = floor.margins(cases, near.attrs["stamp"])
+plots.show(figure, plots.alt(figure))
+
+# %% [markdown]
+# What misses its target is read with a profile at hand (`py-spy record --pid …`, `perf record -p …`). Under 32 callers, with a
+# model that takes some 15 µs for a row, an echo costs the event loop about 80 µs of Python and C for each call, nearly all of
+# it gRPC's own. What we add, parsing, checking, computing, timing, cannot be nothing: in one thread of Python there is no
+# second lane to overtake in.
+#
 # ## What we found
 
 # %%
@@ -204,6 +224,8 @@ for rows in sizes:
         f"[{ends['low']:.2g}, {ends['high']:.2g}] as fast as the first; the largest single step is "
         f"*{largest['step']}*, {largest['factor']:.2g} times."
     )
+missed = ", ".join(cases.loc[cases["margin"] < 1, "case"]) or "none"
+lines.append(f"- Published: {(cases['margin'] >= 1).sum()} of {len(cases)} targets are met; missed: {missed}.")
 Markdown(
     "\n".join(lines)
     + f"\n- pyarrow reads this text {csv_ms['read, pandas'] / csv_ms['read, pyarrow']:.1f} times and writes it "
