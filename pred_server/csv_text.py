@@ -51,7 +51,7 @@ class Csv:
             raise LimitExceeded(f"the table has more than {MAX_COLUMNS:,} columns")
         _check_characters(text)
         try:
-            header = next(record for record in csv.reader(io.StringIO(text, newline="")) if record)
+            header = next(record for record in _records(text) if record)
             ignored = schema.check_names(header)
             table = _parse(text, schema)
             check_rows(table.num_rows, max_rows)
@@ -72,7 +72,7 @@ class Csv:
 
     def read_result(self, response: Response, dtype: str | None) -> tuple[list[Any], list[str]]:
         try:
-            header = next(csv.reader(io.StringIO(response.result, newline="")))
+            header = next(_records(response.result))
             types = dict.fromkeys(header, _arrow_type(dtype)) if dtype else {}
             table = _read_csv(response.result, types)
             columns = [from_arrow(column.combine_chunks()) for column in table.columns]
@@ -151,21 +151,34 @@ def _to_csv(table: pa.Table) -> str:
     return header.getvalue().removesuffix("\r\n") + "\n" + body.getvalue().decode()
 
 
+_LINE = re.compile(r"[^\r\n]*+(?:\r\n?|\n)|[^\r\n]++")
+
+
+def _records(text: str) -> "_csv.Reader":
+    """Reads line by line: mostly the header alone is asked for, and a StringIO would copy all of a long text."""
+    return csv.reader(match[0] for match in _LINE.finditer(text))
+
+
+# Longer texts are read by several threads, a block each; none shorter, which the threads' start would not pay for.
+BLOCK_BYTES = 1024 * 1024
+
+
 def _read_csv(text: str, types: dict[str, pa.DataType], columns: list[str] | None = None) -> pa.Table:
-    data = text.encode()
-    return pa.csv.read_csv(
-        pa.BufferReader(data),
-        # One block: a row may be as long as the text.
-        read_options=pa.csv.ReadOptions(use_threads=False, block_size=len(data) + 1),
-        parse_options=pa.csv.ParseOptions(newlines_in_values=True),
-        convert_options=pa.csv.ConvertOptions(
-            column_types=types,
-            include_columns=columns,
-            null_values=[""],
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=False,
-        ),
+    data = pa.BufferReader(text.encode())
+    parse = pa.csv.ParseOptions(newlines_in_values='"' in text)
+    convert = pa.csv.ConvertOptions(
+        column_types=types,
+        include_columns=columns,
+        null_values=[""],
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
     )
+    if data.size() > 2 * BLOCK_BYTES:
+        try:
+            return pa.csv.read_csv(data, pa.csv.ReadOptions(use_threads=True, block_size=BLOCK_BYTES), parse, convert)
+        except pa.ArrowException:  # a row is longer than a block, or one is wrong: threads do not know which
+            data.seek(0)
+    return pa.csv.read_csv(data, pa.csv.ReadOptions(use_threads=False, block_size=data.size() + 1), parse, convert)
 
 
 def _arrow_type(dtype: str) -> pa.DataType:
@@ -189,7 +202,8 @@ def _parse(text: str, schema: Schema) -> pa.Table:
     return table
 
 
-_BESIDE_QUOTE = np.frombuffer(b',\r\n"', np.uint8)
+_BESIDE_QUOTE = np.zeros(256, bool)  # by character
+_BESIDE_QUOTE[list(b',\r\n"')] = True
 
 
 def _check_characters(text: str) -> None:
@@ -205,7 +219,7 @@ def _check_characters(text: str) -> None:
     quotes = np.flatnonzero(data == ord('"'))
     opening, closing = quotes[0::2], quotes[1::2]
     pairs = len(closing)
-    bad = ~np.isin(data[opening[:pairs] - 1], _BESIDE_QUOTE) | ~np.isin(data[closing + 1], _BESIDE_QUOTE)
+    bad = ~(_BESIDE_QUOTE[data[opening[:pairs] - 1]] & _BESIDE_QUOTE[data[closing + 1]])
     first = int(bad.argmax()) if bad.any() else pairs
     if first < len(opening):
         where = len(data[1 : opening[first]].tobytes().decode())
@@ -214,8 +228,8 @@ def _check_characters(text: str) -> None:
 
 def _at_character(text: str, index: int, what: str) -> InvalidInput:
     before = text[:index]  # all is well with this part, so what precedes the character are whole fields
-    records = [record for record in csv.reader(io.StringIO(before + "x", newline="")) if record]
-    header = next((record for record in csv.reader(io.StringIO(text, newline="")) if record), [])
+    records = [record for record in _records(before + "x") if record]
+    header = next((record for record in _records(text) if record), [])
     name = header[min(len(records[-1]), len(header)) - 1] if header else "input_data"
     line = len(re.findall(r"\r\n|\r|\n", before)) + 1
     return InvalidInput.at([Violation(name, f"line {line}: {what}")])
@@ -241,7 +255,7 @@ def _explain(text: str, schema: Schema, cause: Exception) -> None:
     # It sees quotes where the slow one does not: an empty field that it refuses has some.
     quoted = int(column[1]) if column and "invalid value ''" in str(cause) else None
     for start, quoted_column in ((first, None), (first, quoted), (1, None)):
-        reader = csv.reader(io.StringIO(text, newline=""))
+        reader = _records(text)
         try:
             violations = _violations(reader, schema, start, quoted_column)
         except csv.Error as error:  # all that is left to object to once the quotes are right
