@@ -2,8 +2,11 @@
 
 import csv
 import io
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -11,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from generated.pred_pb2 import Request, Response
-from pred_server.aligned import Aligned
+from pred_server.aligned import Aligned, count_rows
 from pred_server.errors import InvalidInput, LimitExceeded, ServerFault, Violation, clip
 from pred_server.schema import MAX_COLUMNS, Column, Schema, check_rows
 from pred_server.tables import Table, from_arrow, to_arrow
@@ -53,9 +56,11 @@ class Csv:
         try:
             header = next(record for record in _records(text) if record)
             ignored = schema.check_names(header)
-            table = _parse(text, schema)
-            check_rows(table.num_rows, max_rows)
-            columns = {name: from_arrow(table.column(name).combine_chunks()) for name in schema.names}
+            columns = _read_few(text, schema.columns) if len(text) <= FEW_CHARACTERS else None
+            if columns is None:
+                table = _parse(text, schema)
+                columns = {name: from_arrow(table.column(name).combine_chunks()) for name in schema.names}
+            check_rows(count_rows(columns), max_rows)
             return schema.align(columns), ignored
         except (InvalidInput, pa.ArrowException, csv.Error) as error:
             if isinstance(error, InvalidInput) and not error.violations:
@@ -71,14 +76,18 @@ class Csv:
         response.result = _to_csv(pa.table([pa.array(each, from_pandas=False) for each in columns], names))
 
     def read_result(self, response: Response, dtype: str | None) -> tuple[list[Any], list[str]]:
+        text = response.result
         try:
-            header = next(_records(response.result))
-            types = dict.fromkeys(header, _arrow_type(dtype)) if dtype else {}
-            table = _read_csv(response.result, types)
-            columns = [from_arrow(column.combine_chunks()) for column in table.columns]
+            header = next(_records(text))
+            few = None
+            if dtype and len(text) <= FEW_CHARACTERS:
+                few = _read_few(text, [Column(name, dtype, nullable=True) for name in header])
+            if few:
+                return typed(list(few.values()), dtype), header
+            table = _read_csv(text, dict.fromkeys(header, _arrow_type(dtype)) if dtype else {})
+            return typed([from_arrow(column.combine_chunks()) for column in table.columns], dtype), header
         except (StopIteration, pa.ArrowException) as error:
             raise ServerFault("the server's answer is not CSV") from error
-        return [each.astype(dtype) if dtype and dtype != "str" else each for each in columns], header
 
 
 MAX_RECORD_BYTES = 64 * 1024 * 1024
@@ -140,15 +149,35 @@ def columns_of(values: np.ndarray) -> np.ndarray:
     return values.reshape(len(values), -1).T
 
 
+def typed(columns: list[Any], dtype: str | None) -> list[Any]:
+    """The columns of a reply in the dtype that the server told, if it did; text stays as it is."""
+    return [values.astype(dtype) for values in columns] if dtype and dtype != "str" else columns
+
+
+# What a thread that writes takes at the least: fewer values are written by the time that another one has begun.
+WRITE_VALUES = 50_000
+
+
 def _to_csv(table: pa.Table) -> str:
     header = io.StringIO(newline="")
     csv.writer(header).writerow(table.column_names)
-    body = io.BytesIO()
+    threads = min(os.cpu_count() or 1, table.num_rows * table.num_columns // WRITE_VALUES)
     try:
-        pa.csv.write_csv(table, body, pa.csv.WriteOptions(include_header=False))
+        if threads < 2:
+            bodies = [_body(table)]
+        else:
+            rows = -(-table.num_rows // threads)
+            with ThreadPoolExecutor(threads) as pool:
+                bodies = list(pool.map(_body, (table.slice(rows * each, rows) for each in range(threads))))
     except pa.ArrowException as error:
         raise InvalidInput("the table has a column that CSV cannot carry") from error
-    return header.getvalue().removesuffix("\r\n") + "\n" + body.getvalue().decode()
+    return b"".join([header.getvalue().removesuffix("\r\n").encode(), b"\n", *bodies]).decode()
+
+
+def _body(table: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    pa.csv.write_csv(table, sink, pa.csv.WriteOptions(include_header=False))
+    return sink.getvalue()
 
 
 _LINE = re.compile(r"[^\r\n]*+(?:\r\n?|\n)|[^\r\n]++")
@@ -164,7 +193,7 @@ BLOCK_BYTES = 1024 * 1024
 
 
 def _read_csv(text: str, types: dict[str, pa.DataType], columns: list[str] | None = None) -> pa.Table:
-    data = pa.BufferReader(text.encode())
+    data = pa.py_buffer(text.encode())
     parse = pa.csv.ParseOptions(newlines_in_values='"' in text)
     convert = pa.csv.ConvertOptions(
         column_types=types,
@@ -173,12 +202,17 @@ def _read_csv(text: str, types: dict[str, pa.DataType], columns: list[str] | Non
         strings_can_be_null=True,
         quoted_strings_can_be_null=False,
     )
-    if data.size() > 2 * BLOCK_BYTES:
-        try:
-            return pa.csv.read_csv(data, pa.csv.ReadOptions(use_threads=True, block_size=BLOCK_BYTES), parse, convert)
-        except pa.ArrowException:  # a row is longer than a block, or one is wrong: threads do not know which
-            data.seek(0)
-    return pa.csv.read_csv(data, pa.csv.ReadOptions(use_threads=False, block_size=data.size() + 1), parse, convert)
+
+    def read(threads: bool, block_bytes: int) -> pa.Table:
+        # A reader of its own each time: threads that gave up may go on reading theirs for a while.
+        options = pa.csv.ReadOptions(use_threads=threads, block_size=block_bytes)
+        return pa.csv.read_csv(pa.BufferReader(data), options, parse, convert)
+
+    if data.size > 2 * BLOCK_BYTES:
+        # A row may be longer than a block, or wrong, and threads do not know which: then all is read as one.
+        with suppress(pa.ArrowException):
+            return read(True, BLOCK_BYTES)
+    return read(False, data.size + 1)
 
 
 def _arrow_type(dtype: str) -> pa.DataType:
@@ -235,11 +269,44 @@ def _at_character(text: str, index: int, what: str) -> InvalidInput:
     return InvalidInput.at([Violation(name, f"line {line}: {what}")])
 
 
+# Up to this length, a few rows, a text is read here: pyarrow would need longer to begin.
+FEW_CHARACTERS = 1_024
+
+
+def _read_few(text: str, columns: Iterable[Column]) -> dict[str, np.ndarray] | None:
+    """The columns as pyarrow would read them, or None where it is needed: where it would complain, or may tell apart
+    what looks alike here, as an empty field and one that is empty but for its quotes.
+    """
+    if '""' in text:
+        return None
+    header, *records = [record for record in _records(text) if record]
+    if not records or {len(record) for record in records} != {len(header)} or len(set(header)) < len(header):
+        return None
+    fields = dict(zip(header, zip(*records, strict=True), strict=True))
+    found = {}
+    for column in columns:
+        values = fields[column.name]
+        if any(_wrong(value, column, quoted=False) for value in values):
+            return None
+        if column.is_float:
+            found[column.name] = np.array([float(value or "nan") for value in values])
+        elif column.dtype == "str":
+            nothing = None if column.nullable else ""
+            found[column.name] = np.array([value or nothing for value in values], object)
+        elif "" in values:
+            return None
+        elif column.dtype == "bool":
+            found[column.name] = np.array([value in _TRUE for value in values])
+        else:
+            found[column.name] = np.array([int(value) for value in values], column.dtype)
+    return found
+
+
 # Possessive (++, *+): a value of a million digits and a letter must not be tried in a million ways.
 _NUMBER = re.compile(r"[+-]?(\d++\.?\d*+|\.\d++)(e[+-]?\d++)?|[+-]?(inf|infinity)", re.IGNORECASE | re.ASCII)
 _NAN = re.compile(r"[ \t]*+[+-]?nan[ \t]*+", re.IGNORECASE)
 _INTEGER = re.compile(r"-?\d++", re.ASCII)
-_BOOLEANS = ("true", "True", "TRUE", "1", "false", "False", "FALSE", "0")
+_TRUE, _FALSE = ("true", "True", "TRUE", "1"), ("false", "False", "FALSE", "0")
 _HOW = {
     "float": "is not a number (write 1234.5: a point, no thousands separator; a missing one is an empty field)",
     "integer": "is not a whole number",
@@ -296,18 +363,25 @@ def _violations(reader: "_csv.Reader", schema: Schema, start: int, quoted_column
 def _wrong(value: str, column: Column, quoted: bool) -> str | None:
     if column.dtype == "str":
         return None
-    shown = repr(clip(value, 40))
     if value == "" and column.nullable:
         return "is empty but for its quotes; leave them out for a missing value" if quoted else None
     if value == "" or (column.is_float and _NAN.fullmatch(value)):
         return None if column.nullable else "no value, and the model needs one"
     if column.dtype == "bool":
-        return None if value in _BOOLEANS else f"{shown} {_HOW['bool']}"
-    value = value.strip(" \t")
+        return None if value in _TRUE + _FALSE else _is_not(value, "bool")
+    number = value.strip(" \t")
     if column.is_float:
-        return None if _NUMBER.fullmatch(value) else f"{shown} {_HOW['float']}"
-    if not _INTEGER.fullmatch(value):
-        return f"{shown} {_HOW['integer']}"
+        return None if _NUMBER.fullmatch(number) else _is_not(value, "float")
+    if not _INTEGER.fullmatch(number):
+        return _is_not(value, "integer")
     info = np.iinfo(column.dtype)
-    inside = len(value) <= 25 and info.min <= int(value) <= info.max and not (info.min == 0 and value[0] == "-")
-    return None if inside else f"{shown} does not fit {column.dtype} ({info.min} to {info.max})"
+    inside = len(number) <= 25 and info.min <= int(number) <= info.max and not (info.min == 0 and number[0] == "-")
+    return None if inside else f"{_shown(value)} does not fit {column.dtype} ({info.min} to {info.max})"
+
+
+def _is_not(value: str, kind: str) -> str:
+    return f"{_shown(value)} {_HOW[kind]}"
+
+
+def _shown(value: str) -> str:
+    return repr(clip(value, 40))
