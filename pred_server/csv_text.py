@@ -72,6 +72,11 @@ class Csv:
             raise InvalidInput.at([Violation("input_data", "is not a table in CSV")]) from error
 
     def write_result(self, values: np.ndarray, names: list[str], response: Response) -> None:
+        if values.size <= FEW_VALUES and values.dtype in (np.float64, np.int64):
+            rows = values.reshape(len(values), -1).tolist()
+            lines = [",".join([repr(value).removesuffix(".0") for value in row]) for row in rows]
+            response.result = _header(names) + "".join([f"{line}\n" for line in lines])
+            return
         columns = columns_of(values)
         response.result = _to_csv(pa.table([pa.array(each, from_pandas=False) for each in columns], names))
 
@@ -159,8 +164,6 @@ WRITE_VALUES = 50_000
 
 
 def _to_csv(table: pa.Table) -> str:
-    header = io.StringIO(newline="")
-    csv.writer(header).writerow(table.column_names)
     threads = min(os.cpu_count() or 1, table.num_rows * table.num_columns // WRITE_VALUES)
     try:
         if threads < 2:
@@ -171,7 +174,13 @@ def _to_csv(table: pa.Table) -> str:
                 bodies = list(pool.map(_body, (table.slice(rows * each, rows) for each in range(threads))))
     except pa.ArrowException as error:
         raise InvalidInput("the table has a column that CSV cannot carry") from error
-    return b"".join([header.getvalue().removesuffix("\r\n").encode(), b"\n", *bodies]).decode()
+    return b"".join([_header(table.column_names).encode(), *bodies]).decode()
+
+
+def _header(names: list[str]) -> str:
+    header = io.StringIO(newline="")
+    csv.writer(header, lineterminator="\n").writerow(names)
+    return header.getvalue()
 
 
 def _body(table: pa.Table) -> pa.Buffer:
@@ -269,8 +278,9 @@ def _at_character(text: str, index: int, what: str) -> InvalidInput:
     return InvalidInput.at([Violation(name, f"line {line}: {what}")])
 
 
-# Up to this length, a few rows, a text is read here: pyarrow would need longer to begin.
+# Up to these sizes a text is read, and numbers are written, in Python: pyarrow would need longer to begin.
 FEW_CHARACTERS = 1_024
+FEW_VALUES = 32
 
 
 def _read_few(text: str, columns: Iterable[Column]) -> dict[str, np.ndarray] | None:

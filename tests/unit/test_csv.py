@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from generated.pred_pb2 import Request
+from generated.pred_pb2 import Request, Response
 from pred_server import csv_text
 from pred_server.aligned import to_frame
 from pred_server.codecs import CODECS
@@ -227,6 +227,16 @@ def test_few_rows_many_and_those_in_blocks_are_read_alike(drawn: tuple[str, Sche
 def test_few_plain_rows_are_read_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_text, "_read_csv", None)
     assert read('x,n,s\n1.5,2,"a"\n,3,\n')["s"].tolist() == ["a", ""]
+
+
+@pytest.mark.parametrize("values", [[0.1, 12.0], [-0.0, math.inf], [1e-7, 1e15], [5e-324, 1e300], [math.nan, -1e16]])
+def test_few_predictions_read_back_like_many(values: list[float]) -> None:
+    for sent in (np.array(values), np.array([values, values]), np.array(values * 100)):
+        response, names = Response(), ["a, b", "c"][: sent.ndim]
+        CSV.write_result(sent, names, response)
+        got, header = CSV.read_result(response, "float64")
+        assert header == names
+        assert np.array(got).T.ravel().tobytes() == sent.ravel().tobytes()
 
 
 def test_a_long_table_is_written_and_read_by_several_threads_with_every_bit() -> None:
