@@ -13,7 +13,7 @@ import pyarrow as pa
 from generated.pred_pb2 import Column as Values
 from generated.pred_pb2 import Request, Response, Tensor
 from pred_server.aligned import Aligned
-from pred_server.csv_text import Csv, columns_of
+from pred_server.csv_text import Csv, columns_of, typed
 from pred_server.errors import InvalidInput, LimitExceeded, ServerFault, Violation, clip
 from pred_server.schema import MAX_COLUMNS, NUMERIC_DTYPES, Schema, check_rows
 from pred_server.tables import Table, from_arrow, to_array, to_arrow
@@ -120,8 +120,7 @@ class ColumnsCodec:
             arrays = [_values(each, _kind(each, each.name), each.name) for each in columns]
         except InvalidInput as error:
             raise ServerFault("the server's answer is not columns") from error
-        typed = [array.astype(dtype) if dtype and dtype != "str" else array for array in arrays]
-        return typed, [each.name for each in columns]
+        return typed(arrays, dtype), [each.name for each in columns]
 
 
 class ArrowCodec:

@@ -2,22 +2,23 @@
 
 import csv
 import io
+import os
 import re
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, BinaryIO
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
 from generated.pred_pb2 import Request, Response
-from pred_server.aligned import Aligned
-from pred_server.errors import InvalidInput, LimitExceeded, ServerFault, Violation, clip
+from pred_server.aligned import Aligned, count_rows
+from pred_server.csv_faults import TRUE, check_characters, explain, read_records, wrong
+from pred_server.errors import InvalidInput, LimitExceeded, ServerFault, Violation
 from pred_server.schema import MAX_COLUMNS, Column, Schema, check_rows
 from pred_server.tables import Table, from_arrow, to_arrow
-
-if TYPE_CHECKING:
-    import _csv
 
 
 class Csv:
@@ -49,36 +50,47 @@ class Csv:
             raise InvalidInput.at([Violation("input_data", "is empty; a header and at least one row are needed")])
         if re.match(r"[\r\n]*+[^\r\n]*+", text)[0].count(",") >= MAX_COLUMNS:  # type: ignore[index]  # matches any text
             raise LimitExceeded(f"the table has more than {MAX_COLUMNS:,} columns")
-        _check_characters(text)
+        check_characters(text)
         try:
-            header = next(record for record in csv.reader(io.StringIO(text, newline="")) if record)
+            header = next(record for record in read_records(text) if record)
             ignored = schema.check_names(header)
-            table = _parse(text, schema)
-            check_rows(table.num_rows, max_rows)
-            columns = {name: from_arrow(table.column(name).combine_chunks()) for name in schema.names}
+            columns = _read_few(text, schema.columns) if len(text) <= FEW_CHARACTERS else None
+            if columns is None:
+                table = _parse(text, schema)
+                columns = {name: from_arrow(table.column(name).combine_chunks()) for name in schema.names}
+            check_rows(count_rows(columns), max_rows)
             return schema.align(columns), ignored
         except (InvalidInput, pa.ArrowException, csv.Error) as error:
             if isinstance(error, InvalidInput) and not error.violations:
                 raise  # no rows: nothing to point at
             # The fast reader knows no line numbers; now that there is something to tell, a slow one finds them.
-            _explain(text, schema, error)
+            explain(text, schema, error)
             if isinstance(error, InvalidInput):
                 raise
             raise InvalidInput.at([Violation("input_data", "is not a table in CSV")]) from error
 
     def write_result(self, values: np.ndarray, names: list[str], response: Response) -> None:
+        if values.size <= FEW_VALUES and values.dtype in (np.float64, np.int64):
+            rows = values.reshape(len(values), -1).tolist()
+            lines = [",".join([repr(value).removesuffix(".0") for value in row]) for row in rows]
+            response.result = _header(names) + "".join([f"{line}\n" for line in lines])
+            return
         columns = columns_of(values)
         response.result = _to_csv(pa.table([pa.array(each, from_pandas=False) for each in columns], names))
 
     def read_result(self, response: Response, dtype: str | None) -> tuple[list[Any], list[str]]:
+        text = response.result
         try:
-            header = next(csv.reader(io.StringIO(response.result, newline="")))
-            types = dict.fromkeys(header, _arrow_type(dtype)) if dtype else {}
-            table = _read_csv(response.result, types)
-            columns = [from_arrow(column.combine_chunks()) for column in table.columns]
+            header = next(read_records(text))
+            few = None
+            if dtype and len(text) <= FEW_CHARACTERS:
+                few = _read_few(text, [Column(name, dtype, nullable=True) for name in header])
+            if few:
+                return typed(list(few.values()), dtype), header
+            table = _read_csv(text, dict.fromkeys(header, _arrow_type(dtype)) if dtype else {})
+            return typed([from_arrow(column.combine_chunks()) for column in table.columns], dtype), header
         except (StopIteration, pa.ArrowException) as error:
             raise ServerFault("the server's answer is not CSV") from error
-        return [each.astype(dtype) if dtype and dtype != "str" else each for each in columns], header
 
 
 MAX_RECORD_BYTES = 64 * 1024 * 1024
@@ -140,32 +152,66 @@ def columns_of(values: np.ndarray) -> np.ndarray:
     return values.reshape(len(values), -1).T
 
 
+def typed(columns: list[Any], dtype: str | None) -> list[Any]:
+    """The columns of a reply in the dtype that the server told, if it did; text stays as it is."""
+    return [values.astype(dtype) for values in columns] if dtype and dtype != "str" else columns
+
+
+# What a thread that writes takes at the least: fewer values are written by the time that another one has begun.
+WRITE_VALUES = 50_000
+
+
 def _to_csv(table: pa.Table) -> str:
-    header = io.StringIO(newline="")
-    csv.writer(header).writerow(table.column_names)
-    body = io.BytesIO()
+    threads = min(os.cpu_count() or 1, table.num_rows * table.num_columns // WRITE_VALUES)
     try:
-        pa.csv.write_csv(table, body, pa.csv.WriteOptions(include_header=False))
+        if threads < 2:
+            bodies = [_body(table)]
+        else:
+            rows = -(-table.num_rows // threads)
+            with ThreadPoolExecutor(threads) as pool:
+                bodies = list(pool.map(_body, (table.slice(rows * each, rows) for each in range(threads))))
     except pa.ArrowException as error:
         raise InvalidInput("the table has a column that CSV cannot carry") from error
-    return header.getvalue().removesuffix("\r\n") + "\n" + body.getvalue().decode()
+    return b"".join([_header(table.column_names).encode(), *bodies]).decode()
+
+
+def _header(names: list[str]) -> str:
+    header = io.StringIO(newline="")
+    csv.writer(header, lineterminator="\n").writerow(names)
+    return header.getvalue()
+
+
+def _body(table: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    pa.csv.write_csv(table, sink, pa.csv.WriteOptions(include_header=False))
+    return sink.getvalue()
+
+
+# Longer texts are read by several threads, a block each; none shorter, which the threads' start would not pay for.
+BLOCK_BYTES = 1024 * 1024
 
 
 def _read_csv(text: str, types: dict[str, pa.DataType], columns: list[str] | None = None) -> pa.Table:
-    data = text.encode()
-    return pa.csv.read_csv(
-        pa.BufferReader(data),
-        # One block: a row may be as long as the text.
-        read_options=pa.csv.ReadOptions(use_threads=False, block_size=len(data) + 1),
-        parse_options=pa.csv.ParseOptions(newlines_in_values=True),
-        convert_options=pa.csv.ConvertOptions(
-            column_types=types,
-            include_columns=columns,
-            null_values=[""],
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=False,
-        ),
+    data = pa.py_buffer(text.encode())
+    parse = pa.csv.ParseOptions(newlines_in_values='"' in text)
+    convert = pa.csv.ConvertOptions(
+        column_types=types,
+        include_columns=columns,
+        null_values=[""],
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
     )
+
+    def read(threads: bool, block_bytes: int) -> pa.Table:
+        # A reader of its own each time: threads that gave up may go on reading theirs for a while.
+        options = pa.csv.ReadOptions(use_threads=threads, block_size=block_bytes)
+        return pa.csv.read_csv(pa.BufferReader(data), options, parse, convert)
+
+    if data.size > 2 * BLOCK_BYTES:
+        # A row may be longer than a block, or wrong, and threads do not know which: then all is read as one.
+        with suppress(pa.ArrowException):
+            return read(True, BLOCK_BYTES)
+    return read(False, data.size + 1)
 
 
 def _arrow_type(dtype: str) -> pa.DataType:
@@ -189,111 +235,35 @@ def _parse(text: str, schema: Schema) -> pa.Table:
     return table
 
 
-_BESIDE_QUOTE = np.frombuffer(b',\r\n"', np.uint8)
+# Up to these sizes a text is read, and numbers are written, in Python: pyarrow would need longer to begin.
+FEW_CHARACTERS = 1_024
+FEW_VALUES = 32
 
 
-def _check_characters(text: str) -> None:
-    """Refuse what fast CSV readers take without a word: NUL, and quotes that open or close in the wrong place.
-
-    One wrong quote can swallow the rows up to the next one, and no count of columns would show it.
+def _read_few(text: str, columns: Iterable[Column]) -> dict[str, np.ndarray] | None:
+    """The columns as pyarrow would read them, or None where it is needed: where it would complain, or may tell apart
+    what looks alike here, as an empty field and one that is empty but for its quotes.
     """
-    if "\0" in text:
-        raise _at_character(text, text.index("\0"), "there is a NUL character")
-    if '"' not in text:
-        return
-    data = np.frombuffer(f"\n{text}\n".encode(), np.uint8)
-    quotes = np.flatnonzero(data == ord('"'))
-    opening, closing = quotes[0::2], quotes[1::2]
-    pairs = len(closing)
-    bad = ~np.isin(data[opening[:pairs] - 1], _BESIDE_QUOTE) | ~np.isin(data[closing + 1], _BESIDE_QUOTE)
-    first = int(bad.argmax()) if bad.any() else pairs
-    if first < len(opening):
-        where = len(data[1 : opening[first]].tobytes().decode())
-        raise _at_character(text, where, "a quote stands inside a field, or is not closed")
-
-
-def _at_character(text: str, index: int, what: str) -> InvalidInput:
-    before = text[:index]  # all is well with this part, so what precedes the character are whole fields
-    records = [record for record in csv.reader(io.StringIO(before + "x", newline="")) if record]
-    header = next((record for record in csv.reader(io.StringIO(text, newline="")) if record), [])
-    name = header[min(len(records[-1]), len(header)) - 1] if header else "input_data"
-    line = len(re.findall(r"\r\n|\r|\n", before)) + 1
-    return InvalidInput.at([Violation(name, f"line {line}: {what}")])
-
-
-# Possessive (++, *+): a value of a million digits and a letter must not be tried in a million ways.
-_NUMBER = re.compile(r"[+-]?(\d++\.?\d*+|\.\d++)(e[+-]?\d++)?|[+-]?(inf|infinity)", re.IGNORECASE | re.ASCII)
-_NAN = re.compile(r"[ \t]*+[+-]?nan[ \t]*+", re.IGNORECASE)
-_INTEGER = re.compile(r"-?\d++", re.ASCII)
-_BOOLEANS = ("true", "True", "TRUE", "1", "false", "False", "FALSE", "0")
-_HOW = {
-    "float": "is not a number (write 1234.5: a point, no thousands separator; a missing one is an empty field)",
-    "integer": "is not a whole number",
-    "bool": "is not true or false",
-}
-
-
-def _explain(text: str, schema: Schema, cause: Exception) -> None:
-    """Raise InvalidInput that names the lines and columns at fault, or return if none is found."""
-    # The fast reader counts the header as row 1. To look from there on spares a million good rows a second look.
-    row, column = re.search(r"Row #(\d+)", str(cause)), re.search(r"column #(\d+)", str(cause))
-    first = int(row[1]) - 1 if row else 1
-    # It sees quotes where the slow one does not: an empty field that it refuses has some.
-    quoted = int(column[1]) if column and "invalid value ''" in str(cause) else None
-    for start, quoted_column in ((first, None), (first, quoted), (1, None)):
-        reader = csv.reader(io.StringIO(text, newline=""))
-        try:
-            violations = _violations(reader, schema, start, quoted_column)
-        except csv.Error as error:  # all that is left to object to once the quotes are right
-            raise InvalidInput.at([Violation("input_data", f"line {reader.line_num}: {error}")]) from error
-        if violations:
-            raise InvalidInput.at(violations)
-
-
-def _violations(reader: "_csv.Reader", schema: Schema, start: int, quoted_column: int | None) -> list[Violation]:
-    """What is wrong from the record `start` on; record 0 is the header."""
-    header = next(record for record in reader if record)
-    schema.check_names(header)
-    wanted = [(header.index(column.name), column) for column in schema.columns]
-    violations: list[Violation] = []
-    record_number, line_after = 0, reader.line_num + 1
-    for record in reader:
-        line, line_after = line_after, reader.line_num + 1
-        record_number += bool(record)
-        if not record or record_number < start:
-            continue
-        if len(record) > len(header):
-            what = f"line {line} has {len(record)} fields, and the header {len(header)} (a comma inside a field?)"
-            violations.append(Violation(header[-1], what))
-        elif len(record) < len(header):
-            what = f"line {line} ends before this column: {len(record)} fields, and the header has {len(header)}"
-            violations.append(Violation(header[len(record)], what))
-        else:
-            violations += [
-                Violation(column.name, f"line {line}: {wrong}")
-                for position, column in wanted
-                if (wrong := _wrong(record[position], column, position == quoted_column))
-            ]
-        if len(violations) > InvalidInput.max_violations or (violations and quoted_column is not None):
-            break
-    return violations
-
-
-def _wrong(value: str, column: Column, quoted: bool) -> str | None:
-    if column.dtype == "str":
+    if '""' in text:
         return None
-    shown = repr(clip(value, 40))
-    if value == "" and column.nullable:
-        return "is empty but for its quotes; leave them out for a missing value" if quoted else None
-    if value == "" or (column.is_float and _NAN.fullmatch(value)):
-        return None if column.nullable else "no value, and the model needs one"
-    if column.dtype == "bool":
-        return None if value in _BOOLEANS else f"{shown} {_HOW['bool']}"
-    value = value.strip(" \t")
-    if column.is_float:
-        return None if _NUMBER.fullmatch(value) else f"{shown} {_HOW['float']}"
-    if not _INTEGER.fullmatch(value):
-        return f"{shown} {_HOW['integer']}"
-    info = np.iinfo(column.dtype)
-    inside = len(value) <= 25 and info.min <= int(value) <= info.max and not (info.min == 0 and value[0] == "-")
-    return None if inside else f"{shown} does not fit {column.dtype} ({info.min} to {info.max})"
+    header, *records = [record for record in read_records(text) if record]
+    if not records or {len(record) for record in records} != {len(header)} or len(set(header)) < len(header):
+        return None
+    fields = dict(zip(header, zip(*records, strict=True), strict=True))
+    found = {}
+    for column in columns:
+        values = fields[column.name]
+        if any(wrong(value, column, quoted=False) for value in values):
+            return None
+        if column.is_float:
+            found[column.name] = np.array([float(value or "nan") for value in values])
+        elif column.dtype == "str":
+            nothing = None if column.nullable else ""
+            found[column.name] = np.array([value or nothing for value in values], object)
+        elif "" in values:
+            return None
+        elif column.dtype == "bool":
+            found[column.name] = np.array([value in TRUE for value in values])
+        else:
+            found[column.name] = np.array([int(value) for value in values], column.dtype)
+    return found

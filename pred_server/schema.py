@@ -72,6 +72,9 @@ class Schema:
         """
         if len(names) > MAX_COLUMNS:
             raise LimitExceeded(f"the table has more than {MAX_COLUMNS:,} columns")
+        known = set(self.names)
+        if len(set(names)) == len(names) and known.issubset(names):
+            return [name for name in names if name not in known]
         count = Counter(names)
         violations = [Violation(name, "the column stands more than once") for name in count if count[name] > 1]
         there = clip(", ".join(map(repr, names[:20])) or "no columns", 200)
@@ -80,10 +83,7 @@ class Schema:
             for name in self.names
             if name not in count
         ]
-        if violations:
-            raise InvalidInput.at(violations)
-        known = set(self.names)
-        return [name for name in names if name not in known]
+        raise InvalidInput.at(violations)
 
     @cached_property
     def uniform(self) -> np.dtype | None:

@@ -44,7 +44,7 @@ MAX_IGNORED_BYTES = 2_048
 # Up to these sizes the event loop decodes and encodes by itself, a millisecond at most; a thread costs more than that.
 INLINE_BYTES = 16 * 1024
 INLINE_ROWS = 1_000
-# Chunks of a stream that are decoded ahead of the one whose answer is due. More would only hold more memory.
+# Chunks of a stream that are under way behind the one whose answer is due. More would only hold more memory.
 CHUNKS_AHEAD = 2
 
 
@@ -74,7 +74,13 @@ class _Decoded:
     ignored: list[str]
 
 
-_Submitted = tuple[_Decoded, "asyncio.Task[Computed]"]
+@dataclass
+class _Answer:
+    response: Response
+    ignored: list[str]
+    n_rows: int
+
+
 T = TypeVar("T")
 
 
@@ -135,36 +141,29 @@ class PredictionService(PredictionServicer):
     async def Predict(self, request: Received, context: Context) -> Response:
         async with self._call("Predict", context) as call:
             model = call.model()
-            decoded = await self._decode(call, model, request)
-            deadline_s = self._deadline_s(context)
-            computed = await self.predictor.predict(model, decoded.table, call.output, deadline_s)
-            response = await self._encode(call, model, decoded.codec, computed)
+            answer = await self._answer(call, model, request, context)
             # After the answer: headers that are ready before it travel alone, and a client that has them does not ask
             # again if the server is then lost.
-            call.told = _headers(model, call.output, decoded.ignored)
-            return response
+            call.told = _headers(model, call.output, answer.ignored)
+            return answer.response
         raise AssertionError("a call that failed was aborted")
 
     async def PredictStream(self, requests: AsyncIterator[Received], context: Context) -> None:
         async with self._call("PredictStream", context) as call:
             model = call.model()
-            # The reader decodes ahead and submits; the loop below awaits the predictions in order, and encodes them. So
-            # three chunks are at three stages, and few are in memory: a full queue stops the reading.
-            queue: asyncio.Queue[_Submitted | Exception | None] = asyncio.Queue(maxsize=CHUNKS_AHEAD)
-            computing: set[asyncio.Task[Computed]] = set()
+            # Each chunk is decoded, predicted and encoded by a task of its own while the reader takes the next one; the
+            # loop below sends the answers in order. Few are in memory: a full queue stops the reading.
+            queue: asyncio.Queue[asyncio.Task[_Answer] | Exception | None] = asyncio.Queue(maxsize=CHUNKS_AHEAD)
+            under_way: set[asyncio.Task[_Answer]] = set()
 
             async def read() -> None:
                 try:
                     async for request in requests:
-                        decoded = await self._decode(call, model, request)
-                        predict = self.predictor.predict(
-                            model, decoded.table, call.output, self._deadline_s(context), wait_for_room=True
-                        )
-                        task = asyncio.create_task(predict)
-                        computing.add(task)
+                        task = asyncio.create_task(self._answer(call, model, request, context, wait_for_room=True))
+                        under_way.add(task)
                         task.add_done_callback(_look_at)
-                        task.add_done_callback(computing.discard)
-                        await queue.put((decoded, task))
+                        task.add_done_callback(under_way.discard)
+                        await queue.put(task)
                     await queue.put(None)
                 except Exception as error:
                     await queue.put(error)
@@ -180,19 +179,18 @@ class PredictionService(PredictionServicer):
                         try:
                             if isinstance(entry, Exception):
                                 raise entry
-                            decoded, task = entry
-                            response = await self._encode(call, model, decoded.codec, await task)
+                            answer = await entry
                         except (InvalidInput, LimitExceeded) as error:
                             if chunk > 1:  # the first is the table's beginning, and needs no place
                                 error.args = (f"in chunk {chunk}, the rows from {first_row:,} on: {error}",)
                             raise
                         if chunk == 1:
-                            await context.send_initial_metadata(_headers(model, call.output, decoded.ignored))
-                        await context.write(response)
-                    chunk, first_row = chunk + 1, first_row + count_rows(decoded.table)
+                            await context.send_initial_metadata(_headers(model, call.output, answer.ignored))
+                        await context.write(answer.response)
+                    chunk, first_row = chunk + 1, first_row + answer.n_rows
             finally:
                 reader.cancel()
-                for task in list(computing):
+                for task in list(under_way):
                     task.cancel()
 
     async def Describe(self, request: Received, context: Context) -> DescribeResponse:
@@ -247,6 +245,17 @@ class PredictionService(PredictionServicer):
         except TimeoutError:
             raise took_too_long(self._limits) from None
 
+    async def _answer(
+        self, call: _Call, model: Model, request: Received, context: Context, wait_for_room: bool = False
+    ) -> _Answer:
+        """Decode, predict, encode: a whole call, or a chunk of a stream, which waits where too much is queued."""
+        decoded = await self._decode(call, model, request)
+        computed = await self.predictor.predict(
+            model, decoded.table, call.output, self._deadline_s(context), wait_for_room=wait_for_room
+        )
+        response = await self._encode(call, model, decoded.codec, computed)
+        return _Answer(response, decoded.ignored, count_rows(decoded.table))
+
     async def _decode(self, call: _Call, model: Model, request: Received) -> _Decoded:
         def read() -> _Decoded:
             message = request.message(self._limits)
@@ -290,7 +299,7 @@ class PredictionService(PredictionServicer):
         return await asyncio.get_running_loop().run_in_executor(self._workers, aside)
 
 
-def _look_at(task: "asyncio.Task[Computed]") -> None:
+def _look_at(task: "asyncio.Task[_Answer]") -> None:
     """Nobody may ask for the error of a chunk behind a bad one, and asyncio would complain of that."""
     if not task.cancelled():
         task.exception()

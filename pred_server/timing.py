@@ -2,6 +2,7 @@
 
 import html
 import re
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,14 +28,16 @@ COLOURS = ("#56B4E9", "#999999", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#0
 
 
 class Stopwatch:
-    """Milliseconds by phase. One phase may be timed often, as in a stream: its times add up."""
+    """Milliseconds by phase. One phase may be timed often, as in a stream, and by several threads: its times add up."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self.phases_ms: dict[str, float] = {}
         self.batch_rows = 0
 
     def add(self, phase: str, since_ns: int, until_ns: int) -> None:
-        self.phases_ms[phase] = self.phases_ms.get(phase, 0.0) + (until_ns - since_ns) / 1e6
+        with self._lock:
+            self.phases_ms[phase] = self.phases_ms.get(phase, 0.0) + (until_ns - since_ns) / 1e6
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:

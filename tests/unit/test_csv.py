@@ -1,14 +1,18 @@
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from generated.pred_pb2 import Request
+from generated.pred_pb2 import Request, Response
+from pred_server import csv_text
 from pred_server.aligned import to_frame
 from pred_server.codecs import CODECS
-from pred_server.errors import InvalidInput, LimitExceeded
-from pred_server.schema import Column, Schema
+from pred_server.errors import InvalidInput, LimitExceeded, PredServerError
+from pred_server.schema import DTYPES, Column, Schema
 
 CSV = CODECS["csv"]
 XY = Schema((Column("x", "float64", nullable=True), Column("n", "int64"), Column("s", "str")), Column("t", "float64"))
@@ -175,3 +179,82 @@ def test_a_categorical_column_travels_as_its_values() -> None:
     request = Request()
     CSV.write_table(pd.DataFrame({"s": pd.Categorical(["b", "a"])}), request)
     assert request.input_data == 's\n"b"\n"a"\n'
+
+
+ODD = (
+    "", '""', " ", "\t", "0", "-0", "+1", "007", "1.", ".5", " 1 ", "1 ", "\v1", "1e5", "1E-5", "1e", "e5", "--1",
+    "0x10", "1_0", "1e999", "-1e999", "1e-999", "5e-324", "1.7976931348623159e308", "9007199254740993", "3.4028236e38",
+    "inf", "-Infinity", "+inf", "nan", "NaN", "-nan", " nan ", "NA", "null", "true", "True", "tRue", "false", " true",
+    "255", "256", "32768", "9223372036854775807", "9223372036854775808", "-9223372036854775809", "18446744073709551615",
+    '"1"', '"1,5"', '"a\nb"', '"a""b"', '"a\r\nb"', 'a"b', "\u0661", "é", "1,2",
+)  # fmt: skip
+fields = st.one_of(
+    st.sampled_from(ODD), st.floats().map(repr), st.integers(-(2**64), 2**64).map(str), st.integers(0, 9).map(str)
+)
+
+
+@st.composite
+def texts(draw: st.DrawFn) -> tuple[str, Schema]:
+    dtypes = draw(st.lists(st.tuples(st.sampled_from(DTYPES), st.booleans()), min_size=1, max_size=3))
+    names = "abc"[: len(dtypes)]
+    schema = Schema(tuple(Column(name, *kind) for name, kind in zip(names, dtypes, strict=True)), XY.target)
+    header = draw(st.permutations([*names, *draw(st.sampled_from([[], ["other"]]))]))
+    rows = draw(st.lists(st.lists(fields, min_size=len(header), max_size=len(header)), max_size=4))
+    end = draw(st.sampled_from(["\n", "\r\n", "\r"]))
+    return end.join(map(",".join, [header, *rows])) + draw(st.sampled_from(["", end, end * 2])), schema
+
+
+def outcome(text: str, schema: Schema, few: int, block: int) -> Any:
+    """What is read, to the last bit but for those of a NaN, or what is wrong; texts of `few` characters in Python."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(csv_text, "FEW_CHARACTERS", few)
+        patch.setattr(csv_text, "BLOCK_BYTES", block)
+        try:
+            frame = read(text, schema, max_rows=3)
+        except PredServerError as error:
+            return type(error), str(error)
+    return [(name, str(values.dtype), [repr(value) for value in values]) for name, values in frame.items()]
+
+
+@given(texts())
+def test_few_rows_many_and_those_in_blocks_are_read_alike(drawn: tuple[str, Schema]) -> None:
+    text, schema = drawn
+    expected = outcome(text, schema, few=0, block=1_000_000)
+    assert outcome(text, schema, few=1_000_000, block=1_000_000) == expected
+    assert outcome(text, schema, few=0, block=8) == expected
+
+
+def test_few_plain_rows_are_read_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_text, "_read_csv", None)
+    assert read('x,n,s\n1.5,2,"a"\n,3,\n')["s"].tolist() == ["a", ""]
+
+
+@pytest.mark.parametrize("values", [[0.1, 12.0], [-0.0, math.inf], [1e-7, 1e15], [5e-324, 1e300], [math.nan, -1e16]])
+def test_few_predictions_read_back_like_many(values: list[float]) -> None:
+    for sent in (np.array(values), np.array([values, values]), np.array(values * 100)):
+        response, names = Response(), ["a, b", "c"][: sent.ndim]
+        CSV.write_result(sent, names, response)
+        got, header = CSV.read_result(response, "float64")
+        assert header == names
+        assert np.array(got).T.ravel().tobytes() == sent.ravel().tobytes()
+
+
+def test_a_long_table_is_written_and_read_by_several_threads_with_every_bit() -> None:
+    bits = np.random.default_rng(0).integers(0, 2**64, (70_000, 2), np.uint64).view(np.float64)
+    sent = pd.DataFrame(np.where(np.isfinite(bits), bits, 0.1), columns=["x", "y"])
+    schema, request = Schema((Column("x", "float64"), Column("y", "float64")), XY.target), Request()
+    CSV.write_table(sent, request)
+    assert len(request.input_data) > 2 * csv_text.BLOCK_BYTES
+    got, _ = CSV.read_table(request, schema, len(sent))
+    assert isinstance(got, np.ndarray)
+    assert got.flags.f_contiguous
+    assert got.tobytes() == sent.to_numpy().tobytes()
+
+
+def test_a_fault_in_a_long_text_is_found_on_its_line() -> None:
+    rows = 5 * csv_text.BLOCK_BYTES // 13
+    text = "x,n,s\n" + '1.25,2,"abc"\n' * rows
+    assert len(read(text, max_rows=rows)) == rows
+    with pytest.raises(InvalidInput, match=f"^x: line {rows + 2}: 'z' is not a number"):
+        read(text + "z,2,a\n" + text[6:], max_rows=rows)
+    assert len(read(f"{text}1,2,{'y' * 2 * csv_text.BLOCK_BYTES}\n", max_rows=rows + 1)) == rows + 1
