@@ -15,6 +15,7 @@ from generated.pred_pb2 import Request, Response, Tensor
 from pred_server.aligned import Aligned
 from pred_server.csv_text import Csv, columns_of, typed
 from pred_server.errors import InvalidInput, LimitExceeded, ServerFault, Violation, clip
+from pred_server.limits import KIB, MIB
 from pred_server.schema import MAX_COLUMNS, NUMERIC_DTYPES, Schema, check_rows
 from pred_server.tables import Table, from_arrow, to_array, to_arrow
 
@@ -23,6 +24,10 @@ class Codec(Protocol):
     name: str
     field: str
     """The field of `Request` that holds the table."""
+    quick_bytes: int
+    """Requests of up to so many bytes are read, and"""
+    quick_values: int
+    """results of up to so many numbers written, within half a millisecond: an event loop can do it by itself."""
 
     def write_table(self, table: Table, request: Request) -> None:
         """Put a table into a request. Raises InvalidInput where the encoding cannot carry it."""
@@ -48,6 +53,7 @@ class TensorCodec:
     """One block of little-endian numbers: the least work of all, for tables whose columns have one type."""
 
     name = field = "tensor"
+    quick_bytes, quick_values = 3 * MIB // 2, 100_000
 
     def write_table(self, table: Table, request: Request) -> None:
         array, names = to_array(table)
@@ -85,6 +91,7 @@ class ColumnsCodec:
     """A typed list for each column: plain protobuf, which any language reads without a further library."""
 
     name = field = "columns"
+    quick_bytes, quick_values = 16 * KIB, 10_000
 
     def write_table(self, table: Table, request: Request) -> None:
         for name, values in _columns(to_arrow(table)):
@@ -127,6 +134,7 @@ class ArrowCodec:
     """An Arrow IPC stream: every type exactly, at the speed of memory, where both ends have an Arrow library."""
 
     name = field = "arrow"
+    quick_bytes, quick_values = 3 * MIB // 2, 100_000
 
     def write_table(self, table: Table, request: Request) -> None:
         request.arrow = _ipc(to_arrow(table))
@@ -169,6 +177,16 @@ class ArrowCodec:
 
 
 CODECS: dict[str, Codec] = {codec.name: codec for codec in (Csv(), ColumnsCodec(), TensorCodec(), ArrowCodec())}
+
+
+# A message begins with the tag of a field: its number, and 2 for bytes, text and messages.
+_BY_TAG = {Request.DESCRIPTOR.fields_by_name[codec.field].number << 3 | 2: codec for codec in CODECS.values()}
+
+
+def is_quick(data: bytes) -> bool:
+    """Whether a serialized request is quickly read, by what it begins with. A hostile one of 1 MiB may take 5 ms."""
+    codec = _BY_TAG.get(data[0]) if data else None
+    return len(data) <= (codec or CODECS["csv"]).quick_bytes
 
 
 def codec_of(request: Request) -> Codec:

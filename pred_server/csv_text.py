@@ -17,6 +17,7 @@ from generated.pred_pb2 import Request, Response
 from pred_server.aligned import Aligned, count_rows
 from pred_server.csv_faults import TRUE, check_characters, explain, read_records, wrong
 from pred_server.errors import InvalidInput, LimitExceeded, ServerFault, Violation
+from pred_server.limits import KIB, MIB
 from pred_server.schema import MAX_COLUMNS, Column, Schema, check_rows
 from pred_server.tables import Table, from_arrow, to_arrow
 
@@ -31,6 +32,7 @@ class Csv:
 
     name = "csv"
     field = "input_data"
+    quick_bytes, quick_values = 16 * KIB, 1_000
 
     def write_table(self, table: Table, request: Request) -> None:
         arrow = to_arrow(table)
@@ -93,7 +95,7 @@ class Csv:
             raise ServerFault("the server's answer is not CSV") from error
 
 
-MAX_RECORD_BYTES = 64 * 1024 * 1024
+MAX_RECORD_BYTES = 64 * MIB
 
 
 def split_records(file: BinaryIO, piece_bytes: int, name: str = "the file") -> Iterator[str]:
@@ -188,7 +190,7 @@ def _body(table: pa.Table) -> pa.Buffer:
 
 
 # Longer texts are read by several threads, a block each; none shorter, which the threads' start would not pay for.
-BLOCK_BYTES = 1024 * 1024
+BLOCK_BYTES = MIB
 
 
 def _read_csv(text: str, types: dict[str, pa.DataType], columns: list[str] | None = None) -> pa.Table:

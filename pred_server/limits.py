@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 
 from pred_server.errors import DeadlineExceeded
 
-MIB = 1024 * 1024
+KIB = 1024
+MIB = 1024 * KIB
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from generated.pred_pb2 import ColumnDescription, DescribeResponse, Response
 from generated.pred_pb2_grpc import PredictionServicer
 from pred_server.aligned import Aligned, count_rows
-from pred_server.codecs import CODECS, Codec, codec_of
+from pred_server.codecs import CODECS, Codec, codec_of, is_quick
 from pred_server.errors import (
     InvalidInput,
     LimitExceeded,
@@ -41,9 +41,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 # gRPC gives all metadata of a reply together 8 KiB, beyond which the other side may drop the call.
 MAX_IGNORED_BYTES = 2_048
-# Up to these sizes the event loop decodes and encodes by itself, a millisecond at most; a thread costs more than that.
-INLINE_BYTES = 16 * 1024
-INLINE_ROWS = 1_000
+# Labels of text take longer to write than numbers do: up to so many are written by the event loop.
+QUICK_LABELS = 1_000
 # Chunks of a stream that are under way behind the one whose answer is due. More would only hold more memory.
 CHUNKS_AHEAD = 2
 
@@ -263,7 +262,7 @@ class PredictionService(PredictionServicer):
                 codec = codec_of(message)
                 return _Decoded(codec, *codec.read_table(message, model.schema, self._limits.max_rows))
 
-        decoded = await self._here_or_aside(call.watch, len(request.data) <= INLINE_BYTES, read)
+        decoded = await self._here_or_aside(call.watch, is_quick(request.data), read)
         call.encoding = decoded.codec.name
         call.rows += count_rows(decoded.table)
         return decoded
@@ -284,10 +283,11 @@ class PredictionService(PredictionServicer):
                 raise LimitExceeded(f"the reply has {size:,} bytes; send fewer rows", limit=limit, flag=name)
             return response
 
-        return await self._here_or_aside(watch, len(computed.values) <= INLINE_ROWS, write)
+        most = codec.quick_values if computed.values.dtype.kind in "biuf" else QUICK_LABELS
+        return await self._here_or_aside(watch, computed.values.size <= most, write)
 
     async def _here_or_aside(self, watch: Stopwatch, here: bool, work: Callable[[], T]) -> T:
-        """Do it on the event loop if it is small, else in a thread; the wait for one is part of the queue."""
+        """Do it on the event loop if that is quick, else in a thread, the wait for which is part of the queue."""
         if here:
             return work()
         submitted_ns = time.perf_counter_ns()

@@ -76,7 +76,7 @@ def by_case(
     flights = Arm("flights, ONNX", flags=ONNX, model="flights", rows=few)
     echo = Arm("echo", "echo", "tensor", rows=few)
     tensor = Arm("tensor", encoding="tensor", flags=ROOMY, chunk_rows=CHUNK_ROWS, rows=most)
-    text = Arm("CSV, text", flags=ROOMY, chunk_rows=CHUNK_ROWS // 2, rows=many)
+    text = Arm("CSV, text", flags=ROOMY, chunk_rows=20_000, rows=many)  # some 4 MB
     arms = (
         linear,
         replace(linear, name="linear, again", process=1),
