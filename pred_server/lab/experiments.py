@@ -146,7 +146,8 @@ class Bench:
 
     def __init__(self, experiment: Experiment):
         self.experiment = experiment
-        self._tables: dict[str, pd.DataFrame] = {}
+        models = {arm.model or experiment.model for arm in experiment.arms}
+        self._tables = {model: table_of(load(model)) for model in models}
         self._stack = ExitStack()
         self._servers: dict[tuple[Any, ...], Process] = {}
 
@@ -185,7 +186,9 @@ class Bench:
         targets = {}
         for arm in arms:
             if arm.sends not in sent:
-                sent[arm.sends] = _encoded(arm, self._batch(arm.model or experiment.model, rows))
+                sent[arm.sends] = _encoded(
+                    arm, sample(self._tables[arm.model or experiment.model], rows, experiment.seed)
+                )
             targets[arm.name] = target_of(arm, self._addresses[arm.name], sent[arm.sends][0])
         targets |= self._floors(arms, targets)
 
@@ -207,11 +210,6 @@ class Bench:
                     )
                 )  # fmt: skip
         return self.generator.run(list(targets.values()), segments)
-
-    def _batch(self, model: str, rows: int) -> pd.DataFrame:
-        if model not in self._tables:
-            self._tables[model] = table_of(load(model))
-        return sample(self._tables[model], rows, self.experiment.seed)
 
     def _floors(self, arms: Sequence[Arm], targets: Mapping[str, Target]) -> dict[str, Target]:
         """The floors `echo` and `tcp`, told to answer with as many bytes as the real server does."""

@@ -42,7 +42,7 @@ def numbers(n_rows: int, seed: int = 0) -> np.ndarray:
 def test_a_large_table_is_streamed_by_itself_and_put_together(server: Server, linear: Model) -> None:
     frame = pd.DataFrame(numbers(100_003)).add_prefix("x").sample(frac=1, random_state=0)
     served = server.client().predict(frame)
-    assert served.waterfall.chunks == 4
+    assert served.waterfall.chunks == 8
     assert served.index.equals(frame.index)
     assert served.to_numpy().tobytes() == linear.predict(frame).tobytes()
 
