@@ -3,10 +3,10 @@
 No timer collects a batch. While the model computes, requests wait; when it is free, it takes all that wait for the same
 model, up to a number of rows. An idle server adds no delay, a busy one batches by itself.
 
-To wake a thread costs a tenth of a millisecond, more than some models take for a row, and while two threads compute in
-Python they wait for each other. So the event loop itself asks a model that holds it up for no longer than `HERE_NS`:
-once in each of its turns, for all that has come in it; at once, if that takes less than to wait for the turn's end,
-`AT_ONCE_NS`. The first time that a model takes ten times as long is the last: its time may depend on the data.
+To wake a thread and be woken by it costs one or two tenths of a millisecond, more than some models take for a row. Such
+a model is asked on the event loop, at once, while it holds that up for no longer than `INLINE_NS`. The first time that
+it takes `NEVER_AGAIN_NS` is the last: what a model's time depends on may lie in the data. Models that take longer stay
+off the loop also where nobody waits: only a loop that is free takes in what is to go into the next batch.
 """
 
 import asyncio
@@ -25,9 +25,9 @@ from pred_server.errors import LimitExceeded, PredServerError
 from pred_server.limits import Limits, flag, took_too_long
 from pred_server.model import Model
 
-HERE_ROWS = 64
-HERE_NS = 1_000_000
-AT_ONCE_NS = 100_000
+INLINE_ROWS = 64
+INLINE_NS = 200_000
+NEVER_AGAIN_NS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,7 @@ class Predictor:
         self._open: set[_Work] = set()  # queued or being computed; only the event loop touches it
         self._queued_rows = 0
         self._changed = threading.Condition()
-        self._busy = False  # the thread computes
-        self._here = False  # the event loop is going to
+        self._busy = False
         self._for_room: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._slowest_ns: dict[tuple[int, str], float] = {}  # of late, for few rows, by model and output
         threading.Thread(target=self._run, name="compute", daemon=True).start()
@@ -100,7 +99,7 @@ class Predictor:
             The estimator refuses the values, or has no probabilities.
         """
         n_rows = count_rows(table)
-        if self._is_quick(model, output, n_rows, AT_ONCE_NS) and self._is_idle():
+        if self._is_quick(model, output, n_rows) and self._is_idle():
             return self._compute_now(model, output, [table], [time.perf_counter_ns()])[0]
         loop = asyncio.get_running_loop()
         work = _Work(model, table, output, deadline_s, loop, loop.create_future(), n_rows)
@@ -126,11 +125,11 @@ class Predictor:
         for work in self._open:
             _settle(work.future, error)
 
-    def _is_quick(self, model: Model, output: str, n_rows: int, most_ns: float) -> bool:
-        return n_rows <= HERE_ROWS and self._slowest_ns.get((id(model), output), math.inf) <= most_ns
+    def _is_quick(self, model: Model, output: str, n_rows: int) -> bool:
+        return n_rows <= INLINE_ROWS and self._slowest_ns.get((id(model), output), math.inf) <= INLINE_NS
 
     def _is_idle(self) -> bool:
-        with self._changed:
+        with self._changed:  # only the event loop queues, so what is idle now stays so
             return not (self._busy or self._waiting)
 
     def _submit(self, work: _Work) -> bool:
@@ -140,27 +139,8 @@ class Predictor:
                 return False
             self._queued_rows += work.n_rows
             self._waiting.append(work)
-            if not (self._busy or self._here):
-                self._assign()
-            return True
-
-    def _assign(self) -> None:
-        """Have what waits computed, by the event loop if that is quick, else by the thread; holding the lock."""
-        first = self._waiting[0]
-        self._here = self._is_quick(first.model, first.output, first.n_rows, HERE_NS)
-        if self._here:
-            first.loop.call_soon_threadsafe(self._compute_here)
-        else:
             self._changed.notify()
-
-    def _compute_here(self) -> None:
-        with self._changed:
-            batch = self._take(here=True)
-        self._compute(batch)
-        with self._changed:
-            self._here = False
-            if self._waiting:
-                self._assign()
+            return True
 
     def _withdraw(self, work: _Work) -> None:
         """Nobody waits for it any more: it must not count, nor hold its table."""
@@ -185,28 +165,19 @@ class Predictor:
         while True:
             with self._changed:
                 self._busy = False
-                if self._waiting and not self._here:
-                    self._assign()
-                while self._here or not self._waiting:
+                while not self._waiting:
                     self._changed.wait()
                 self._busy = True
-                batch = self._take(here=False)
+                batch = self._take()
             self._compute(batch)
 
-    def _take(self, here: bool) -> list[_Work]:
-        """Take the first piece of work and those that can be computed with it, in their order; drop the unwanted.
-
-        `here` : only what the event loop may compute
-        """
-        most_rows = min(HERE_ROWS, self._limits.max_batch_rows) if here else self._limits.max_batch_rows
+    def _take(self) -> list[_Work]:
+        """Take the first piece of work and those that can be computed with it, in their order; drop the unwanted."""
         taken: list[_Work] = []
         kept: deque[_Work] = deque()
         rows = 0
         for work in self._waiting:
-            if taken:
-                fits = taken[0].same_kind(work) and rows + work.n_rows <= most_rows
-            else:
-                fits = not here or self._is_quick(work.model, work.output, work.n_rows, HERE_NS)
+            fits = not taken or (taken[0].same_kind(work) and rows + work.n_rows <= self._limits.max_batch_rows)
             if work.is_wanted() and not fits:
                 kept.append(work)
                 continue
@@ -245,10 +216,10 @@ class Predictor:
         n_rows = count_rows(table)
         values = model.predict_aligned(table, output)
         predict_ns = time.perf_counter_ns() - start_ns
-        if n_rows <= HERE_ROWS:
+        if n_rows <= INLINE_ROWS:
             key = (id(model), output)
             slowest_ns = self._slowest_ns.get(key, 0.0)
-            never_again = 0 < slowest_ns <= HERE_NS and predict_ns > 10 * HERE_NS
+            never_again = 0 < slowest_ns <= INLINE_NS and predict_ns > NEVER_AGAIN_NS
             self._slowest_ns[key] = math.inf if never_again else max(predict_ns, 0.95 * slowest_ns)
         found, end = [], 0
         for each, since_ns in zip(tables, submitted_ns, strict=True):

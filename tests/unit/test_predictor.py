@@ -1,41 +1,44 @@
-"""Who computes, and what is computed together: the event loop, once a turn, where a model is quick; else the thread."""
+"""Who computes, and what is computed together: the event loop, at once, where a model is quick; else the thread."""
 
 import asyncio
 import threading
 import time
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
-import pytest
 
 from pred_server.errors import InvalidInput
 from pred_server.limits import Limits
 from pred_server.model import Model
-from pred_server.predictor import AT_ONCE_NS, HERE_NS, HERE_ROWS, Computed, Predictor
+from pred_server.predictor import INLINE_NS, INLINE_ROWS, NEVER_AGAIN_NS, Computed, Predictor
 from pred_server.schema import Column, Schema
 
 LOOP, THREAD = "MainThread", "compute"
 
 
 class Recorder:
-    """An engine that doubles, refuses negative numbers, and notes which thread asks for how many rows."""
+    """An engine that doubles, refuses negative numbers, and notes which thread asks for how many rows.
+
+    While `gate` is closed it waits, as a model that takes long.
+    """
 
     name = "recorder"
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, int]] = []
+        self.gate = threading.Event()
+        self.gate.set()
 
     def predict(self, table: np.ndarray, output: str) -> np.ndarray:
         self.asked.append((threading.current_thread().name, len(table)))
+        assert self.gate.wait(30)
         if (table < 0).any():
             raise ValueError("negative")
         return 2 * table[:, 0]
 
 
-def model_and_asked(name: str = "doubles") -> tuple[Model, list[tuple[str, int]]]:
-    engine = Recorder()
-    schema = Schema((Column("x", "float64"),), Column("y", "float64"))
-    return Model(name, "1", schema, estimator=None, engine=engine), engine.asked
+def doubling(engine: Recorder) -> Model:
+    return Model("doubles", "1", Schema((Column("x", "float64"),), Column("y", "float64")), None, engine=engine)
 
 
 def as_quick_as(predictor: Predictor, model: Model, ns: float) -> None:
@@ -48,87 +51,96 @@ async def predict(predictor: Predictor, model: Model, *values: float) -> Compute
     return await predictor.predict(model, table, "labels", time.monotonic() + 30)
 
 
-def test_a_model_that_nobody_has_timed_goes_to_the_thread_and_a_quick_one_is_asked_at_once() -> None:
+def test_a_model_is_asked_by_the_thread_until_it_is_known_to_be_quick_and_for_many_rows() -> None:
     async def run() -> None:
-        predictor, (model, asked) = Predictor(Limits()), model_and_asked()
+        engine, predictor = Recorder(), Predictor(Limits())
+        model = doubling(engine)
         assert (await predict(predictor, model, 1.0)).values.tolist() == [2.0]
-        as_quick_as(predictor, model, AT_ONCE_NS)
+        as_quick_as(predictor, model, INLINE_NS)
         assert (await predict(predictor, model, 3.0)).values.tolist() == [6.0]
-        assert asked == [(THREAD, 1), (LOOP, 1)]
-
-    asyncio.run(run())
-
-
-def test_what_comes_in_one_turn_of_the_loop_is_computed_together_and_many_rows_by_the_thread() -> None:
-    async def run() -> None:
-        predictor, (model, asked) = Predictor(Limits()), model_and_asked()
-        as_quick_as(predictor, model, HERE_NS)
-        found = await asyncio.gather(*(predict(predictor, model, value, value + 1) for value in range(10)))
-        assert [each.values.tolist() for each in found] == [[2.0 * value, 2.0 * value + 2] for value in range(10)]
-        assert {each.batch_rows for each in found} == {20}
-        assert asked == [(LOOP, 20)]
-
-        many = [float(value) for value in range(HERE_ROWS + 1)]
-        as_quick_as(predictor, model, HERE_NS)
-        assert len((await predict(predictor, model, *many)).values) == HERE_ROWS + 1
-        as_quick_as(predictor, model, HERE_NS + 1)
+        as_quick_as(predictor, model, INLINE_NS)
+        assert len((await predict(predictor, model, *range(INLINE_ROWS + 1))).values) == INLINE_ROWS + 1
+        as_quick_as(predictor, model, INLINE_NS + 1)
         await predict(predictor, model, 1.0)
-        assert asked[1:] == [(THREAD, HERE_ROWS + 1), (THREAD, 1)]
+        assert engine.asked == [(THREAD, 1), (LOOP, 1), (THREAD, INLINE_ROWS + 1), (THREAD, 1)]
 
     asyncio.run(run())
 
 
-def test_one_bad_request_in_a_batch_of_the_loop_harms_only_itself() -> None:
+def test_a_quick_model_that_once_took_very_long_is_never_again_asked_on_the_loop() -> None:
+    class Slow(Recorder):
+        def predict(self, table: np.ndarray, output: str) -> np.ndarray:
+            until_ns = time.perf_counter_ns() + (NEVER_AGAIN_NS if not self.asked else 0)
+            result = super().predict(table, output)
+            while time.perf_counter_ns() < until_ns:
+                pass
+            return result
+
     async def run() -> None:
-        predictor, (model, _) = Predictor(Limits()), model_and_asked()
-        as_quick_as(predictor, model, HERE_NS)
-        calls = [predict(predictor, model, value) for value in (1.0, 2.0, -3.0, 4.0, 5.0)]
-        found = await asyncio.gather(*calls, return_exceptions=True)
+        engine, predictor = Slow(), Predictor(Limits())
+        model = doubling(engine)
+        as_quick_as(predictor, model, INLINE_NS)
+        for _ in range(200):
+            await predict(predictor, model, 1.0)
+        assert [thread for thread, _ in engine.asked] == [LOOP] + 199 * [THREAD]
+
+    asyncio.run(run())
+
+
+def test_what_waits_while_the_model_computes_is_computed_together_and_one_bad_request_harms_only_itself() -> None:
+    async def run() -> None:
+        engine, predictor = Recorder(), Predictor(Limits())
+        model = doubling(engine)
+        engine.gate.clear()
+        first = asyncio.create_task(predict(predictor, model, 0.0))
+        await until(lambda: bool(engine.asked))
+        values = (1.0, 2.0, -3.0, 4.0, 5.0)
+        waiting = [asyncio.create_task(predict(predictor, model, value)) for value in values]
+        await until(lambda: len(predictor._waiting) == len(values))
+        engine.gate.set()
+        assert (await first).batch_rows == 1
+        found = await asyncio.gather(*waiting, return_exceptions=True)
         assert isinstance(found.pop(2), InvalidInput)
         assert [each.values.tolist() for each in found if isinstance(each, Computed)] == [[2.0], [4.0], [8.0], [10.0]]
+        assert engine.asked[:2] == [(THREAD, 1), (THREAD, 5)]
 
     asyncio.run(run())
 
 
 def test_batching_can_be_turned_off() -> None:
     async def run() -> None:
-        predictor, (model, asked) = Predictor(Limits(max_batch_rows=1)), model_and_asked()
-        as_quick_as(predictor, model, HERE_NS)
-        await asyncio.gather(*(predict(predictor, model, float(value)) for value in range(5)))
-        assert {rows for _, rows in asked} == {1}
+        engine, predictor = Recorder(), Predictor(Limits(max_batch_rows=1))
+        model = doubling(engine)
+        engine.gate.clear()
+        waiting = [asyncio.create_task(predict(predictor, model, float(value))) for value in range(6)]
+        await until(lambda: len(predictor._waiting) == 5)
+        engine.gate.set()
+        assert [(await each).values.tolist() for each in waiting] == [[2.0 * value] for value in range(6)]
+        assert engine.asked == 6 * [(THREAD, 1)]
 
     asyncio.run(run())
 
 
-def test_a_slow_model_is_not_computed_in_the_place_of_a_quick_one_whose_caller_has_left() -> None:
+def test_models_are_not_mixed_and_whoever_has_left_costs_nothing() -> None:
     async def run() -> None:
-        predictor, (quick, asked), (slow, slow_asked) = Predictor(Limits()), model_and_asked(), model_and_asked("slow")
-        as_quick_as(predictor, quick, HERE_NS)
-        left = asyncio.create_task(predict(predictor, quick, 1.0))
-        await asyncio.sleep(0)  # it is queued, and the loop is to compute it in its next turn
-        waits = asyncio.create_task(predict(predictor, slow, 2.0))
-        left.cancel()
-        assert (await waits).values.tolist() == [4.0]
-        with pytest.raises(asyncio.CancelledError):
-            await left
-        assert (asked, slow_asked) == ([], [(THREAD, 1)])
+        one, other, predictor = Recorder(), Recorder(), Predictor(Limits())
+        model, second = doubling(one), doubling(other)
+        one.gate.clear()
+        first = asyncio.create_task(predict(predictor, model, 0.0))
+        await until(lambda: bool(one.asked))
+        waiting = [asyncio.create_task(predict(predictor, (model, second)[value % 2], value)) for value in range(8)]
+        await until(lambda: len(predictor._waiting) == 8)
+        waiting.pop(3).cancel()
+        await until(lambda: len(predictor._waiting) == 7)
+        one.gate.set()
+        await first
+        assert [(await each).values.tolist() for each in waiting] == [[2.0 * value] for value in (0, 1, 2, 4, 5, 6, 7)]
+        assert (one.asked, other.asked) == ([(THREAD, 1), (THREAD, 4)], [(THREAD, 3)])
 
     asyncio.run(run())
 
 
-def test_both_kinds_are_answered_while_they_wait_for_each_other() -> None:
-    async def run() -> None:
-        predictor, (quick, asked), (slow, slow_asked) = Predictor(Limits()), model_and_asked(), model_and_asked("slow")
-
-        async def ask(value: int) -> Any:
-            which = slow if value % 3 == 0 else quick
-            as_quick_as(predictor, quick, HERE_NS)
-            as_quick_as(predictor, slow, 10 * HERE_NS)
-            return (await predict(predictor, which, float(value))).values.tolist()
-
-        for _ in range(20):
-            assert await asyncio.gather(*map(ask, range(60))) == [[2.0 * value] for value in range(60)]
-        assert {thread for thread, _ in slow_asked} == {THREAD}
-        assert sum(rows for _, rows in asked) == 20 * 40
-
-    asyncio.run(run())
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.001)
