@@ -4,7 +4,7 @@ To add a fifth: write the class, give `Request` and `Response` a field of that n
 """
 
 import struct
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -205,35 +205,38 @@ def _wrong(field: str, description: str) -> InvalidInput:
     return InvalidInput.at([Violation(field, description)])
 
 
+_DTYPES = {name: np.dtype(name).newbyteorder("<") for name in (*NUMERIC_DTYPES, "bool")}
+_ORDERS: dict[int, Literal["C", "F"]] = {Tensor.ORDER_ROW_MAJOR_UNSPECIFIED: "C", Tensor.ORDER_COLUMN_MAJOR: "F"}
+
+
 def _fill_tensor(tensor: Tensor, array: np.ndarray, names: list[str]) -> None:
-    by_columns = array.flags.f_contiguous and not array.flags.c_contiguous
+    by_columns = abs(array.strides[0]) < abs(array.strides[1])  # also where it is a part of a longer table
     tensor.dtype = array.dtype.name
     tensor.shape.extend(array.shape)
     tensor.names.extend(names)
-    tensor.data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes("F" if by_columns else "C")
+    tensor.data = array.astype(_DTYPES[tensor.dtype], copy=False).tobytes("F" if by_columns else "C")
     tensor.order = Tensor.ORDER_COLUMN_MAJOR if by_columns else Tensor.ORDER_ROW_MAJOR_UNSPECIFIED
 
 
 def _array(tensor: Tensor, max_rows: int | None = None) -> np.ndarray:
     """The values, of the tensor's shape, as a view of its bytes."""
-    if tensor.dtype not in (*NUMERIC_DTYPES, "bool"):
+    dtype = _DTYPES.get(tensor.dtype)
+    if dtype is None:
         raise _wrong("tensor.dtype", f"is {clip(tensor.dtype)!r}; use {', '.join(NUMERIC_DTYPES)} or bool")
     shape = tuple(tensor.shape)
     if len(shape) != 2 or min(shape) < 0:
         raise _wrong("tensor.shape", f"is {clip(str(list(shape)))}; two numbers are needed, rows and columns")
     if max_rows is not None:
         check_rows(shape[0], max_rows)
-    if tensor.order not in Tensor.Order.values():
+    if tensor.order not in _ORDERS:
         raise _wrong("tensor.order", f"is {tensor.order}; use one of {', '.join(Tensor.Order.keys())}")
-    dtype = np.dtype(tensor.dtype).newbyteorder("<")
     needed = shape[0] * shape[1] * dtype.itemsize
     if len(tensor.data) != needed:
         what = f"has {len(tensor.data)} bytes; {shape[0]} rows of {shape[1]} columns of {tensor.dtype} take {needed}"
         raise _wrong("tensor.data", what)
     if dtype.kind == "b" and needed and np.frombuffer(tensor.data, np.uint8).max() > 1:
         raise _wrong("tensor.data", "has a byte other than 0 and 1 where booleans are announced")
-    order = "F" if tensor.order == Tensor.ORDER_COLUMN_MAJOR else "C"
-    return np.frombuffer(tensor.data, dtype).reshape(shape, order=order)  # type: ignore[call-overload]  # a Literal
+    return np.frombuffer(tensor.data, dtype).reshape(shape, order=_ORDERS[tensor.order])
 
 
 _KINDS = {

@@ -179,8 +179,8 @@ def _to_csv(table: pa.Table) -> str:
 
 def _header(names: list[str]) -> str:
     header = io.StringIO(newline="")
-    csv.writer(header, lineterminator="\n").writerow(names)
-    return header.getvalue()
+    csv.writer(header).writerow(names)  # its own line end, CRLF, has it quote both characters
+    return header.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _body(table: pa.Table) -> pa.Buffer:

@@ -1,6 +1,7 @@
 """Build and run the server: health, reflection, limits; bind, announce, wait for a signal, drain."""
 
 import asyncio
+import ctypes
 import ipaddress
 import logging
 import os
@@ -19,7 +20,7 @@ from grpc_reflection.v1alpha import reflection
 from generated.pred_pb2 import DESCRIPTOR
 from generated.pred_pb2_grpc import add_PredictionServicer_to_server
 from pred_server.errors import LimitExceeded, PredServerError, ServerStartError, Unavailable
-from pred_server.limits import Limits, flag
+from pred_server.limits import MIB, Limits, flag
 from pred_server.model import Model
 from pred_server.service import CHUNKS_AHEAD, PredictionService, Received
 from pred_server.status import to_status
@@ -27,6 +28,9 @@ from pred_server.status import to_status
 # How long connections stay open after the last answer. To close a socket while its peer still acknowledges what it has
 # read resets the connection, and what the peer has not read yet is lost to it.
 LINGER_S = 0.5
+
+# Of glibc's malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 # Messages up to here are taken without a look at the bytes that others hold: calls are counted as well.
 SMALL_BYTES = 1024
@@ -57,6 +61,7 @@ def run(
         raise ServerStartError(f"two models have one name and version: {', '.join(labels)}")
     # pyarrow would take a signal that comes while it reads CSV for itself: the call would fail, and the stop be missed.
     pa.enable_signal_handlers(False)
+    _keep_freed_memory()
     asyncio.run(_run(models, address, limits, expose_to_network, timing))
 
 
@@ -113,6 +118,14 @@ async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_
     service.predictor.give_up(Unavailable("the server has stopped"))  # what took longer than the drain
     await calls.drain(LINGER_S)
     await server.stop(grace=None)
+
+
+def _keep_freed_memory() -> None:
+    """Have malloc keep what a chunk of a stream took for the next: the kernel would clear each page anew."""
+    with suppress(AttributeError, OSError):  # glibc has it, others do not
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, 8 * MIB)
+        mallopt(M_TRIM_THRESHOLD, 64 * MIB)
 
 
 def _host_of(address: str) -> str:
