@@ -206,12 +206,13 @@ def _wrong(field: str, description: str) -> InvalidInput:
 
 
 _DTYPES = {name: np.dtype(name).newbyteorder("<") for name in (*NUMERIC_DTYPES, "bool")}
+_NAMES = {np.dtype(name): name for name in _DTYPES}  # `dtype.name` is Python, and slow for one row
 _ORDERS: dict[int, Literal["C", "F"]] = {Tensor.ORDER_ROW_MAJOR_UNSPECIFIED: "C", Tensor.ORDER_COLUMN_MAJOR: "F"}
 
 
 def _fill_tensor(tensor: Tensor, array: np.ndarray, names: list[str]) -> None:
     by_columns = abs(array.strides[0]) < abs(array.strides[1])  # also where it is a part of a longer table
-    tensor.dtype = array.dtype.name
+    tensor.dtype = _NAMES[array.dtype]
     tensor.shape.extend(array.shape)
     tensor.names.extend(names)
     tensor.data = array.astype(_DTYPES[tensor.dtype], copy=False).tobytes("F" if by_columns else "C")

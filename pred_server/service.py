@@ -5,7 +5,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -124,6 +124,9 @@ class _Call:
         logger.info("%s %s", self.rpc, text, extra=fields)
 
 
+_Work = Callable[[_Call, Any, Context], Awaitable[T]]
+
+
 class PredictionService(PredictionServicer):
     """Answers with the model that the call's metadata names, or else with the first. `proto/pred.proto` has the rest.
 
@@ -138,75 +141,81 @@ class PredictionService(PredictionServicer):
         self._workers = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="codec")
 
     async def Predict(self, request: Received, context: Context) -> Response:
-        async with self._call("Predict", context) as call:
-            model = call.model()
-            answer = await self._answer(call, model, request, context)
-            # After the answer: headers that are ready before it travel alone, and a client that has them does not ask
-            # again if the server is then lost.
-            call.told = _headers(model, call.output, answer.ignored)
-            return answer.response
-        raise AssertionError("a call that failed was aborted")
+        return await self._guard("Predict", self._predict, request, context)
 
     async def PredictStream(self, requests: AsyncIterator[Received], context: Context) -> None:
-        async with self._call("PredictStream", context) as call:
-            model = call.model()
-            # Each chunk is decoded, predicted and encoded by a task of its own while the reader takes the next one; the
-            # loop below sends the answers in order. Few are in memory: a full queue stops the reading.
-            queue: asyncio.Queue[asyncio.Task[_Answer] | Exception | None] = asyncio.Queue(maxsize=CHUNKS_AHEAD)
-            under_way: set[asyncio.Task[_Answer]] = set()
-
-            async def read() -> None:
-                try:
-                    async for request in requests:
-                        task = asyncio.create_task(self._answer(call, model, request, context, wait_for_room=True))
-                        under_way.add(task)
-                        task.add_done_callback(_look_at)
-                        task.add_done_callback(under_way.discard)
-                        await queue.put(task)
-                    await queue.put(None)
-                except Exception as error:
-                    await queue.put(error)
-
-            reader = asyncio.create_task(read())
-            first_row, chunk = 1, 1
-            try:
-                while True:
-                    async with self._time_limit():
-                        entry = await queue.get()
-                        if entry is None:
-                            break
-                        try:
-                            if isinstance(entry, Exception):
-                                raise entry
-                            answer = await entry
-                        except (InvalidInput, LimitExceeded) as error:
-                            if chunk > 1:  # the first is the table's beginning, and needs no place
-                                error.args = (f"in chunk {chunk}, the rows from {first_row:,} on: {error}",)
-                            raise
-                        if chunk == 1:
-                            await context.send_initial_metadata(_headers(model, call.output, answer.ignored))
-                        await context.write(answer.response)
-                    chunk, first_row = chunk + 1, first_row + answer.n_rows
-            finally:
-                reader.cancel()
-                for task in list(under_way):
-                    task.cancel()
+        await self._guard("PredictStream", self._predict_stream, requests, context)
 
     async def Describe(self, request: Received, context: Context) -> DescribeResponse:
-        async with self._call("Describe", context) as call:
-            request.message(self._limits)
-            return _describe(call.model(), self._models)
-        raise AssertionError("a call that failed was aborted")
+        return await self._guard("Describe", self._describe, request, context)
 
-    @asynccontextmanager
-    async def _call(self, rpc: str, context: Context) -> AsyncIterator[_Call]:
-        """Around every call: errors become statuses, times become metadata, and the log gets a line."""
+    async def _predict(self, call: _Call, request: Received, context: Context) -> Response:
+        model = call.model()
+        answer = await self._answer(call, model, request, context)
+        # After the answer: headers that are ready before it travel alone, and a client that has them does not ask again
+        # if the server is then lost.
+        call.told = _headers(model, call.output, answer.ignored)
+        return answer.response
+
+    async def _predict_stream(self, call: _Call, requests: AsyncIterator[Received], context: Context) -> None:
+        model = call.model()
+        # Each chunk is decoded, predicted and encoded by a task of its own while the reader takes the next one; the
+        # loop below sends the answers in order. Few are in memory: a full queue stops the reading.
+        queue: asyncio.Queue[asyncio.Task[_Answer] | Exception | None] = asyncio.Queue(maxsize=CHUNKS_AHEAD)
+        under_way: set[asyncio.Task[_Answer]] = set()
+
+        async def read() -> None:
+            try:
+                async for request in requests:
+                    task = asyncio.create_task(self._answer(call, model, request, context, wait_for_room=True))
+                    under_way.add(task)
+                    task.add_done_callback(_look_at)
+                    task.add_done_callback(under_way.discard)
+                    await queue.put(task)
+                await queue.put(None)
+            except Exception as error:
+                await queue.put(error)
+
+        reader = asyncio.create_task(read())
+        first_row, chunk = 1, 1
+        try:
+            while True:
+                async with self._time_limit():
+                    entry = await queue.get()
+                    if entry is None:
+                        break
+                    try:
+                        if isinstance(entry, Exception):
+                            raise entry
+                        answer = await entry
+                    except (InvalidInput, LimitExceeded) as error:
+                        if chunk > 1:  # the first is the table's beginning, and needs no place
+                            error.args = (f"in chunk {chunk}, the rows from {first_row:,} on: {error}",)
+                        raise
+                    if chunk == 1:
+                        await context.send_initial_metadata(_headers(model, call.output, answer.ignored))
+                    await context.write(answer.response)
+                chunk, first_row = chunk + 1, first_row + answer.n_rows
+        finally:
+            reader.cancel()
+            for task in list(under_way):
+                task.cancel()
+
+    async def _describe(self, call: _Call, request: Received, context: Context) -> DescribeResponse:
+        request.message(self._limits)
+        return _describe(call.model(), self._models)
+
+    async def _guard(
+        self, rpc: str, work: Callable[[_Call, Any, Context], Awaitable[T]], sent: Any, context: Context
+    ) -> T:
+        """Do the work of a call: errors become statuses, times become metadata, and the log gets a line."""
         call, code = _Call(rpc, context, self._models), "OK"
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("%s request_id=%s accepted", rpc, call.request_id)
         try:
-            yield call
+            result = await work(call, sent, context)
             context.set_trailing_metadata(self._trailers(call))
+            return result
         except (asyncio.CancelledError, GeneratorExit):
             code = "CANCELLED"
             raise
@@ -222,6 +231,7 @@ class PredictionService(PredictionServicer):
                 status = to_status(ServerFault(why))
             code = status.code.name
             await context.abort(status.code, status.details, (*status.trailing_metadata, *self._trailers(call)))
+            raise AssertionError("abort raises") from error
         finally:
             if logger.isEnabledFor(logging.INFO):
                 call.log(code)

@@ -5,7 +5,6 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,13 +38,9 @@ class Stopwatch:
         with self._lock:
             self.phases_ms[phase] = self.phases_ms.get(phase, 0.0) + (until_ns - since_ns) / 1e6
 
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        start_ns = time.perf_counter_ns()
-        try:
-            yield
-        finally:
-            self.add(phase, start_ns, time.perf_counter_ns())
+    def __call__(self, phase: str) -> "_Lap":
+        """A context whose time counts for a phase."""
+        return _Lap(self, phase)
 
     def header(self) -> str:
         """The times as a `Server-Timing` value (https://www.w3.org/TR/server-timing/), in milliseconds.
@@ -56,6 +51,21 @@ class Stopwatch:
         if self.batch_rows:
             parts.append(f'batch;desc="{self.batch_rows} rows"')
         return ", ".join(parts)
+
+
+class _Lap:
+    """What `contextmanager` would give, at a third of its price: two of them are in the time of each small call."""
+
+    __slots__ = ("_phase", "_start_ns", "_watch")
+
+    def __init__(self, watch: Stopwatch, phase: str):
+        self._watch, self._phase = watch, phase
+
+    def __enter__(self) -> None:
+        self._start_ns = time.perf_counter_ns()
+
+    def __exit__(self, *_: object) -> None:
+        self._watch.add(self._phase, self._start_ns, time.perf_counter_ns())
 
 
 def parse_header(text: str) -> tuple[dict[str, float], int]:
