@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,8 +30,7 @@ INLINE_NS = 200_000
 NEVER_AGAIN_NS = 10_000_000
 
 
-@dataclass(frozen=True)
-class Computed:
+class Computed(NamedTuple):
     values: np.ndarray
     """Of shape (n_rows,), or (n_rows, n_classes) for probabilities."""
     queue_ns: int

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import grpc
@@ -47,8 +47,7 @@ QUICK_LABELS = 1_000
 CHUNKS_AHEAD = 2
 
 
-@dataclass(frozen=True)
-class Received:
+class Received(NamedTuple):
     """A message as it arrived: bytes, or what is wrong with them. A large one is not parsed on the event loop."""
 
     data: bytes

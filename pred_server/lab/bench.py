@@ -65,7 +65,7 @@ def by_chunks(
 ) -> Experiment:
     """Throughput of a stream by the size of its chunks, beside raw TCP and one call with all rows."""
     total = max(rows, default=20_000 if quick else 200_000)
-    sizes = [size for size in (100, 300, 1_000, 3_000, 10_000, 30_000, 100_000) if size < total]
+    sizes = [size for size in (100, 300, 1_000, 3_000, 10_000, 30_000, 100_000) if total // 1_000 <= size < total]
     whole = replace(stream, name="one message", chunk_rows=0)
     streams = [replace(stream, name=f"chunks of {size:,}", chunk_rows=size) for size in sizes]
     again = replace(whole, name="one message, again", process=1)

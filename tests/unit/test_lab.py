@@ -7,7 +7,7 @@ import pytest
 
 from pred_server.client import CHUNK_BYTES
 from pred_server.errors import InvalidInput
-from pred_server.lab import bench, experiments, load, plots, stats
+from pred_server.lab import bench, experiments, floor, load, plots, stats
 from pred_server.lab.calls import Reply, Target
 from pred_server.limits import MIB
 from pred_server.model import ROOT
@@ -116,3 +116,32 @@ def test_pinned_is_what_is_started_inside() -> None:
     with load.on_cores([min(before)]):
         assert os.sched_getaffinity(0) == {min(before)}
     assert os.sched_getaffinity(0) == before
+
+
+def test_each_case_is_read_against_its_target() -> None:
+    ms = {"linear": 1.1, "echo": 0.4, "linear in process": 0.6, "tensor": 100.0, "echo, 32 callers": 8.0}
+    ms |= {"forest, 32 callers": 10.0, "Flight": 110.0}
+    some = []
+    for arm, each_ms in ms.items():
+        rows, callers = 10**6 if arm in ("tensor", "Flight") else 1, 32 if "32" in arm else 1
+        for block in range(6):
+            for half in (0, 1):
+                sent_ns = np.arange(32) // callers * int(each_ms * 1e6)
+                some.append(pd.DataFrame({"arm": arm, "rows": rows, "block": block, "half": half, "sent_ns": sent_ns}))
+                some[-1] = some[-1].assign(call=range(32), done_ns=sent_ns + int(each_ms * 1e6), first_ms=each_ms / 20)
+                some[-1] = some[-1].assign(latency_ms=each_ms, ok=True, valid=True)
+    found = floor.cases(pd.concat(some, ignore_index=True)).set_index("case")
+    expected = {
+        "linear, 1 row: ours to echo + predict": (1.1, 1.2 / 1.1),
+        "forest, 32 callers: our rate to the echo's": (0.8, 0.8 / 0.85),
+        "1,000,000 rows: Arrow Flight to ours": (1.1, 1.1 / 1.2),
+        "1,000,000 rows: first predictions to the whole": (0.05, 2.0),
+    }
+    assert set(found.index) == set(expected), "cases whose arms are not there are left out"
+    for case, (ratio, margin) in expected.items():
+        assert found.loc[case, "ratio"] == pytest.approx(ratio, rel=1e-6)
+        assert found.loc[case, "margin"] == pytest.approx(margin, rel=1e-6)
+    lines = floor.table(found.reset_index())
+    assert "| forest, 32 callers: our rate to the echo's | ≥ 0.85 | 0.8 [0.8, 0.8] | missed |" in lines
+    figure = floor.margins(found.reset_index())
+    assert plots.alt(figure).startswith("2 of 4 targets are met")
