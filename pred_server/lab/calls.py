@@ -48,6 +48,7 @@ class Arm:
     callers : closed loop of so many, unless `rate_per_s` is given: then an open loop
     model : which is served, if not the experiment's
     rows : the numbers of rows at which it takes part, if not at all of them
+    calls : in each half of a block, if not as many as the experiment says
     """
 
     name: str
@@ -63,6 +64,7 @@ class Arm:
     frame: bool = False
     model: str = ""
     rows: tuple[int, ...] = ()
+    calls: int = 0
 
     @property
     def sends(self) -> tuple[str, ...]:

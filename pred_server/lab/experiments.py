@@ -43,8 +43,8 @@ class Experiment:
     model : `sum`, `flights` or a model directory, whose sample.parquet supplies the rows
     repetitions : servers are restarted between them
     blocks : in each repetition; in each block all arms run in a shuffled order and then in its reverse
-    calls : of each caller of each arm in each half of a block, but fewer where they would have more than `most_rows`
-        rows, and at least one; where that one has more than `most_rows` rows, half of the blocks are run, or three
+    calls : of each arm in each half of a block, but fewer where they would have more than `most_rows` rows, and at
+        least one; where that one has more than `most_rows` rows, half of the blocks are run, or three
     seconds : how long each half is in an open loop
     pin : servers on one core, the generator on another, if there are two
     """
@@ -66,7 +66,7 @@ class Experiment:
 
     def calls_of(self, arm: Arm, rows: int) -> int:
         most = max(1, self.most_rows // rows)
-        return min(most, round(arm.rate_per_s * self.seconds) or self.calls * arm.callers)
+        return arm.calls or min(most, round(arm.rate_per_s * self.seconds) or self.calls)
 
     def arms_at(self, rows: int) -> list[Arm]:
         """Those that take part; a stream of one chunk does not where the same table also goes as one message."""

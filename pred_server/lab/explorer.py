@@ -47,7 +47,7 @@ def explore(choice: Choice) -> Generator[pd.DataFrame, None, None]:
     chunk_rows = CHUNK_ROWS if choice.stream else 0
     served = Arm("served", encoding=choice.encoding, chunk_rows=chunk_rows, callers=callers, rate_per_s=rate_per_s)
     arms, seconds = (served, Arm(FLOOR, "predict")), each / rate_per_s if rate_per_s else 0.0
-    with Bench(Experiment(arms, model=choice.model, blocks=1, calls=max(1, each // callers), seconds=seconds)) as bench:
+    with Bench(Experiment(arms, model=choice.model, blocks=1, calls=each, seconds=seconds)) as bench:
         found: list[pd.DataFrame] = []
         for rows in sorted(choice.rows):
             found.append(bench.measure(rows, repetition=0))

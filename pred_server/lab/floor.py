@@ -72,11 +72,11 @@ def by_case(
     few, many, most = (FEW,), (MANY,), (MOST,)
     linear = Arm("linear", encoding="tensor", flags=ROOMY, rows=few)
     forest = Arm("forest, ONNX", encoding="tensor", flags=ONNX, model=_trained("forest"), rows=few)
-    boosting = Arm("boosting", encoding="tensor", model=_trained("boosting"), callers=32, rows=few)
+    boosting = Arm("boosting", encoding="tensor", model=_trained("boosting"), callers=32, calls=640, rows=few)
     flights = Arm("flights, ONNX", flags=ONNX, model="flights", rows=few)
     echo = Arm("echo", "echo", "tensor", rows=few)
     tensor = Arm("tensor", encoding="tensor", flags=ROOMY, chunk_rows=CHUNK_ROWS, rows=most)
-    text = Arm("CSV, text", flags=ROOMY, chunk_rows=20_000, rows=many)  # some 4 MB
+    text = Arm("CSV, text", flags=ROOMY, chunk_rows=20_000, rows=many, calls=10)  # some 4 MB
     arms = (
         linear,
         replace(linear, name="linear, again", process=1),
@@ -87,15 +87,15 @@ def by_case(
         Arm("forest, article", "article", model=forest.model, rows=few),
         flights,
         Arm("flights, article", "article", model="flights", rows=few),
-        replace(forest, name="forest, 32 callers", callers=32),
-        replace(echo, name="echo, 32 callers", callers=32),
+        replace(forest, name="forest, 32 callers", callers=32, calls=640),
+        replace(echo, name="echo, 32 callers", callers=32, calls=640),
         boosting,
         replace(boosting, name="boosting, article", server="article", encoding="csv"),
         replace(text, name="CSV, frame", chunk_rows=0, frame=True),
-        Arm("article, frame", "article", frame=True, rows=many if quick else (*many, *most)),
+        Arm("article, frame", "article", frame=True, rows=many if quick else (*many, *most), calls=1),
         text,
         replace(text, name="CSV, one message", chunk_rows=0),
-        Arm("article, text", "article", rows=many),
+        Arm("article, text", "article", rows=many, calls=10),
         tensor,
         replace(tensor, name="tensor, frame", chunk_rows=0, frame=True),
         Arm("TCP", "tcp", "tensor", chunk_rows=CHUNK_ROWS, rows=most),
@@ -110,8 +110,8 @@ def by_case(
         "linear",
         (FEW, MANY, MOST),
         blocks=3 if quick else 5,
-        calls=8 if quick else 20,
-        most_rows=200_000,
+        calls=20 if quick else 100,
+        most_rows=4_000_000,
         pin=False,
     )
 
