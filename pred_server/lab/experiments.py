@@ -274,8 +274,13 @@ def _version(library: str) -> str:
 
 
 def _revision() -> str:
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
-    return git.stdout.strip() or "unknown"
+    """The commit, and `-dirty` where the code is not as it has it; results may be: each run writes some."""
+
+    def git(*command: str) -> str:
+        return subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+    commit = git("describe", "--always")
+    return (commit or "unknown") + ("-dirty" if git("status", "--porcelain", "--", ".", ":!data") else "")
 
 
 def _cpu_model() -> str:
