@@ -82,7 +82,7 @@ def by_chunks(
     )
 
 
-VARIES = {"rows": by_rows, "load": by_load, "chunks": by_chunks, "ladder": ladder.by_step, "floor": floor.by_case}
+VARIES = {"rows": by_rows, "load": by_load, "chunks": by_chunks, "ladder": ladder.by_step}
 plots.FIGURES |= {"ladder": ladder.of_ladder, "floor": floor.of_cases}
 
 
@@ -90,8 +90,10 @@ def declared(
     varies: str, model: str, encodings: Sequence[str] = (), rows: Sequence[int] = (), quick: bool = False
 ) -> Experiment:
     """One of the experiments, for this model and the encodings that can carry its table."""
-    if varies == "floor" and (model != "flights" or encodings or rows):
-        raise InvalidInput("floor has models and sizes of its own; leave out --model, --encodings and --rows")
+    if varies == "floor":
+        if model != "flights" or encodings or rows:
+            raise InvalidInput("floor has models and sizes of its own; leave out --model, --encodings and --rows")
+        return floor.by_case(quick)
     loaded = load(model)
     table = experiments.sample(experiments.table_of(loaded), 1_000, seed=0)
     able = {}

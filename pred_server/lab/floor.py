@@ -4,7 +4,6 @@ Unlike the other experiments this one has models and sizes of its own. It runs u
 share the cores with the caller, as they do on a small machine.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -65,10 +64,8 @@ CASES = (
 )
 
 
-def by_case(
-    model: str, served: Sequence[Arm], stream: Arm, rows: Sequence[int] = (), quick: bool = False
-) -> Experiment:
-    """Every case of `CASES`."""
+def by_case(quick: bool = False) -> Experiment:
+    """Every case of `CASES`; a quick run leaves out the one that takes minutes."""
     few, many, most = (FEW,), (MANY,), (MOST,)
     linear = Arm("linear", encoding="tensor", flags=ROOMY, rows=few)
     forest = Arm("forest, ONNX", encoding="tensor", flags=ONNX, model=_trained("forest"), rows=few)
@@ -127,7 +124,7 @@ def cases(calls: pd.DataFrame) -> pd.DataFrame:
     found = []
     for case in CASES:
         ratio = stats.ratio(_measured(calls[calls["rows"] == case.rows], case), case.over, case.under)
-        if ratio.empty:  # a quick run leaves out what takes long
+        if ratio.empty:
             continue
         read = ratio.iloc[0]
         margin = case.target / read["ratio"] if case.at_most else read["ratio"] / case.target

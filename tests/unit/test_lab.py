@@ -84,12 +84,13 @@ def test_experiments_are_declared_for_what_can_carry_the_table(capsys: pytest.Ca
     for varies in bench.VARIES:
         experiment = bench.declared(varies, "flights", quick=True)
         assert "left out: tensor cannot carry this model's table" in capsys.readouterr().out
+        assert not [arm for arm in experiment.arms if arm.encoding == "tensor"]
         names = [arm.name for arm in experiment.arms]
         assert len(set(names)) == len(names)
-        sides = [side for pair in (*experiment.compare, experiment.control or ()) for side in pair]
-        assert {name for side in sides for name in side.split(stats.SUM)} <= set(names)
-        if varies != "floor":  # which has models of its own
-            assert not [arm for arm in experiment.arms if arm.encoding == "tensor"]
+        assert {name for pair in (*experiment.compare, experiment.control or ()) for name in pair} <= set(names)
+    cases = bench.declared("floor", "flights")
+    sides = [side for pair in cases.compare for side in pair]
+    assert {name for side in sides for name in side.split(stats.SUM)} <= {arm.name for arm in cases.arms}
     with pytest.raises(InvalidInput, match="models and sizes of its own"):
         bench.declared("floor", "linear")
     (stream,) = [arm for arm in bench.declared("rows", "linear").arms if arm.name == "streamed tensor"]
