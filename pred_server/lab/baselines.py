@@ -14,7 +14,7 @@ import asyncio
 import socket
 import struct
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -31,12 +31,12 @@ UNLIMITED = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_le
 OPTIONS = (("grpc.so_reuseport", 0), *UNLIMITED)
 
 
-def echo(address: str, model: str) -> None:
-    asyncio.run(_echo(address))
+def echo(address: str, model: str, options: Sequence[tuple[str, int]] = ()) -> None:
+    asyncio.run(_echo(address, options))
 
 
-async def _echo(address: str) -> None:
-    server = grpc.aio.server(options=OPTIONS)
+async def _echo(address: str, options: Sequence[tuple[str, int]]) -> None:
+    server = grpc.aio.server(options=(*OPTIONS, *options))
     server.add_generic_rpc_handlers((_Echo(),))
     port = server.add_insecure_port(address)
     await server.start()
@@ -191,8 +191,12 @@ def main() -> None:
     parser.add_argument("--kind", choices=KINDS, required=True)
     parser.add_argument("--model", default="flights", help="sum, flights, or a model directory")
     parser.add_argument("--address", default="127.0.0.1:0", help="HOST:PORT; port 0 picks a free one")
+    parser.add_argument("--option", nargs=2, action="append", metavar=("NAME", "NUMBER"), help="of gRPC, for the echo")
     args = parser.parse_args()
-    KINDS[args.kind](args.address, args.model)
+    if args.option:
+        echo(args.address, args.model, [(name, int(number)) for name, number in args.option])
+    else:
+        KINDS[args.kind](args.address, args.model)
 
 
 if __name__ == "__main__":

@@ -15,11 +15,19 @@ from pred_server.lab import experiments, floor, ladder, plots, stats
 from pred_server.lab.calls import Arm, messages_of
 from pred_server.lab.experiments import Experiment
 from pred_server.lab.floor import ROOMY
+from pred_server.limits import MIB
 from pred_server.model import load
 
 ARTICLE = Arm("the article's server", "article")
 IN_PROCESS = Arm("in process", "predict")
 STREAMED = ("tensor", "arrow", "columns", "csv")  # the first of them that can carry the table is also streamed
+
+
+HTTP2_OPTIONS = {
+    "frames of 1 MiB": ("--option", "grpc.http2.max_frame_size", str(MIB)),
+    "a window of 16 MiB": ("--option", "grpc.http2.lookahead_bytes", str(16 * MIB)),
+    "no probe of the bandwidth": ("--option", "grpc.http2.bdp_probe", "0"),
+}
 
 
 def by_rows(
@@ -63,15 +71,21 @@ def by_load(
 def by_chunks(
     model: str, served: Sequence[Arm], stream: Arm, rows: Sequence[int] = (), quick: bool = False
 ) -> Experiment:
-    """Throughput of a stream by the size of its chunks, beside raw TCP and one call with all rows."""
+    """Throughput of a stream by the size of its chunks, beside raw TCP and one call with all rows.
+
+    HTTP/2 is the receiver's to tune, so its options are tried on an echo, with chunks of about the client's size.
+    """
     total = max(rows, default=20_000 if quick else 200_000)
     sizes = [size for size in (100, 300, 1_000, 3_000, 10_000, 30_000, 100_000) if total // 1_000 <= size < total]
     whole = replace(stream, name="one message", chunk_rows=0)
     streams = [replace(stream, name=f"chunks of {size:,}", chunk_rows=size) for size in sizes]
     again = replace(whole, name="one message, again", process=1)
+    usual = min(streams, key=lambda each: abs(each.chunk_rows - stream.chunk_rows))
+    echo = replace(usual, name="echo", server="echo", flags=())
+    tuned = [replace(echo, name=f"echo with {name}", flags=flags) for name, flags in HTTP2_OPTIONS.items()]
     return Experiment(
-        (whole, again, *streams, Arm("raw TCP", "tcp", stream.encoding)),
-        tuple((each.name, whole.name) for each in streams),
+        (whole, again, *streams, Arm("raw TCP", "tcp", stream.encoding), echo, *tuned),
+        (*((each.name, whole.name) for each in streams), *((each.name, echo.name) for each in tuned)),
         (again.name, whole.name),
         "chunks",
         model,
@@ -139,7 +153,11 @@ def markdown(calls: pd.DataFrame) -> str:
         return "\n".join(_table(calls))
     if calls.attrs["experiment"]["varies"] == "floor":
         return "\n".join(floor.table(floor.cases(calls)))
-    return "\n".join(f"- {figure.get_suptitle()}." for figure in plots.of(calls).values()).replace(" \n", " ")
+    lines = [f"- {figure.get_suptitle()}." for figure in plots.of(calls).values()]
+    if calls.attrs["experiment"]["varies"] == "chunks":
+        tuned = stats.declared(calls).query("base == 'echo'")
+        lines += [f"- {plots.capital(stats.sentence(row))}." for _, row in tuned.iterrows()]
+    return "\n".join(lines).replace(" \n", " ")
 
 
 def _table(calls: pd.DataFrame) -> list[str]:

@@ -302,7 +302,7 @@ def _of_load(calls: pd.DataFrame, compared: pd.DataFrame, stamp: dict[str, Any])
 
 
 def _of_chunks(calls: pd.DataFrame, compared: pd.DataFrame, stamp: dict[str, Any]) -> dict[str, Figure]:
-    calls = calls[calls["process"] == 0]
+    calls = calls[(calls["process"] == 0) & (calls["server"] != "echo")]
     points = stats.throughput(calls, ("arm", "chunk_rows"))
     streams, others = points[points["chunk_rows"] > 0], points[points["chunk_rows"] == 0]
     best = streams.sort_values("rows_per_s").iloc[-1]
