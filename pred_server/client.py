@@ -17,7 +17,7 @@ from generated.pred_pb2_grpc import PredictionStub
 from pred_server.codecs import CODECS
 from pred_server.engines import ROW_BLOCK
 from pred_server.errors import InvalidInput, LimitExceeded, PredServerError, RemoteError, ServerFault, Unavailable, clip
-from pred_server.limits import MIB, Limits, flag
+from pred_server.limits import KIB, MIB, Limits, flag
 from pred_server.results import Description, Predictions, Probabilities
 from pred_server.status import from_call
 from pred_server.streams import RequestStream
@@ -28,8 +28,10 @@ DEFAULT_TIMEOUT_S = 30.0
 DEFAULT_STREAM_TIMEOUT_S = 3_600.0
 MAX_TIMEOUT_S = 1e6  # gRPC takes more for none
 
-# Above this size `predict` sends a table as a stream, in chunks of about this size.
-CHUNK_BYTES = MIB
+# Above this size `predict` sends a table as a stream.
+STREAM_BYTES = MIB
+# In chunks of about this size: larger ones hardly carry more, and the first predictions come later.
+CHUNK_BYTES = 768 * KIB
 # Up to so many rows a table of mixed types is cheaper as columns than as Arrow.
 COLUMNS_ROWS = 64
 
@@ -108,7 +110,7 @@ class Client:
             array's in the model's
         encoding : as for the client
         output : "labels", or "probabilities" of a classifier
-        stream : whether to send it in chunks; by default, if it is larger than `CHUNK_BYTES`
+        stream : whether to send it in chunks; by default, if it is larger than `STREAM_BYTES`
         resume : whether a stream that breaks goes on from there once the server is back
         timeout_s : deadline in seconds of this call
 
@@ -127,7 +129,7 @@ class Client:
         size = count_bytes(table)
         name = self._choose(table, encoding, timeout_s)
         table = self._only_known(table)
-        if stream or (stream is None and size > CHUNK_BYTES and self._known(timeout_s)):
+        if stream or (stream is None and size > STREAM_BYTES and self._known(timeout_s)):
             # Whole blocks: what is left over of one would be computed by itself (engines.predict_in_blocks).
             rows = max(1, len(table) * CHUNK_BYTES // max(size, 1) // ROW_BLOCK) * ROW_BLOCK
             chunks = (cut(table, start, start + rows) for start in range(0, max(len(table), 1), rows))

@@ -243,7 +243,7 @@ Markdown(
     f"Chunks of {best:,} rows carried most: {streams.loc[best, 'rows_per_s'] / 1e6:.1f} million rows a second, "
     f"{streams.loc[best, 'rows_per_s'] / streams.loc[smallest, 'rows_per_s']:.0f} times as many as chunks of {smallest:,}. The "
     f"top is flat: from {good.min():,} to {good.max():,} rows nothing is more than a fifth slower. A row is {row_bytes:.0f} bytes "
-    f"here, so the chunks that the client makes, {CHUNK_BYTES / MIB:.0f} MiB, have about {round(CHUNK_BYTES / row_bytes, -3):,.0f} rows."
+    f"here, so the chunks that the client makes, {CHUNK_BYTES / MIB:g} MiB, have about {round(CHUNK_BYTES / row_bytes, -3):,.0f} rows."
 )
 
 # %% [markdown]

@@ -37,7 +37,8 @@ BUSY_CALLS = 2_000  # whose processor time is counted
 #
 # `make bench` measures it (`pred_server/lab/ladder.py`) and keeps every call in `data/results/ladder.parquet`. A factor of 2
 # says: twice as fast as the step above. The bar is its 95 % interval over blocks; one that crosses the dotted line means that
-# no difference was found. The two diamonds are the product of the steps, and the first and last measured side by side.
+# no difference was found. The two diamonds are the product of the steps, and the first and the last server measured side by
+# side, by processes and calls of their own: if the steps are right, the two agree.
 
 # %%
 from IPython.display import Markdown

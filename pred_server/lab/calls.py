@@ -39,7 +39,8 @@ class Arm:
     Parameters
     ----------
     server : `serve`, `gateway` (with `serve` behind it), a kind of `baselines`, or `predict`, which is in process
-    encoding : of `serve`, `article` and the floors `echo` and `tcp`, which carry the bytes that `serve` carries
+    encoding : of `serve`, `article` and the floors `echo` and `tcp`, which carry the bytes that `serve` carries; of
+        `predict` tensor, if the table is checked beforehand, as a server has it once it has read a tensor
     frame : whether the time is that from a DataFrame to a Series: of `serve` by our `Client`, which cuts a large table
         into chunks by itself, of `article` by pandas, of `flight` by Arrow's client
     chunk_rows : if above 0, a stream of chunks with so many rows each
@@ -247,6 +248,9 @@ async def _tcp(target: Target, stack: AsyncExitStack) -> Call:
 
 async def _predict(target: Target, stack: AsyncExitStack) -> Call:
     model, table = load(target.address), _table(target)
+    if target.encoding == "tensor":
+        checked = model.schema.align(table)
+        return _blocking(lambda: model.predict_aligned(checked))
     return _blocking(lambda: model.predict(table))
 
 

@@ -50,6 +50,7 @@ class Case:
 
 CASES = (
     Case("linear, 1 row: ours to echo + predict", "linear", "echo + linear in process", 1.2, at_most=True),
+    Case("the same, predict given a checked array", "linear", "echo + linear, checked", 1.2, at_most=True),
     Case("linear, 1 row, idle: batching on to off", "linear", "linear, no batching", 1.03, at_most=True),
     Case("forest of 100, 1 row: article to ours, ONNX", "forest, article", "forest, ONNX", 8),
     Case("flights, 1 row, CSV text: article to ours, ONNX", "flights, article", "flights, ONNX", 8),
@@ -72,7 +73,7 @@ def by_case(quick: bool = False) -> Experiment:
     boosting = Arm("boosting", encoding="tensor", model=_trained("boosting"), callers=32, calls=640, rows=few)
     flights = Arm("flights, ONNX", flags=ONNX, model="flights", rows=few)
     echo = Arm("echo", "echo", "tensor", rows=few)
-    tensor = Arm("tensor", encoding="tensor", flags=ROOMY, chunk_rows=CHUNK_ROWS, rows=most)
+    tensor = Arm("tensor", encoding="tensor", flags=ROOMY, chunk_rows=CHUNK_ROWS, rows=most, calls=4)
     text = Arm("CSV, text", flags=ROOMY, chunk_rows=20_000, rows=many, calls=10)  # some 4 MB
     arms = (
         linear,
@@ -80,6 +81,7 @@ def by_case(quick: bool = False) -> Experiment:
         replace(linear, name="linear, no batching", flags=(*ROOMY, "--max-batch-rows", "1")),
         echo,
         Arm("linear in process", "predict", rows=few),
+        Arm("linear, checked", "predict", "tensor", rows=few),
         forest,
         Arm("forest, article", "article", model=forest.model, rows=few),
         flights,
@@ -95,9 +97,9 @@ def by_case(quick: bool = False) -> Experiment:
         Arm("article, text", "article", rows=many, calls=10),
         tensor,
         replace(tensor, name="tensor, frame", chunk_rows=0, frame=True),
-        Arm("TCP", "tcp", "tensor", chunk_rows=CHUNK_ROWS, rows=most),
-        Arm("in process", "predict", rows=most),
-        Arm("Flight", "flight", rows=most),
+        Arm("TCP", "tcp", "tensor", chunk_rows=CHUNK_ROWS, rows=most, calls=4),
+        Arm("in process", "predict", rows=most, calls=4),
+        Arm("Flight", "flight", rows=most, calls=4),
     )
     return Experiment(
         arms,
@@ -106,9 +108,9 @@ def by_case(quick: bool = False) -> Experiment:
         "floor",
         "linear",
         (FEW, MANY, MOST),
-        blocks=3 if quick else 5,
+        blocks=3 if quick else 8,
         calls=20 if quick else 100,
-        most_rows=4_000_000,
+        most_rows=999_999,
         pin=False,
     )
 

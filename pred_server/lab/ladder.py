@@ -17,11 +17,16 @@ from pred_server.lab.experiments import Experiment
 from pred_server.model import load
 from pred_server.onnx_engine import with_onnx
 
+AS_AN_END = ", as an end"
+
 
 def by_step(
     model: str, served: Sequence[Arm], stream: Arm, rows: Sequence[int] = (), quick: bool = False
 ) -> Experiment:
-    """Each step against the one before it, and the ends directly against each other, in one run."""
+    """Each step against the one before it, in one run; the ends besides, by servers and calls of their own.
+
+    With the calls of the steps themselves, the product of the steps would be the ratio of the ends by arithmetic alone.
+    """
     article = Arm("the article's server", "article")
     csv = replace(next(arm for arm in served if arm.encoding == "csv"), name="ours, CSV as well")
     typed = replace(stream, name=f"{stream.encoding} in place of CSV", chunk_rows=0)
@@ -37,9 +42,10 @@ def by_step(
         many.append(replace(streamed, name="ONNX Runtime, as a stream", flags=flags))
     again = replace(csv, name="ours, CSV as well, again", process=1)
     pairs = [(after.name, before.name) for steps in (few, many) for before, after in itertools.pairwise(steps)]
-    pairs += [(steps[-1].name, article.name) for steps in (few, many)]
+    ends = [replace(arm, name=f"{arm.name}{AS_AN_END}", process=1) for arm in (article, few[-1], many[-1])]
+    pairs += [(end.name, ends[0].name) for end in ends[1:]]
     return Experiment(
-        (*dict.fromkeys([*many, *few]), again),
+        (*dict.fromkeys([*many, *few]), again, *ends),
         tuple(dict.fromkeys(pairs)),
         (again.name, csv.name),
         "ladder",
@@ -69,7 +75,8 @@ def steps_at(calls: pd.DataFrame, rows: int) -> pd.DataFrame:
         found.append({"step": after, "p50_ms": p50_ms[after, rows], **_faster(calls, after, before, rows)})
     product = float(np.prod([step["factor"] for step in found[1:]]))
     found.append({"step": "all steps, multiplied", "factor": product, "low": product, "high": product})
-    found.append({"step": "the ends, side by side", **_faster(calls, names[-1], names[0], rows)})
+    first, last = names[0] + AS_AN_END, names[-1] + AS_AN_END
+    found.append({"step": "the ends, side by side", **_faster(calls, last, first, rows)})
     return pd.DataFrame(found)
 
 
@@ -89,8 +96,9 @@ def of_ladder(calls: pd.DataFrame, compared: pd.DataFrame, stamp: dict[str, Any]
 
 def ladder(steps: pd.DataFrame, rows: int, stamp: dict[str, Any] | None = None) -> Figure:
     """What each step gave: its factor with the interval, and beside it the median latency that is left."""
-    whole = steps.iloc[-1]
-    title = f"{plots.capital(stats.at(rows))} the last step is {whole['factor']:.3g} times as fast as the first"
+    product, ends = steps["factor"].iloc[-2:]
+    title = f"{plots.capital(stats.at(rows))} the last step is {ends:.3g} times as fast as the first"
+    title += f"; the steps multiply to {product:.3g}, {product / ends:.2f} of that"
     figure, axes = plots.titled(title, stamp, height=1.2 + 0.45 * len(steps))
     places = np.arange(len(steps))
     for place, (_, step) in enumerate(steps.iterrows()):
