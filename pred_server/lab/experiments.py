@@ -134,7 +134,9 @@ def run(experiment: Experiment, out: Path, progress: bool = True) -> pd.DataFram
                     whole.rename(files[repetition, rows])  # at once: there is no half of a unit
                     bar.update(share[rows])
     calls = pd.concat([pd.read_parquet(file) for file in files.values()], ignore_index=True)
-    calls.attrs = {"stamp": stamp(experiment.seed, experiment.pinning), "experiment": described}
+    # The revision is that of the beginning: somebody may commit while it is measured.
+    stamped = stamp(experiment.seed, experiment.pinning) | {"revision": claim["revision"]}
+    calls.attrs = {"stamp": stamped, "experiment": described}
     calls = calls.drop(columns="scheduled_ns")  # `done_ns` less the latency
     calls.astype(dict.fromkeys(calls.select_dtypes("float64"), "float32")).to_parquet(out, compression="zstd")
     shutil.rmtree(parts)
