@@ -209,7 +209,10 @@ figure = floor.margins(cases, near.attrs["stamp"])
 plots.show(figure, plots.alt(figure))
 
 # %% [markdown]
-# One target is far away: thirty-two callers at once, and a model that takes some microseconds for a row. There the processor
+# In process, `predict` is given a DataFrame, which it has to check first. That costs more than our server needs to read a
+# tensor, so the first case gets below its floor; the second one is stricter, as its floor begins with a checked array.
+#
+# Hardest of all are thirty-two callers at once, and a model that takes some microseconds for a row. There the processor
 # decides, so let us count what a call costs the server's process: an echo, and ours with the `linear` model.
 
 # %%
