@@ -14,6 +14,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
 
 from pred_server.client import CHUNK_BYTES
+from pred_server.engines import ROW_BLOCK
 from pred_server.lab import plots, stats
 from pred_server.lab.calls import Arm
 from pred_server.lab.experiments import Experiment
@@ -25,7 +26,7 @@ ROOMY = ("--max-message-bytes", str(512 * MIB))
 ONNX = ("--engine", "onnx")
 FEW, MANY, MOST = 1, 100_000, 1_000_000
 FIRST = "first predictions"  # of the arm that they are compared with
-CHUNK_ROWS = CHUNK_BYTES // 80 // 16 * 16  # of ten doubles
+CHUNK_ROWS = CHUNK_BYTES // 80 // ROW_BLOCK * ROW_BLOCK  # of ten doubles
 
 
 @dataclass(frozen=True)
