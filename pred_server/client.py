@@ -30,7 +30,7 @@ MAX_TIMEOUT_S = 1e6  # gRPC takes more for none
 
 # Above this size `predict` sends a table as a stream.
 STREAM_BYTES = MIB
-# In chunks of about this size: larger ones hardly carry more, and the first predictions come later.
+# In chunks of about this size: larger ones carry a little more, and the first predictions come later.
 CHUNK_BYTES = 768 * KIB
 # Up to so many rows a table of mixed types is cheaper as columns than as Arrow.
 COLUMNS_ROWS = 64
