@@ -153,11 +153,11 @@ def markdown(calls: pd.DataFrame) -> str:
         return "\n".join(_table(calls))
     if calls.attrs["experiment"]["varies"] == "floor":
         return "\n".join(floor.table(floor.cases(calls)))
-    lines = [f"- {figure.get_suptitle()}." for figure in plots.of(calls).values()]
+    lines = ["- " + figure.get_suptitle().replace("\n", " ") + "." for figure in plots.of(calls).values()]
     if calls.attrs["experiment"]["varies"] == "chunks":
         tuned = stats.declared(calls).query("base == 'echo'")
         lines += [f"- {plots.capital(stats.sentence(row))}." for _, row in tuned.iterrows()]
-    return "\n".join(lines).replace(" \n", " ")
+    return "\n".join(lines)
 
 
 def _table(calls: pd.DataFrame) -> list[str]:

@@ -98,7 +98,7 @@ def ladder(steps: pd.DataFrame, rows: int, stamp: dict[str, Any] | None = None) 
     """What each step gave: its factor with the interval, and beside it the median latency that is left."""
     product, ends = steps["factor"].iloc[-2:]
     title = f"{plots.capital(stats.at(rows))} the last step is {ends:.3g} times as fast as the first"
-    title += f"; the steps multiply to {product:.3g}, {product / ends:.2f} of that"
+    title += f"; the steps multiplied are {product:.3g} ({product / ends:.2f} of that)"
     figure, axes = plots.titled(title, stamp, height=1.2 + 0.45 * len(steps))
     places = np.arange(len(steps))
     for place, (_, step) in enumerate(steps.iterrows()):
