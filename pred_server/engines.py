@@ -49,10 +49,13 @@ def for_arrays(estimator: Any, sample: pd.DataFrame | None, schema: Schema) -> A
     array, bare = schema.align(sample), _without_names(estimator)
     try:
         with warnings.catch_warnings(action="error"):  # an estimator inside may miss the names
-            one, other = (call_estimator(each, array, schema.index) for each in (estimator, bare))
+            for output in ("labels", "probabilities") if hasattr(estimator, "predict_proba") else ("labels",):
+                one, other = (call_estimator(each, array, schema.index, output) for each in (estimator, bare))
+                if not np.array_equal(one, other, equal_nan=one.dtype.kind == "f"):
+                    return estimator
     except Exception:  # of any kind: it asks for columns by their names
         return estimator
-    return bare if np.array_equal(one, other, equal_nan=one.dtype.kind == "f") else estimator
+    return bare
 
 
 def _without_names(estimator: Any) -> Any:

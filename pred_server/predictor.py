@@ -67,7 +67,7 @@ class Predictor:
         self._changed = threading.Condition()
         self._busy = False
         self._for_room: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
-        self._slowest_ns: dict[tuple[int, str], float] = {}  # of late, for few rows, by model and output
+        self._slowest_ns: dict[tuple[int, str, int], float] = {}  # of late, for few rows, by `_kind`
         threading.Thread(target=self._run, name="compute", daemon=True).start()
 
     async def predict(
@@ -125,7 +125,7 @@ class Predictor:
             _settle(work.future, error)
 
     def _is_quick(self, model: Model, output: str, n_rows: int) -> bool:
-        return n_rows <= INLINE_ROWS and self._slowest_ns.get((id(model), output), math.inf) <= INLINE_NS
+        return n_rows <= INLINE_ROWS and self._slowest_ns.get(_kind(model, output, n_rows), math.inf) <= INLINE_NS
 
     def _is_idle(self) -> bool:
         with self._changed:  # only the event loop queues, so what is idle now stays so
@@ -216,7 +216,7 @@ class Predictor:
         values = model.predict_aligned(table, output)
         predict_ns = time.perf_counter_ns() - start_ns
         if n_rows <= INLINE_ROWS:
-            key = (id(model), output)
+            key = _kind(model, output, n_rows)
             slowest_ns = self._slowest_ns.get(key, 0.0)
             never_again = 0 < slowest_ns <= INLINE_NS and predict_ns > NEVER_AGAIN_NS
             self._slowest_ns[key] = math.inf if never_again else max(predict_ns, 0.95 * slowest_ns)
@@ -225,6 +225,11 @@ class Predictor:
             start, end = end, end + count_rows(each)
             found.append(Computed(values[start:end], start_ns - since_ns, predict_ns, n_rows))
         return found
+
+
+def _kind(model: Model, output: str, n_rows: int) -> tuple[int, str, int]:
+    """What takes about the same time: a model may be quick for one row and slow for sixty."""
+    return id(model), output, n_rows.bit_length()
 
 
 def _settle_all(futures: "Sequence[asyncio.Future[Any]]", outcomes: Sequence[Any]) -> None:

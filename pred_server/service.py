@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from generated.pred_pb2 import ColumnDescription, DescribeResponse, Response
 from generated.pred_pb2_grpc import PredictionServicer
 from pred_server.aligned import Aligned, count_rows
-from pred_server.codecs import CODECS, Codec, codec_of, is_quick
+from pred_server.codecs import CODECS, Codec, codec_of, is_plain, is_quick
 from pred_server.errors import (
     InvalidInput,
     LimitExceeded,
@@ -28,7 +28,7 @@ from pred_server.errors import (
     ServerFault,
     clip,
 )
-from pred_server.limits import Limits, flag, took_too_long
+from pred_server.limits import KIB, Limits, flag, took_too_long
 from pred_server.model import Model
 from pred_server.predictor import Computed, Predictor
 from pred_server.schema import Column
@@ -43,6 +43,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 MAX_IGNORED_BYTES = 2_048
 # Labels of text take longer to write than numbers do: up to so many are written by the event loop.
 QUICK_LABELS = 1_000
+# Tables up to here are read by the event loop whatever they hold; above, only those that need no conversion.
+QUICK_BYTES = 16 * KIB
 # Chunks of a stream that are under way behind the one whose answer is due. More would only hold more memory.
 CHUNKS_AHEAD = 2
 
@@ -117,7 +119,7 @@ class _Call:
             "encoding": self.encoding,
             "rows": self.rows,
             "duration_ms": round((time.perf_counter_ns() - self.start_ns) / 1e6, 3),
-            **{f"{phase}_ms": round(ms, 3) for phase, ms in self.watch.phases_ms.items()},
+            **{f"{phase}_ms": round(ms, 3) for phase, ms in list(self.watch.phases_ms.items())},
         }
         text = " ".join(f"{key}={value}" for key, value in fields.items() if key != "rpc")
         logger.info("%s %s", self.rpc, text, extra=fields)
@@ -265,13 +267,17 @@ class PredictionService(PredictionServicer):
         return _Answer(response, decoded.ignored, count_rows(decoded.table))
 
     async def _decode(self, call: _Call, model: Model, request: Received) -> _Decoded:
+        # What may be quick is parsed here, to see whether it is.
+        parsed = request.message(self._limits) if is_quick(request.data) else None
+
         def read() -> _Decoded:
-            message = request.message(self._limits)
+            message = request.message(self._limits) if parsed is None else parsed
             with call.watch("decode"):
                 codec = codec_of(message)
                 return _Decoded(codec, *codec.read_table(message, model.schema, self._limits.max_rows))
 
-        decoded = await self._here_or_aside(call.watch, is_quick(request.data), read)
+        here = parsed is not None and (len(request.data) <= QUICK_BYTES or is_plain(parsed, model.schema))
+        decoded = await self._here_or_aside(call.watch, here, read)
         call.encoding = decoded.codec.name
         call.rows += count_rows(decoded.table)
         return decoded

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from generated.pred_pb2 import Request, Response, Tensor
 from pred_server.aligned import to_frame
-from pred_server.codecs import CODECS, codec_of
+from pred_server.codecs import CODECS, codec_of, is_plain
 from pred_server.errors import InvalidInput, LimitExceeded
 from pred_server.schema import DTYPES, NUMERIC_DTYPES, Column, Schema
 from pred_server.tables import Table, as_table
@@ -161,6 +161,21 @@ def test_nullable_and_categorical_columns_of_pandas_are_sent_as_what_they_hold()
         send("tensor", table, MIXED)
 
 
+def test_an_array_of_big_endian_numbers_arrives() -> None:
+    request = Request()
+    CODECS["tensor"].write_table(np.array([[1.5, -2.0]], dtype=">f8"), request)
+    table, _ = CODECS["tensor"].read_table(request, XY, max_rows=10)
+    assert np.asarray(table).tolist() == [[1.5, -2.0]]
+
+
+def test_a_tensor_is_plain_where_the_model_takes_it_as_it_is() -> None:
+    assert is_plain(tensor(), XY)
+    assert is_plain(tensor(names=()), XY)
+    assert not is_plain(tensor(names=("y", "x")), XY)
+    assert not is_plain(tensor(dtype="float32"), XY)
+    assert not is_plain(tensor(), Schema((Column("x", "float64"), Column("y", "str")), Column("z", "float64")))
+
+
 def test_a_tensor_refuses_what_would_lose_digits() -> None:
     whole = pd.DataFrame({"x": [0.5], "y": [2**53 + 1]})
     with pytest.raises(InvalidInput, match="y: has integers that float64 does not hold"):
@@ -207,6 +222,7 @@ def compressed(table: pa.Table) -> bytes:
         (tensor(shape=(4,)), "tensor.shape", "two numbers are needed"),
         (tensor(shape=(-1, 2)), "tensor.shape", "two numbers"),
         (tensor(shape=(2, 2, 1)), "tensor.shape", "two numbers"),
+        (tensor(shape=(0,) * 100_000), "tensor.shape", "is [0, 0, 0]; two numbers"),
         (tensor(shape=(3, 2)), "tensor.data", "has 32 bytes; 3 rows of 2 columns of float64 take 48"),
         (tensor(shape=(2, 2**62)), "tensor.data", "has 32 bytes"),
         (tensor(dtype="float32"), "tensor.data", "take 16"),

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
 from sklearn.ensemble import HistGradientBoostingRegressor
-from sklearn.linear_model import LinearRegression, Ridge
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
@@ -41,3 +41,15 @@ def test_an_estimator_is_asked_with_arrays_where_it_predicts_the_same(estimator:
         for rows in (1, 7, 200):
             array = SCHEMA.align(TABLE.head(rows))
             assert np.array_equal(call_estimator(asked, array, SCHEMA.index), estimator.predict(TABLE.head(rows)))
+
+
+def test_probabilities_are_compared_where_labels_would_hide_a_difference() -> None:
+    def doubled(table: Any) -> np.ndarray:
+        return 2 * table.to_numpy() if hasattr(table, "columns") else table
+
+    estimator = make_pipeline(FunctionTransformer(doubled), LogisticRegression(fit_intercept=False))
+    estimator.fit(TABLE, TARGET > 0)
+    array = SCHEMA.align(TABLE)
+    bare = make_pipeline(*(step for _, step in estimator.steps[1:]))
+    assert np.array_equal(bare.predict(array), estimator.predict(TABLE)), "the labels do not tell"
+    assert for_arrays(estimator, TABLE, SCHEMA) is estimator

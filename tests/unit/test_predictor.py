@@ -10,7 +10,7 @@ import numpy as np
 from pred_server.errors import InvalidInput
 from pred_server.limits import Limits
 from pred_server.model import Model
-from pred_server.predictor import INLINE_NS, INLINE_ROWS, NEVER_AGAIN_NS, Computed, Predictor
+from pred_server.predictor import INLINE_NS, INLINE_ROWS, NEVER_AGAIN_NS, Computed, Predictor, _kind
 from pred_server.schema import Column, Schema
 
 LOOP, THREAD = "MainThread", "compute"
@@ -43,7 +43,8 @@ def doubling(engine: Recorder) -> Model:
 
 def as_quick_as(predictor: Predictor, model: Model, ns: float) -> None:
     """As if it had been measured: a test must not depend on how fast the machine is."""
-    predictor._slowest_ns[id(model), "labels"] = ns
+    for n_rows in range(INLINE_ROWS + 1):
+        predictor._slowest_ns[_kind(model, "labels", n_rows)] = ns
 
 
 async def predict(predictor: Predictor, model: Model, *values: float) -> Computed:
@@ -63,6 +64,18 @@ def test_a_model_is_asked_by_the_thread_until_it_is_known_to_be_quick_and_for_ma
         as_quick_as(predictor, model, INLINE_NS + 1)
         await predict(predictor, model, 1.0)
         assert engine.asked == [(THREAD, 1), (LOOP, 1), (THREAD, INLINE_ROWS + 1), (THREAD, 1)]
+
+    asyncio.run(run())
+
+
+def test_a_model_that_is_quick_for_one_row_need_not_be_for_sixty() -> None:
+    async def run() -> None:
+        engine, predictor = Recorder(), Predictor(Limits())
+        model = doubling(engine)
+        predictor._slowest_ns[_kind(model, "labels", 1)] = INLINE_NS
+        await predict(predictor, model, 1.0)
+        await predict(predictor, model, *range(60))
+        assert engine.asked == [(LOOP, 1), (THREAD, 60)]
 
     asyncio.run(run())
 
