@@ -205,9 +205,9 @@ class Client:
                 break
             except grpc.RpcError as error:
                 assert isinstance(error, grpc.Call)
-                # gRPC does not try again by itself once a part of the answer has come.
-                cut_off = error.code() is grpc.StatusCode.UNAVAILABLE and error.initial_metadata()
-                if not (self._retry and cut_off):
+                # gRPC does not try again by itself once a part of the answer has come, be it the headers; these are
+                # its words for a connection that is lost then.
+                if not (self._retry and (error.details() or "").startswith("Stream removed")):
                     raise from_call(error) from None
             except ValueError as error:
                 raise Unavailable("this client is closed") from error

@@ -1,6 +1,8 @@
 """What operators rely on: health, reflection, limits, load that is shed, stops that lose nothing, restarts."""
 
+import itertools
 import json
+import math
 import os
 import signal
 import socket
@@ -11,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 
 import grpc
 import numpy as np
@@ -316,6 +319,53 @@ def test_killed_and_restarted_under_load_every_call_is_answered_rightly(rows: in
             for thread in threads:
                 thread.join()
     assert outcomes.count(True) == len(outcomes), Counter(map(repr, outcomes))
+
+
+@contextmanager
+def cut_once(address: str, after_bytes: int) -> Iterator[str]:
+    """The address of a relay that closes its first connection after so many bytes of answers, and no later one."""
+
+    def pump(source: socket.socket, sink: socket.socket, left: float) -> None:
+        with suppress(OSError):
+            while left and (data := source.recv(4096)):
+                sink.sendall(data[: int(min(left, 4096))])
+                left -= min(left, len(data))
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def relay() -> None:
+        with suppress(OSError):
+            for left in itertools.chain([after_bytes], itertools.repeat(math.inf)):
+                near = listener.accept()[0]
+                far = socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])))
+                ends.extend((near, far))
+                threading.Thread(target=pump, args=(near, far, math.inf), daemon=True).start()
+                threading.Thread(target=pump, args=(far, near, left), daemon=True).start()
+
+    ends: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=relay, daemon=True).start()
+        try:
+            yield f"127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            for end in ends:
+                end.close()
+
+
+@pytest.mark.parametrize("after_bytes", [20, 200, 1_000, 50_000])
+def test_an_answer_that_is_cut_off_is_asked_for_again(sum_server: Server, after_bytes: int) -> None:
+    """Within the settings, the headers, the answer's first and its later bytes."""
+    table = pd.DataFrame({"x": np.arange(10_000.0), "y": 1.0})
+    with cut_once(sum_server.address, after_bytes) as address, Client(address, encoding="tensor") as client:
+        assert client.predict(table, stream=False).tolist() == (table["x"] + 1).tolist()
+    with (
+        cut_once(sum_server.address, after_bytes) as address,
+        Client(address, encoding="tensor", retry=False) as client,
+        pytest.raises(Unavailable),
+    ):
+        client.predict(table, stream=False)
 
 
 def test_connections_are_sockets(sum_server: Server) -> None:
