@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import gc
 import ipaddress
 import logging
 import os
@@ -62,6 +63,9 @@ def run(
     # pyarrow would take a signal that comes while it reads CSV for itself: the call would fail, and the stop be missed.
     pa.enable_signal_handlers(False)
     _keep_freed_memory()
+    # Libraries and models are some 200,000 objects that stay: a garbage collection that looked at them all would hold
+    # the event loop up for 100 ms.
+    gc.freeze()
     asyncio.run(_run(models, address, limits, expose_to_network, timing))
 
 

@@ -69,7 +69,7 @@ CASES = (
 def by_case(quick: bool = False) -> Experiment:
     """Every case of `CASES`; a quick run leaves out the one that takes minutes."""
     few, many, most = (FEW,), (MANY,), (MOST,)
-    linear = Arm("linear", encoding="tensor", flags=ROOMY, rows=few)
+    linear = Arm("linear", encoding="tensor", flags=ROOMY, rows=few, calls=20 if quick else 300)
     forest = Arm("forest, ONNX", encoding="tensor", flags=ONNX, model=_trained("forest"), rows=few)
     boosting = Arm("boosting", encoding="tensor", model=_trained("boosting"), callers=32, calls=640, rows=few)
     flights = Arm("flights, ONNX", flags=ONNX, model="flights", rows=few)
