@@ -60,12 +60,13 @@ class TensorCodec:
         _fill_tensor(request.tensor, array, names)
 
     def read_table(self, request: Request, schema: Schema, max_rows: int) -> tuple[Aligned, list[str]]:
-        if request.tensor.categories:
+        tensor = request.tensor
+        if tensor.categories:
             raise _wrong("tensor.categories", "are for replies; send text as columns or arrow")
-        if len(request.tensor.names) > MAX_COLUMNS:
+        if len(tensor.names) > MAX_COLUMNS:
             raise LimitExceeded(f"the table has more than {MAX_COLUMNS:,} columns")
-        array = _array(request.tensor, max_rows)
-        names = list(request.tensor.names) or schema.names
+        array = _array(tensor, max_rows)
+        names = list(tensor.names) or schema.names
         if len(names) != array.shape[1]:
             raise _wrong("tensor.names", f"are {len(names)}, and the tensor has {array.shape[1]} columns")
         return schema.align_array(array, names), [] if names == schema.names else schema.check_names(names)
@@ -75,8 +76,9 @@ class TensorCodec:
         if values.dtype.kind in "UOT":
             labels, values = np.unique(values.astype(str), return_inverse=True)
             categories, values = labels.tolist(), values.astype(np.int32)
-        _fill_tensor(response.tensor, values.reshape(len(values), -1), names)
-        response.tensor.categories.extend(categories)
+        tensor = response.tensor
+        _fill_tensor(tensor, values.reshape(len(values), -1), names)
+        tensor.categories.extend(categories)
 
     def read_result(self, response: Response, dtype: str | None) -> tuple[list[Any], list[str]]:
         try:
@@ -181,6 +183,7 @@ class ArrowCodec:
 CODECS: dict[str, Codec] = {codec.name: codec for codec in (Csv(), ColumnsCodec(), TensorCodec(), ArrowCodec())}
 
 
+_WITH_PRESENCE = [codec for codec in CODECS.values() if Request.DESCRIPTOR.fields_by_name[codec.field].has_presence]
 # A message begins with the tag of a field: its number, and 2 for bytes, text and messages.
 _BY_TAG = {Request.DESCRIPTOR.fields_by_name[codec.field].number << 3 | 2: codec for codec in CODECS.values()}
 
@@ -204,8 +207,10 @@ def is_plain(request: Request, schema: Schema) -> bool:
 
 def codec_of(request: Request) -> Codec:
     """The encoding that a request is in. Raises InvalidInput where it holds more than one."""
-    there = [codec for codec in CODECS.values() if codec.field != "input_data" and request.HasField(codec.field)]
-    if request.input_data or not there:
+    there = [codec for codec in _WITH_PRESENCE if request.HasField(codec.field)]
+    if not there:  # not even looked at: protobuf would decode the whole text for it
+        return CODECS["csv"]
+    if request.input_data:
         there.append(CODECS["csv"])
     if len(there) > 1:
         raise InvalidInput.at(
@@ -242,15 +247,17 @@ def _array(tensor: Tensor, max_rows: int | None = None) -> np.ndarray:
         raise _wrong("tensor.shape", f"is {clip(str(list(shape)))}; two numbers are needed, rows and columns")
     if max_rows is not None:
         check_rows(shape[0], max_rows)
-    if tensor.order not in _ORDERS:
+    order = _ORDERS.get(tensor.order)
+    if order is None:
         raise _wrong("tensor.order", f"is {tensor.order}; use one of {', '.join(Tensor.Order.keys())}")
+    data = tensor.data  # once: protobuf copies it for each look
     needed = shape[0] * shape[1] * dtype.itemsize
-    if len(tensor.data) != needed:
-        what = f"has {len(tensor.data)} bytes; {shape[0]} rows of {shape[1]} columns of {tensor.dtype} take {needed}"
+    if len(data) != needed:
+        what = f"has {len(data)} bytes; {shape[0]} rows of {shape[1]} columns of {tensor.dtype} take {needed}"
         raise _wrong("tensor.data", what)
-    if dtype.kind == "b" and needed and np.frombuffer(tensor.data, np.uint8).max() > 1:
+    if dtype.kind == "b" and needed and np.frombuffer(data, np.uint8).max() > 1:
         raise _wrong("tensor.data", "has a byte other than 0 and 1 where booleans are announced")
-    return np.frombuffer(tensor.data, dtype).reshape(shape, order=_ORDERS[tensor.order])
+    return np.frombuffer(data, dtype).reshape(shape, order=order)
 
 
 _KINDS = {

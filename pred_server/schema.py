@@ -1,5 +1,6 @@
 """The columns that a model takes, and the check that a table has them."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -130,7 +131,7 @@ class Schema:
         """`align` for an array of shape (n_rows, n_columns) whose columns have these names; a view where it fits."""
         # `is not None`: NumPy takes None for float64 when it compares types.
         fits = self.uniform is not None and names == self.names and array.dtype == self.uniform and len(array) > 0
-        if not fits or (array.dtype.kind == "f" and np.isnan(array.min())):
+        if not fits or (array.dtype.kind == "f" and math.isnan(array.min())):
             return self.align({name: array[:, place] for place, name in enumerate(names)})
         return np.asfortranarray(array)
 
@@ -195,4 +196,4 @@ def _cast(values: Any, column: Column) -> Any:
 
 
 def _has_nan(values: np.ndarray) -> bool:
-    return len(values) > 0 and bool(np.isnan(values.min()))  # min hands a NaN on, and needs no array in between
+    return len(values) > 0 and math.isnan(values.min())  # min hands a NaN on, and needs no array in between
