@@ -33,7 +33,7 @@ STREAM_BYTES = MIB
 # In chunks of about this size: larger ones carry a little more, and the first predictions come later.
 CHUNK_BYTES = 768 * KIB
 # Up to so many rows a table of mixed types is cheaper as columns than as Arrow.
-COLUMNS_ROWS = 64
+FEW_ROWS = 64
 
 # Predicting has no side effects, so asking again is safe. Four pauses, 7 seconds in all: time to start a server anew.
 _RETRY = {
@@ -126,16 +126,18 @@ class Client:
         """
         table = as_table(table)
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
-        size = count_bytes(table)
         name = self._choose(table, encoding, timeout_s)
         table = self._only_known(table)
-        if stream or (stream is None and size > STREAM_BYTES and self._known(timeout_s)):
-            # Whole blocks: what is left over of one would be computed by itself (engines.predict_in_blocks).
-            rows = max(1, len(table) * CHUNK_BYTES // max(size, 1) // ROW_BLOCK) * ROW_BLOCK
-            chunks = (cut(table, start, start + rows) for start in range(0, max(len(table), 1), rows))
-            return self._gather(table, chunks, name, output, resume, timeout_s)
         watch, start_ns = Stopwatch(), time.perf_counter_ns()
-        request = self._write(table, name, watch)
+        # To count the bytes of few rows takes longer than to write them.
+        request = None if stream or len(table) > FEW_ROWS else self._write(table, name, watch)
+        if stream is None:
+            size = count_bytes(table) if request is None else request.ByteSize()
+            stream = size > STREAM_BYTES and self._known(timeout_s) is not None
+        if stream:
+            return self._gather(table, name, output, resume, timeout_s)
+        if request is None:
+            request = self._write(table, name, watch)
         response, metadata = self.call(request, output=output, timeout_s=timeout_s)
         _warn_ignored(metadata, stacklevel=3)
         result = _read(response, metadata, name, output, table, watch)
@@ -228,9 +230,9 @@ class Client:
         if isinstance(table, np.ndarray):
             best = "tensor"
         else:
-            kinds = set(map(str, table.dtypes if isinstance(table, pd.DataFrame) else table.schema.types))
+            kinds = set(map(str, set(table.dtypes if isinstance(table, pd.DataFrame) else table.schema.types)))
             numeric = kinds <= {"float64", "double"} or kinds <= {"float32", "float"} or kinds <= {"int64"}
-            best = "tensor" if numeric else "columns" if len(table) <= COLUMNS_ROWS else "arrow"
+            best = "tensor" if numeric else "columns" if len(table) <= FEW_ROWS else "arrow"
         return best if best in known else "csv"
 
     def _known(self, timeout_s: float) -> Description | None:
@@ -265,9 +267,11 @@ class Client:
             CODECS[encoding].write_table(table, request)
         return request
 
-    def _gather(
-        self, table: Table, chunks: Iterable[Table], encoding: str, output: str, resume: bool, timeout_s: float
-    ) -> Any:
+    def _gather(self, table: Table, encoding: str, output: str, resume: bool, timeout_s: float) -> Any:
+        """Send the table in chunks, and put together what comes back."""
+        # Whole blocks: what is left over of one would be computed by itself (engines.predict_in_blocks).
+        rows = max(1, len(table) * CHUNK_BYTES // max(count_bytes(table), 1) // ROW_BLOCK) * ROW_BLOCK
+        chunks = (cut(table, start, start + rows) for start in range(0, max(len(table), 1), rows))
         stream = PredictionStream(self, chunks, encoding, output, resume, timeout_s)
         parts: list[Any] = []
         try:

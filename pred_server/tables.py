@@ -75,11 +75,13 @@ def to_arrow(table: Table) -> pa.Table:
         return table
     columns = {}
     frame = to_frame(table, [])
-    for position, name in enumerate(frame.columns):
+    for name, values in frame.items():
         try:
-            values = plain(frame.iloc[:, position])
+            values = plain(values)
             nan_as_null = not isinstance(values.dtype, np.dtype) or values.dtype.kind != "f"
-            columns[str(name)] = pa.array(values, from_pandas=nan_as_null)
+            # The array inside: pyarrow asks a Series for attributes that pandas is slow to deny.
+            held = values.to_numpy() if isinstance(values.dtype, np.dtype) else values.array
+            columns[str(name)] = pa.array(held, from_pandas=nan_as_null)
         except (pa.ArrowException, ValueError, OverflowError) as error:
             raise InvalidInput.at([Violation(str(name), "holds values of several kinds, or of one unknown")]) from error
     if len(columns) < frame.shape[1]:

@@ -20,7 +20,7 @@ from generated.pred_pb2 import Request
 from generated.pred_pb2_grpc import PredictionStub
 from pred_server import Client, Model, load, serve
 from pred_server.background import Server
-from pred_server.client import CHUNK_BYTES
+from pred_server.client import CHUNK_BYTES, FEW_ROWS
 from pred_server.csv_text import split_records
 from pred_server.errors import DeadlineExceeded, InvalidInput, LimitExceeded, ServerFault, Unavailable
 from pred_server.streams import WINDOW, RequestStream
@@ -300,8 +300,9 @@ def test_a_large_table_is_streamed_whatever_encoding_was_asked_for(encoding: str
         assert fresh.predict(numbers(60_000)).waterfall.chunks > 1
 
 
-def test_long_texts_are_streamed_too(flights_server: Server, flights: pd.DataFrame) -> None:
-    long = flights.head(100).assign(dest="x" * 100_000)
+@pytest.mark.parametrize("rows", [FEW_ROWS, FEW_ROWS + 1])
+def test_long_texts_are_streamed_too(rows: int, flights_server: Server, flights: pd.DataFrame) -> None:
+    long = flights.head(rows).assign(dest="x" * 100_000)
     with Client(flights_server.address) as client:
         assert client.predict(long).waterfall.chunks > 1
 
