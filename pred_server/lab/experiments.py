@@ -26,6 +26,7 @@ from pred_server.errors import InvalidInput
 from pred_server.lab import baselines
 from pred_server.lab.calls import Arm, Target, messages_of, target_of
 from pred_server.lab.load import Generator, Segment, on_cores
+from pred_server.lab.stats import SUM
 from pred_server.model import FLIGHTS, ROOT, Model, load
 
 LIBRARIES = ("grpcio", "protobuf", "pandas", "scikit-learn", "numpy", "pyarrow", "onnxruntime")
@@ -42,7 +43,7 @@ class Experiment:
     control : a pair as well, the same thing twice
     model : `sum`, `flights` or a model directory, whose sample.parquet supplies the rows
     repetitions : servers are restarted between them
-    blocks : in each repetition; in each block all arms run in a shuffled order and then in its reverse
+    blocks : in each repetition; in each block the arms of each group run in a shuffled order and then in its reverse
     calls : of each arm in each half of a block, but fewer where they would have more than `most_rows` rows, and at
         least one; where that one has more than `most_rows` rows, half of the blocks are run, or three
     seconds : how long each half is in an open loop
@@ -73,6 +74,15 @@ class Experiment:
         there = [arm for arm in self.arms if not arm.rows or rows in arm.rows]
         whole = {replace(arm, name="") for arm in there}
         return [arm for arm in there if arm.chunk_rows < rows or replace(arm, name="", chunk_rows=0) not in whole]
+
+    def groups(self, arms: Sequence[Arm]) -> list[list[Arm]]:
+        """Those that are compared with each other, be it by way of others: they take their turns close in time."""
+        groups = [{arm.name} for arm in arms]
+        for pair in (*self.compare, self.control or ()):
+            names = {name for side in pair for name in side.split(SUM)}
+            joined = set().union(*(group for group in groups if group & names))
+            groups = [group for group in groups if not group & names] + ([joined] if joined else [])
+        return [[arm for arm in arms if arm.name in group] for group in groups]
 
     def blocks_of(self, rows: int) -> int:
         return self.blocks if rows <= self.most_rows else min(self.blocks, max(3, self.blocks // 2))
@@ -194,14 +204,17 @@ class Bench:
             targets[arm.name] = target_of(arm, self._addresses[arm.name], sent[arm.sends][0])
         targets |= self._floors(arms, targets)
 
-        order = random.Random(f"{experiment.seed} {repetition} {rows}")
+        order, groups = random.Random(f"{experiment.seed} {repetition} {rows}"), experiment.groups(arms)
         segments = [
             Segment(arm.name, min(experiment.warmup, experiment.calls_of(arm, rows)), warmup=True) for arm in arms
         ]
         for block in range(experiment.blocks_of(rows)):
             place = {"rows": rows, "repetition": repetition, "block": repetition * experiment.blocks + block}
-            forth = order.sample(arms, len(arms))
-            for half, arm in [*((0, arm) for arm in forth), *((1, arm) for arm in reversed(forth))]:
+            turns = []
+            for group in order.sample(groups, len(groups)):
+                forth = order.sample(group, len(group))
+                turns += [*((0, arm) for arm in forth), *((1, arm) for arm in reversed(forth))]
+            for half, arm in turns:
                 labels = asdict(arm) | {"flags": " ".join(arm.flags), **place, "half": half}
                 labels["client_encode_ms"] = sent[arm.sends][1]
                 del labels["name"]

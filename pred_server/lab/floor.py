@@ -69,9 +69,9 @@ CASES = (
 def by_case(quick: bool = False) -> Experiment:
     """Every case of `CASES`; a quick run leaves out the one that takes minutes."""
     few, many, most = (FEW,), (MANY,), (MOST,)
-    linear = Arm("linear", encoding="tensor", flags=ROOMY, rows=few, calls=20 if quick else 300)
+    linear = Arm("linear", encoding="tensor", flags=ROOMY, rows=few, calls=20 if quick else 150)
     forest = Arm("forest, ONNX", encoding="tensor", flags=ONNX, model=_trained("forest"), rows=few)
-    boosting = Arm("boosting", encoding="tensor", model=_trained("boosting"), callers=32, calls=640, rows=few)
+    boosting = Arm("boosting", encoding="tensor", model=_trained("boosting"), callers=32, calls=320, rows=few)
     flights = Arm("flights, ONNX", flags=ONNX, model="flights", rows=few)
     echo = Arm("echo", "echo", "tensor", rows=few)
     tensor = Arm("tensor", encoding="tensor", flags=ROOMY, chunk_rows=CHUNK_ROWS, rows=most, calls=4)
@@ -87,8 +87,8 @@ def by_case(quick: bool = False) -> Experiment:
         Arm("forest, article", "article", model=forest.model, rows=few),
         flights,
         Arm("flights, article", "article", model="flights", rows=few),
-        replace(forest, name="forest, 32 callers", callers=32, calls=640),
-        replace(echo, name="echo, 32 callers", callers=32, calls=640),
+        replace(forest, name="forest, 32 callers", callers=32, calls=320),
+        replace(echo, name="echo, 32 callers", callers=32, calls=320),
         boosting,
         replace(boosting, name="boosting, article", server="article", encoding="csv"),
         replace(text, name="CSV, frame", chunk_rows=0, frame=True),
@@ -109,9 +109,9 @@ def by_case(quick: bool = False) -> Experiment:
         "floor",
         "linear",
         (FEW, MANY, MOST),
-        blocks=3 if quick else 8,
-        calls=20 if quick else 100,
-        most_rows=999_999,
+        blocks=3 if quick else 16,
+        calls=20 if quick else 50,
+        most_rows=MANY - 1,
         pin=False,
     )
 

@@ -10,7 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from pred_server.errors import ServerStartError
+from pred_server.client import FEW_ROWS
+from pred_server.errors import InvalidInput, ServerStartError
 from pred_server.lab import plots, stats
 from pred_server.lab.calls import Arm
 from pred_server.lab.experiments import Experiment
@@ -18,70 +19,109 @@ from pred_server.model import load
 from pred_server.onnx_engine import with_onnx
 
 AS_AN_END = ", as an end"
+CALLERS = 32
 
 
 def by_step(
     model: str, served: Sequence[Arm], stream: Arm, rows: Sequence[int] = (), quick: bool = False
 ) -> Experiment:
-    """Each step against the one before it, in one run; the ends besides, by servers and calls of their own.
+    """Each step against the one before it, in one run: one caller by rows, and many callers at the fewest of them.
 
-    With the calls of the steps themselves, the product of the steps would be the ratio of the ends by arithmetic alone.
+    The ends are measured besides, by servers and calls of their own: with the calls of the steps themselves, the
+    product of the steps would be the ratio of the ends by arithmetic alone.
     """
-    article = Arm("the article's server", "article")
-    csv = replace(next(arm for arm in served if arm.encoding == "csv"), name="ours, CSV as well")
-    typed = replace(stream, name=f"{stream.encoding} in place of CSV", chunk_rows=0)
-    streamed = replace(stream, name="as a stream")
-    few, many = [article, csv, typed], [article, csv, typed, streamed]
-    try:
-        with_onnx(load(model))
-    except ServerStartError as error:
-        print(f"left out: {error}")
-    else:
-        flags = (*stream.flags, "--engine", "onnx")
-        few.append(replace(typed, name="ONNX Runtime", flags=flags))
-        many.append(replace(streamed, name="ONNX Runtime, as a stream", flags=flags))
+    rows = tuple(rows) or ((1, 2_000) if quick else (1, 100_000))
+    by_encoding = {arm.encoding: arm for arm in served}
+    if "csv" not in by_encoding:
+        raise InvalidInput("the ladder begins with CSV; name it among --encodings")
+    article, csv = Arm("the article's server", "article"), replace(by_encoding["csv"], name="ours, CSV as well")
+    single = replace(csv, name="ours, each call by itself", flags=(*csv.flags, "--max-batch-rows", "1"))
+    together = replace(csv, name="what waits, as one")
     again = replace(csv, name="ours, CSV as well, again", process=1)
-    pairs = [(after.name, before.name) for steps in (few, many) for before, after in itertools.pairwise(steps)]
-    ends = [replace(arm, name=f"{arm.name}{AS_AN_END}", process=1) for arm in (article, few[-1], many[-1])]
-    pairs += [(end.name, ends[0].name) for end in ends[1:]]
+    onnx = _onnx_flags(model)
+
+    def typed(n_rows: int) -> list[Arm]:
+        """The steps behind CSV, with the encoding that our client would choose."""
+        few = n_rows <= FEW_ROWS and stream.encoding == "arrow"
+        arm = by_encoding.get("columns", stream) if few else stream
+        steps, how = [replace(arm, name=f"{arm.encoding} in place of CSV", chunk_rows=0)], arm.encoding
+        if n_rows > stream.chunk_rows:
+            steps.append(replace(stream, name="as a stream"))
+            how = "as a stream"
+        if onnx:
+            steps.append(replace(steps[-1], name=f"ONNX Runtime, {how}", flags=(*stream.flags, *onnx)))
+        return steps
+
+    climbs = [(n_rows, [article, csv, *typed(n_rows)]) for n_rows in rows]
+    crowd = [article, single, together, *typed(min(rows))]
+    calls = CALLERS * (2 if quick else 8)
+    climbs.append(
+        (min(rows), [replace(arm, name=arm.name + _for(CALLERS), callers=CALLERS, calls=calls) for arm in crowd])
+    )
+    taking_part: dict[Arm, list[int]] = {again: list(rows)}
+    pairs = []
+    for n_rows, steps in climbs:
+        ends = [replace(arm, name=arm.name + AS_AN_END, process=1) for arm in (steps[0], steps[-1])]
+        for arm in (*steps, *ends):
+            taking_part.setdefault(arm, []).append(n_rows)
+        pairs += [(after.name, before.name) for before, after in (*itertools.pairwise(steps), ends)]
     return Experiment(
-        (*dict.fromkeys([*many, *few]), again, *ends),
+        tuple(replace(arm, rows=tuple(at)) for arm, at in taking_part.items()),
         tuple(dict.fromkeys(pairs)),
         (again.name, csv.name),
         "ladder",
         model,
-        tuple(rows) or ((1, 2_000) if quick else (1, 100_000)),
+        rows,
         blocks=3 if quick else 5,
         calls=8 if quick else 20,
         most_rows=20_000 if quick else 200_000,
     )
 
 
-def steps_at(calls: pd.DataFrame, rows: int) -> pd.DataFrame:
-    """The ladder at one number of rows.
+def _onnx_flags(model: str) -> tuple[str, ...]:
+    try:
+        with_onnx(load(model))
+    except ServerStartError as error:
+        print(f"left out: {error}")
+        return ()
+    return ("--engine", "onnx")
+
+
+def ladders(calls: pd.DataFrame) -> list[tuple[int, int]]:
+    """Rows and callers of each ladder that was measured."""
+    return sorted({(int(rows), int(callers)) for rows, callers in zip(calls["rows"], calls["callers"], strict=True)})
+
+
+def steps_at(calls: pd.DataFrame, rows: int, callers: int = 1) -> pd.DataFrame:
+    """The ladder at one number of rows and callers.
 
     Returns
     -------
     DataFrame with the columns step, factor, low, high (how many times as fast as the step before, with its 95 %
     interval), p50_ms; the last two rows are the product of the steps, and the ends measured against each other
     """
-    names = [arm["name"] for arm in calls.attrs["experiment"]["arms"]]
-    names = names[: names.index(stats.control(calls)[0])]  # type: ignore[index]  # a ladder has a control
-    p50_ms = stats.summary(calls).set_index(["arm", "rows"])["p50_ms"]
-    there = [name for name in names if (name, rows) in p50_ms.index]  # few rows are not streamed
-    names = [name for name in there if name != "ONNX Runtime" or "as a stream" not in there]
-    found: list[dict[str, Any]] = [{"step": names[0], "p50_ms": p50_ms[names[0], rows]}]
+    calls = calls[(calls["rows"] == rows) & (calls["callers"] == callers)]
+    p50_ms = stats.summary(calls).set_index("arm")["p50_ms"]
+    again = (stats.control(calls) or ("",))[0]
+    arms = [arm["name"] for arm in calls.attrs["experiment"]["arms"] if arm["name"] in p50_ms]
+    names = [name for name in arms if name != again and not name.endswith(AS_AN_END)]
+    words = {name: name.removesuffix(_for(callers)) for name in names}
+    found: list[dict[str, Any]] = [{"step": words[names[0]], "p50_ms": p50_ms[names[0]]}]
     for before, after in itertools.pairwise(names):
-        found.append({"step": after, "p50_ms": p50_ms[after, rows], **_faster(calls, after, before, rows)})
+        found.append({"step": words[after], "p50_ms": p50_ms[after], **_faster(calls, after, before)})
     product = float(np.prod([step["factor"] for step in found[1:]]))
     found.append({"step": "all steps, multiplied", "factor": product, "low": product, "high": product})
-    first, last = names[0] + AS_AN_END, names[-1] + AS_AN_END
-    found.append({"step": "the ends, side by side", **_faster(calls, last, first, rows)})
+    ends = _faster(calls, names[-1] + AS_AN_END, names[0] + AS_AN_END)
+    found.append({"step": "the ends, side by side", **ends})
     return pd.DataFrame(found)
 
 
-def _faster(calls: pd.DataFrame, arm: str, base: str, rows: int) -> dict[str, float]:
-    one = stats.ratio(calls[calls["rows"] == rows], base, arm).iloc[0]
+def _for(callers: int) -> str:
+    return f", {callers} callers" if callers > 1 else ""
+
+
+def _faster(calls: pd.DataFrame, arm: str, base: str) -> dict[str, float]:
+    one = stats.ratio(calls, base, arm).iloc[0]
     return {"factor": one["ratio"], "low": one["low"], "high": one["high"]}
 
 
@@ -90,14 +130,20 @@ def _ms(ms: float) -> str:
 
 
 def of_ladder(calls: pd.DataFrame, compared: pd.DataFrame, stamp: dict[str, Any]) -> dict[str, Figure]:
-    """One figure for each number of rows."""
-    return {f"ladder_{rows}": ladder(steps_at(calls, rows), rows, stamp) for rows in sorted(calls["rows"].unique())}
+    """One figure for each ladder."""
+    return {
+        f"ladder_{rows}{f'_callers_{callers}' if callers > 1 else ''}": ladder(
+            steps_at(calls, rows, callers), rows, callers, stamp
+        )
+        for rows, callers in ladders(calls)
+    }
 
 
-def ladder(steps: pd.DataFrame, rows: int, stamp: dict[str, Any] | None = None) -> Figure:
+def ladder(steps: pd.DataFrame, rows: int, callers: int = 1, stamp: dict[str, Any] | None = None) -> Figure:
     """What each step gave: its factor with the interval, and beside it the median latency that is left."""
     product, ends = steps["factor"].iloc[-2:]
-    title = f"{plots.capital(stats.at(rows))} the last step is {ends:.3g} times as fast as the first"
+    where = stats.at(rows) + (f" and {callers} callers" if callers > 1 else "")
+    title = f"{plots.capital(where)} the last step is {ends:.3g} times as fast as the first"
     title += f"; the steps multiplied are {product:.3g} ({product / ends:.2f} of that)"
     figure, axes = plots.titled(title, stamp, height=1.2 + 0.45 * len(steps))
     places = np.arange(len(steps))

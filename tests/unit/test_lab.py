@@ -1,4 +1,5 @@
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,8 @@ import pytest
 
 from pred_server.client import CHUNK_BYTES
 from pred_server.errors import InvalidInput
-from pred_server.lab import bench, experiments, floor, load, plots, stats
-from pred_server.lab.calls import Reply, Target
+from pred_server.lab import bench, experiments, floor, ladder, load, plots, stats
+from pred_server.lab.calls import Arm, Reply, Target
 from pred_server.limits import MIB
 from pred_server.model import ROOT
 
@@ -95,6 +96,43 @@ def test_experiments_are_declared_for_what_can_carry_the_table(capsys: pytest.Ca
         bench.declared("floor", "linear")
     (stream,) = [arm for arm in bench.declared("rows", "linear").arms if arm.name == "streamed tensor"]
     assert stream.chunk_rows == pytest.approx(CHUNK_BYTES / 80, rel=0.01), "ten doubles a row"
+
+
+def test_what_is_compared_takes_turns_close_in_time() -> None:
+    arms = [Arm(name) for name in "abcdef"]
+    experiment = experiments.Experiment(tuple(arms), compare=(("a", "c + d"), ("f", "b")), control=("e", "a"))
+    groups = [{arm.name for arm in group} for group in experiment.groups(arms)]
+    assert sorted(groups, key=len) == [{"b", "f"}, {"a", "c", "d", "e"}]
+    assert [[arm.name for arm in group] for group in experiment.groups(arms[:2])] == [["b"], ["a"]]
+
+
+def test_the_ladders_are_told_apart_by_rows_and_callers() -> None:
+    experiment = bench.declared("ladder", "linear")
+    ms = {arm.name: 100.0 / (1 + place) for place, arm in enumerate(experiment.arms)}
+    some = []
+    for rows in experiment.rows:
+        for arm in experiment.arms_at(rows):
+            for block in range(6):
+                some.append({"arm": arm.name, "rows": rows, "callers": arm.callers, "block": block, "half": 0})
+                some[-1] |= {"latency_ms": ms[arm.name], "ok": True, "valid": True, "encoding": arm.encoding}
+    calls = pd.DataFrame(some)
+    calls.attrs["experiment"] = {"arms": [asdict(arm) for arm in experiment.arms], "control": experiment.control}
+    assert ladder.ladders(calls) == [(1, 1), (1, 32), (100_000, 1)]
+    steps = {at: ladder.steps_at(calls, *at)["step"].tolist()[:-2] for at in ladder.ladders(calls)}
+    assert steps[1, 1] == [
+        "the article's server",
+        "ours, CSV as well",
+        "tensor in place of CSV",
+        "ONNX Runtime, tensor",
+    ]
+    assert steps[1, 32][1:3] == ["ours, each call by itself", "what waits, as one"]
+    assert steps[100_000, 1][-2:] == ["as a stream", "ONNX Runtime, as a stream"]
+    found = ladder.steps_at(calls, 1, 32)
+    assert found["factor"].iloc[-2] == pytest.approx(
+        ms["the article's server, 32 callers"] / ms["ONNX Runtime, tensor, 32 callers"]
+    )
+    with pytest.raises(InvalidInput, match="name it among --encodings"):
+        bench.declared("ladder", "linear", encodings=["tensor"])
 
 
 def test_the_server_s_own_times_are_read_and_others_left_out() -> None:
