@@ -149,19 +149,23 @@ def text(calls: pd.DataFrame) -> str:
 
 def markdown(calls: pd.DataFrame) -> str:
     """What a result says, for a page: of a sweep over rows a table and sentences, else the titles of its figures."""
-    if calls.attrs["experiment"]["varies"] == "rows":
-        return "\n".join(_table(calls))
-    if calls.attrs["experiment"]["varies"] == "floor":
-        return "\n".join(floor.table(floor.cases(calls)))
-    lines = ["- " + figure.get_suptitle().replace("\n", " ") + "." for figure in plots.of(calls).values()]
-    if calls.attrs["experiment"]["varies"] == "chunks":
+    varies, stamp = calls.attrs["experiment"]["varies"], calls.attrs["stamp"]
+    if varies == "rows":
+        lines = _table(calls)
+    elif varies == "floor":
+        lines = floor.table(floor.cases(calls))
+    else:
+        lines = ["- " + figure.get_suptitle().replace("\n", " ") + "." for figure in plots.of(calls).values()]
+    if varies == "chunks":
         tuned = stats.declared(calls).query("base == 'echo'")
         lines += [f"- {plots.capital(stats.sentence(row))}." for _, row in tuned.iterrows()]
-    return "\n".join(lines)
+    machine = f"{stamp['cpu']}, {stamp['cores']} cores, pinned: {stamp['pinning']}; Python {stamp['python']}"
+    libraries = f"grpcio {stamp['grpcio']}, scikit-learn {stamp['scikit-learn']}; revision {stamp['revision']}"
+    return "\n".join([*lines, "", f"<sub>{machine}, {libraries}.</sub>"])
 
 
 def _table(calls: pd.DataFrame) -> list[str]:
-    experiment, stamp, base = calls.attrs["experiment"], calls.attrs["stamp"], ARTICLE.name
+    experiment, base = calls.attrs["experiment"], ARTICLE.name
     compared, echo = stats.declared(calls), plots.echo_of(calls)
     told = compared[compared["base"] == base]
     p50_ms = stats.summary(calls).set_index(["arm", "rows"])["p50_ms"]
@@ -183,15 +187,11 @@ def _table(calls: pd.DataFrame) -> list[str]:
     control = compared[compared["arm"] == (stats.control(calls) or ("",))[0]]
     sentences = [stats.sentence(row) for _, row in pd.concat([told[many], told[few]]).iterrows()]
     read = ", ".join(f"{row.ratio:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in control.itertuples())
-    machine = f"{stamp['cpu']}, {stamp['cores']} cores, pinned: {stamp['pinning']}; Python {stamp['python']}"
-    libraries = f"grpcio {stamp['grpcio']}, scikit-learn {stamp['scikit-learn']}; revision {stamp['revision']}"
     return [
         *lines,
         "",
         *(f"- {plots.capital(sentence)}." for sentence in sentences),
         f"- The control, `{experiment['control'][1]}` against itself, reads, from few rows to many: {read}.",
-        "",
-        f"<sub>{machine}, {libraries}.</sub>",
     ]
 
 

@@ -53,16 +53,32 @@ CASES = (
     Case("linear, 1 row: ours to echo + predict", "linear", "echo + linear in process", 1.2, at_most=True),
     Case("the same, predict given a checked array", "linear", "echo + linear, checked", 1.2, at_most=True),
     Case("linear, 1 row, idle: batching on to off", "linear", "linear, no batching", 1.03, at_most=True),
-    Case("forest of 100, 1 row: article to ours, ONNX", "forest, article", "forest, ONNX", 8),
+    Case("forest of 100 trees, 1 row: article to ours, ONNX", "forest, article", "forest, ONNX", 8),
     Case("flights, 1 row, CSV text: article to ours, ONNX", "flights, article", "flights, ONNX", 8),
-    Case("forest, 32 callers: our rate to the echo's", "echo, 32 callers", "forest, 32 callers", 0.85, rates=True),
-    Case("boosting, 32 callers: our rate to the article's", "boosting, article", "boosting", 10, rates=True),
-    Case("100,000 rows, DataFrame to Series, CSV: article to ours", "article, frame", "CSV, frame", 7, rows=MANY),
-    Case("100,000 rows, CSV text ready-made: article to ours", "article, text", "CSV, text", 3.5, rows=MANY),
-    Case("1,000,000 rows: ours to raw TCP + predict", "tensor", "TCP + in process", 2.5, at_most=True, rows=MOST),
-    Case("1,000,000 rows: Arrow Flight to ours", "Flight", "tensor", 1.2, rows=MOST),
-    Case("1,000,000 rows, DataFrame to Series: article to ours", "article, frame", "tensor, frame", 100, rows=MOST),
-    Case("1,000,000 rows: first predictions to the whole", FIRST, "tensor", 0.1, at_most=True, rows=MOST),
+    Case(
+        "forest, 1 row, 32 callers: our rate, ONNX, to the echo's",
+        "echo, 32 callers",
+        "forest, 32 callers",
+        0.85,
+        rates=True,
+    ),
+    Case("boosting, 1 row, 32 callers: our rate to the article's", "boosting, article", "boosting", 10, rates=True),
+    Case(
+        "linear, 100,000 rows, DataFrame to Series, CSV: article to ours", "article, frame", "CSV, frame", 7, rows=MANY
+    ),
+    Case("linear, 100,000 rows, CSV text ready-made: article to ours", "article, text", "CSV, text", 3.5, rows=MANY),
+    Case(
+        "linear, 1,000,000 rows: ours to raw TCP + predict", "tensor", "TCP + in process", 2.5, at_most=True, rows=MOST
+    ),
+    Case("linear, 1,000,000 rows: Arrow Flight to ours", "Flight", "tensor", 1.2, rows=MOST),
+    Case(
+        "linear, 1,000,000 rows, DataFrame to Series: article to ours",
+        "article, frame",
+        "tensor, frame",
+        100,
+        rows=MOST,
+    ),
+    Case("linear, 1,000,000 rows: first predictions to the whole", FIRST, "tensor", 0.1, at_most=True, rows=MOST),
 )
 
 

@@ -172,15 +172,15 @@ def test_each_case_is_read_against_its_target() -> None:
     found = floor.cases(pd.concat(some, ignore_index=True)).set_index("case")
     expected = {
         "linear, 1 row: ours to echo + predict": (1.1, 1.2 / 1.1),
-        "forest, 32 callers: our rate to the echo's": (0.8, 0.8 / 0.85),
-        "1,000,000 rows: Arrow Flight to ours": (1.1, 1.1 / 1.2),
-        "1,000,000 rows: first predictions to the whole": (0.05, 2.0),
+        "forest, 1 row, 32 callers: our rate, ONNX, to the echo's": (0.8, 0.8 / 0.85),
+        "linear, 1,000,000 rows: Arrow Flight to ours": (1.1, 1.1 / 1.2),
+        "linear, 1,000,000 rows: first predictions to the whole": (0.05, 2.0),
     }
     assert set(found.index) == set(expected), "cases whose arms are not there are left out"
     for case, (ratio, margin) in expected.items():
         assert found.loc[case, "ratio"] == pytest.approx(ratio, rel=1e-6)
         assert found.loc[case, "margin"] == pytest.approx(margin, rel=1e-6)
     lines = floor.table(found.reset_index())
-    assert "| forest, 32 callers: our rate to the echo's | ≥ 0.85 | 0.8 [0.8, 0.8] | missed |" in lines
+    assert "| forest, 1 row, 32 callers: our rate, ONNX, to the echo's | ≥ 0.85 | 0.8 [0.8, 0.8] | missed |" in lines
     figure = floor.margins(found.reset_index())
     assert plots.alt(figure).startswith("2 of 4 targets are met")
