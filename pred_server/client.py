@@ -82,10 +82,7 @@ class Client:
         self._limits = limits
         self._retry = retry
         asked = (("model-name", model), ("model-version", version))
-        for key, value in asked:
-            if value is not None and not (value.isascii() and value.isprintable()):
-                raise InvalidInput(f"{key} {value!r}: a model's name and version are plain ASCII")
-        self._metadata = tuple((key, value) for key, value in asked if value is not None)
+        self._metadata = tuple(_ascii(key, value) for key, value in asked if value is not None)
         self._channels = [grpc.insecure_channel(target, _channel_options(limits, retry)) for _ in range(connections)]
         self._stubs = [PredictionStub(channel) for channel in self._channels]
         self._turn = itertools.count()
@@ -357,7 +354,14 @@ def _known_encoding(name: str) -> str:
 
 
 def _asking_for(output: str) -> tuple[tuple[str, str], ...]:
-    return () if output == "labels" else (("output", output),)
+    return () if output == "labels" else (_ascii("output", output),)
+
+
+def _ascii(key: str, value: str) -> tuple[str, str]:
+    """An entry of metadata: gRPC takes no other characters."""
+    if not (value.isascii() and value.isprintable()):
+        raise InvalidInput(f"{key} {clip(value)!r}: plain ASCII is needed")
+    return key, value
 
 
 def _warn_ignored(metadata: Metadata, stacklevel: int) -> None:

@@ -24,10 +24,8 @@ class Codec(Protocol):
     name: str
     field: str
     """The field of `Request` that holds the table."""
-    quick_bytes: int
-    """Requests of up to so many bytes are read, and"""
     quick_values: int
-    """results of up to so many numbers written, within half a millisecond: an event loop can do it by itself."""
+    """Results of up to so many numbers are written within half a millisecond: an event loop can do it by itself."""
 
     def write_table(self, table: Table, request: Request) -> None:
         """Put a table into a request. Raises InvalidInput where the encoding cannot carry it."""
@@ -53,7 +51,7 @@ class TensorCodec:
     """One block of little-endian numbers: the least work of all, for tables whose columns have one type."""
 
     name = field = "tensor"
-    quick_bytes, quick_values = 3 * MIB // 2, 100_000  # of a tensor that `is_plain`
+    quick_values = 100_000
 
     def write_table(self, table: Table, request: Request) -> None:
         array, names = to_array(table)
@@ -95,7 +93,7 @@ class ColumnsCodec:
     """A typed list for each column: plain protobuf, which any language reads without a further library."""
 
     name = field = "columns"
-    quick_bytes, quick_values = 16 * KIB, 10_000
+    quick_values = 10_000
 
     def write_table(self, table: Table, request: Request) -> None:
         for name, values in _columns(to_arrow(table)):
@@ -106,9 +104,9 @@ class ColumnsCodec:
         if len(columns) > MAX_COLUMNS:
             raise LimitExceeded(f"the table has more than {MAX_COLUMNS:,} columns")
         ignored = schema.check_names([column.name for column in columns])
-        data, n_rows = {}, -1
+        data, n_rows, known = {}, -1, set(schema.names)
         for place, column in enumerate(columns):
-            if column.name in ignored:
+            if column.name not in known:
                 continue
             where = f"columns.columns[{place}]"
             kind = _kind(column, where)
@@ -138,7 +136,7 @@ class ArrowCodec:
     """An Arrow IPC stream: every type exactly, at the speed of memory, where both ends have an Arrow library."""
 
     name = field = "arrow"
-    quick_bytes, quick_values = 16 * KIB, 100_000
+    quick_values = 100_000
 
     def write_table(self, table: Table, request: Request) -> None:
         request.arrow = _ipc(to_arrow(table))
@@ -184,14 +182,28 @@ CODECS: dict[str, Codec] = {codec.name: codec for codec in (Csv(), ColumnsCodec(
 
 
 _WITH_PRESENCE = [codec for codec in CODECS.values() if Request.DESCRIPTOR.fields_by_name[codec.field].has_presence]
-# A message begins with the tag of a field: its number, and 2 for bytes, text and messages.
-_BY_TAG = {Request.DESCRIPTOR.fields_by_name[codec.field].number << 3 | 2: codec for codec in CODECS.values()}
+# Requests of up to so many bytes are read within half a millisecond: an event loop can do it by itself. A tensor may be
+# larger, if it `is_plain`.
+QUICK_BYTES, QUICK_TENSOR_BYTES = 16 * KIB, 3 * MIB // 2
+# The tag of a field: its number, and 2 for bytes, text and messages.
+_TENSOR_TAG = Request.DESCRIPTOR.fields_by_name["tensor"].number << 3 | 2
 
 
 def is_quick(data: bytes) -> bool:
-    """Whether a serialized request may be quickly read, by what it begins with."""
-    codec = _BY_TAG.get(data[0]) if data else None
-    return len(data) <= (codec or CODECS["csv"]).quick_bytes
+    """Whether a serialized request may be quickly read: it is small, or begins with a tensor and has nothing else."""
+    if len(data) <= QUICK_BYTES:
+        return True
+    return len(data) <= QUICK_TENSOR_BYTES and data[0] == _TENSOR_TAG and _first_field_bytes(data) == len(data)
+
+
+def _first_field_bytes(data: bytes) -> int:
+    """How far the field reaches that a message begins with: behind its tag stands its length, seven bits a byte."""
+    length = 0
+    for place, byte in enumerate(data[1:6]):
+        length |= (byte & 0x7F) << 7 * place
+        if byte < 0x80:
+            return 2 + place + length
+    return 0
 
 
 def is_plain(request: Request, schema: Schema) -> bool:
@@ -245,6 +257,8 @@ def _array(tensor: Tensor, max_rows: int | None = None) -> np.ndarray:
     shape = tuple(tensor.shape[:3])  # one too many is enough to see that it is wrong
     if len(shape) != 2 or min(shape) < 0:
         raise _wrong("tensor.shape", f"is {clip(str(list(shape)))}; two numbers are needed, rows and columns")
+    if shape[1] > MAX_COLUMNS:
+        raise LimitExceeded(f"the table has more than {MAX_COLUMNS:,} columns")
     if max_rows is not None:
         check_rows(shape[0], max_rows)
     order = _ORDERS.get(tensor.order)

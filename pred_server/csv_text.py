@@ -17,7 +17,7 @@ from generated.pred_pb2 import Request, Response
 from pred_server.aligned import Aligned, count_rows
 from pred_server.csv_faults import TRUE, check_characters, explain, read_records, wrong
 from pred_server.errors import InvalidInput, LimitExceeded, ServerFault, Violation
-from pred_server.limits import KIB, MIB
+from pred_server.limits import MIB
 from pred_server.schema import MAX_COLUMNS, Column, Schema, check_rows
 from pred_server.tables import Table, from_arrow, to_arrow
 
@@ -32,7 +32,7 @@ class Csv:
 
     name = "csv"
     field = "input_data"
-    quick_bytes, quick_values = 16 * KIB, 1_000
+    quick_values = 1_000
 
     def write_table(self, table: Table, request: Request) -> None:
         arrow = to_arrow(table)

@@ -5,7 +5,7 @@ model, up to a number of rows. An idle server adds no delay, a busy one batches 
 
 To wake a thread and be woken by it costs one or two tenths of a millisecond, more than some models take for a row. Such
 a model is asked on the event loop, at once, while it holds that up for no longer than `INLINE_NS`. The first time that
-it takes `NEVER_AGAIN_NS` is the last: what a model's time depends on may lie in the data. Models that take longer stay
+it computes for `NEVER_AGAIN_NS` is the last: what its time depends on may lie in the data. Models that take longer stay
 off the loop also where nobody waits: only a loop that is free takes in what is to go into the next batch.
 """
 
@@ -66,7 +66,7 @@ class Predictor:
         self._queued_rows = 0
         self._changed = threading.Condition()
         self._busy = False
-        self._for_room: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._for_room: list[asyncio.Future[None]] = []
         self._slowest_ns: dict[tuple[int, str, int], float] = {}  # of late, for few rows, by `_kind`
         threading.Thread(target=self._run, name="compute", daemon=True).start()
 
@@ -105,12 +105,12 @@ class Predictor:
         self._open.add(work)
         try:
             async with asyncio.timeout(deadline_s - time.monotonic()):
-                while not self._submit(work):
+                while not work.future.done() and (room := self._submit(work)):
                     if not wait_for_room:
                         limit = self._limits.max_queued_rows
                         message = f"{self._queued_rows:,} rows wait already; come back later"
                         raise LimitExceeded(message, "OVERLOADED", limit, flag("max_queued_rows"))
-                    await self._room(loop)
+                    await room
                 return await work.future
         except TimeoutError:
             raise took_too_long(self._limits) from None
@@ -123,6 +123,8 @@ class Predictor:
         """Raise an error in every call that waits for predictions; on the event loop."""
         for work in self._open:
             _settle(work.future, error)
+        with self._changed:
+            self._make_room()  # those who wait for some find that theirs is settled
 
     def _is_quick(self, model: Model, output: str, n_rows: int) -> bool:
         return n_rows <= INLINE_ROWS and self._slowest_ns.get(_kind(model, output, n_rows), math.inf) <= INLINE_NS
@@ -131,15 +133,16 @@ class Predictor:
         with self._changed:  # only the event loop queues, so what is idle now stays so
             return not (self._busy or self._waiting)
 
-    def _submit(self, work: _Work) -> bool:
-        """Queue the work. False if there is no room."""
+    def _submit(self, work: _Work) -> "asyncio.Future[None] | None":
+        """Queue the work. Where there is no room, return what becomes done once there may be."""
         with self._changed:
             if self._queued_rows and self._queued_rows + work.n_rows > self._limits.max_queued_rows:
-                return False
+                self._for_room.append(room := work.loop.create_future())
+                return room
             self._queued_rows += work.n_rows
             self._waiting.append(work)
             self._changed.notify()
-            return True
+            return None
 
     def _withdraw(self, work: _Work) -> None:
         """Nobody waits for it any more: it must not count, nor hold its table."""
@@ -150,15 +153,12 @@ class Predictor:
 
     def _free(self, work: _Work) -> None:
         self._queued_rows -= work.n_rows
-        for loop, future in self._for_room:
-            loop.call_soon_threadsafe(_settle, future, None)
-        self._for_room.clear()
+        self._make_room()
 
-    async def _room(self, loop: asyncio.AbstractEventLoop) -> None:
-        future = loop.create_future()
-        with self._changed:
-            self._for_room.append((loop, future))
-        await future
+    def _make_room(self) -> None:
+        for room in self._for_room:
+            room.get_loop().call_soon_threadsafe(_settle, room, None)
+        self._for_room.clear()
 
     def _run(self) -> None:
         while True:
@@ -210,7 +210,7 @@ class Predictor:
     def _compute_now(
         self, model: Model, output: str, tables: Sequence[Aligned], submitted_ns: Sequence[int]
     ) -> list[Computed]:
-        start_ns = time.perf_counter_ns()
+        start_ns, computed_ns = time.perf_counter_ns(), time.thread_time_ns()
         table = concat(tables)
         n_rows = count_rows(table)
         values = model.predict_aligned(table, output)
@@ -218,7 +218,8 @@ class Predictor:
         if n_rows <= INLINE_ROWS:
             key = _kind(model, output, n_rows)
             slowest_ns = self._slowest_ns.get(key, 0.0)
-            never_again = 0 < slowest_ns <= INLINE_NS and predict_ns > NEVER_AGAIN_NS
+            # Not what it took, which may have been spent waiting for a core: that says nothing of the model.
+            never_again = 0 < slowest_ns <= INLINE_NS and time.thread_time_ns() - computed_ns > NEVER_AGAIN_NS
             self._slowest_ns[key] = math.inf if never_again else max(predict_ns, 0.95 * slowest_ns)
         found, end = [], 0
         for each, since_ns in zip(tables, submitted_ns, strict=True):

@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -170,29 +171,45 @@ class CallsInFlight:
         """The same handler of calls, counted and kept within the limits."""
 
         async def counted(request: Any, context: Any) -> Any:
-            held = _Held(request)
-            if refusal := self._refusal(held.n_bytes):
+            is_message = isinstance(request, Received)
+            held = _Held(len(request.data) if is_message else 0)
+            if refusal := self._refusal(held):
                 logger.info("refused code=%s: %s", refusal.code, refusal)
                 status = to_status(refusal)
                 await context.abort(status.code, status.details, status.trailing_metadata)
             self._held.add(held)
             self._none.clear()
             context.add_done_callback(lambda _: self._answered(held))
-            return await behaviour(held.request, context)
+            return await behaviour(request if is_message else self._chunks(held, request), context)
 
         return counted
 
-    def _refusal(self, n_bytes: int) -> PredServerError | None:
+    async def _chunks(self, held: "_Held", requests: AsyncIterator[Received]) -> AsyncIterator[Received]:
+        async for request in requests:
+            n_bytes = (CHUNKS_AHEAD + 2) * len(request.data)
+            if n_bytes > held.n_bytes:
+                held.n_bytes = n_bytes
+                if refusal := self._too_many_bytes(held):
+                    raise refusal
+            yield request
+
+    def _refusal(self, held: "_Held") -> PredServerError | None:
         if self._draining:
             return Unavailable("the server is stopping")
         limits = self._limits
         if len(self._held) >= limits.max_calls_in_flight:
             message = "as many calls are in flight as may be; come back later"
             return LimitExceeded(message, "OVERLOADED", limits.max_calls_in_flight, flag("max_calls_in_flight"))
-        already = sum(each.n_bytes for each in self._held) if n_bytes > SMALL_BYTES else 0
-        if already and already + n_bytes > limits.max_bytes_in_flight:
-            message = f"messages of {already:,} bytes are in flight; come back later"
-            return LimitExceeded(message, "OVERLOADED", limits.max_bytes_in_flight, flag("max_bytes_in_flight"))
+        return self._too_many_bytes(held)
+
+    def _too_many_bytes(self, held: "_Held") -> PredServerError | None:
+        if held.n_bytes <= SMALL_BYTES:
+            return None
+        limit = self._limits.max_bytes_in_flight
+        others = sum(each.n_bytes for each in self._held if each is not held)
+        if others and others + held.n_bytes > limit:
+            message = f"messages of {others:,} bytes are in flight; come back later"
+            return LimitExceeded(message, "OVERLOADED", limit, flag("max_bytes_in_flight"))
         return None
 
     def _answered(self, held: "_Held") -> None:
@@ -202,18 +219,11 @@ class CallsInFlight:
             self._none.set()
 
 
+@dataclass(eq=False)
 class _Held:
     """What a call in flight keeps in memory: its message, or the largest chunk so far for as many as may be ahead."""
 
-    def __init__(self, request: Any):
-        is_message = isinstance(request, Received)
-        self.n_bytes = len(request.data) if is_message else 0
-        self.request = request if is_message else self._chunks(request)
-
-    async def _chunks(self, requests: AsyncIterator[Received]) -> AsyncIterator[Received]:
-        async for request in requests:
-            self.n_bytes = max(self.n_bytes, (CHUNKS_AHEAD + 2) * len(request.data))
-            yield request
+    n_bytes: int
 
 
 class Handlers:

@@ -5,7 +5,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from generated.pred_pb2 import ColumnDescription, DescribeResponse, Response
 from generated.pred_pb2_grpc import PredictionServicer
 from pred_server.aligned import Aligned, count_rows
-from pred_server.codecs import CODECS, Codec, codec_of, is_plain, is_quick
+from pred_server.codecs import CODECS, QUICK_BYTES, Codec, codec_of, is_plain, is_quick
 from pred_server.errors import (
     InvalidInput,
     LimitExceeded,
@@ -28,7 +28,7 @@ from pred_server.errors import (
     ServerFault,
     clip,
 )
-from pred_server.limits import KIB, Limits, flag, took_too_long
+from pred_server.limits import Limits, flag, took_too_long
 from pred_server.model import Model
 from pred_server.predictor import Computed, Predictor
 from pred_server.schema import Column
@@ -43,8 +43,6 @@ Context = grpc.aio.ServicerContext[Any, Any]
 MAX_IGNORED_BYTES = 2_048
 # Labels of text take longer to write than numbers do: up to so many are written by the event loop.
 QUICK_LABELS = 1_000
-# Tables up to here are read by the event loop whatever they hold; above, only those that need no conversion.
-QUICK_BYTES = 16 * KIB
 # Chunks of a stream that are under way behind the one whose answer is due. More would only hold more memory.
 CHUNKS_AHEAD = 2
 
@@ -324,14 +322,20 @@ def _headers(model: Model, output: str, ignored: list[str]) -> tuple[tuple[str, 
     dtype = "float64" if output == "probabilities" else model.schema.target.dtype
     headers = [("prediction-dtype", dtype)]
     if ignored:
-        headers.append(("ignored-columns", _within(MAX_IGNORED_BYTES, [quote(name, safe="") for name in ignored])))
+        headers.append(("ignored-columns", ",".join(_quoted(ignored))))
     return tuple(headers)
 
 
-def _within(most: int, names: list[str]) -> str:
-    """The names with commas between them, as many as fit; `...` stands for the rest."""
-    text = ",".join(names)
-    return text if len(text) <= most else (text[:most].rpartition(",")[0] + ",...").lstrip(",")
+def _quoted(names: list[str]) -> Iterator[str]:
+    """The names, percent-encoded, as many as `MAX_IGNORED_BYTES` have room for; `...` stands for the rest."""
+    room = MAX_IGNORED_BYTES
+    for name in names:
+        text = quote(name, safe="") if len(name) < room else ""  # a name may have any length
+        room -= len(text) + 1
+        if not text or room < 0:
+            yield "..."
+            return
+        yield text
 
 
 def _describe(model: Model, models: Sequence[Model]) -> DescribeResponse:

@@ -140,10 +140,11 @@ def text(calls: pd.DataFrame) -> str:
     medians.columns = [f"{rows:,}" for rows in medians.columns]
     lines = ["median latency in ms, by rows in one call", medians.to_string(index_names=False, na_rep=""), ""]
     if experiment["varies"] == "floor":
-        return "\n".join([*lines, *floor.table(floor.cases(calls))])
-    if experiment["varies"] != "rows":
+        lines += floor.table(floor.cases(calls))
+    elif experiment["varies"] != "rows":
         lines += [stats.throughput(calls).set_index("arm").loc[names].reset_index().round(3).to_string(index=False), ""]
-    lines += [stats.sentence(row) for _, row in stats.declared(calls).iterrows()]
+    if experiment["varies"] != "floor":
+        lines += [stats.sentence(row) for _, row in stats.declared(calls).iterrows()]
     return "\n".join([*lines, "", *(f"doubt: {doubt}" for doubt in stats.doubts(calls, stats.control(calls)))])
 
 
@@ -153,7 +154,7 @@ def markdown(calls: pd.DataFrame) -> str:
     if varies == "rows":
         lines = _table(calls)
     elif varies == "floor":
-        lines = floor.table(floor.cases(calls))
+        lines = [*floor.table(floor.cases(calls)), "", _control(calls)]
     else:
         lines = ["- " + figure.get_suptitle().replace("\n", " ") + "." for figure in plots.of(calls).values()]
     if varies == "chunks":
@@ -184,15 +185,22 @@ def _table(calls: pd.DataFrame) -> list[str]:
         told["rows"] == max(sizes),
         (told["rows"] == min(sizes)) & (told["arm"] == echo.removeprefix("echo of ")),
     )
-    control = compared[compared["arm"] == (stats.control(calls) or ("",))[0]]
     sentences = [stats.sentence(row) for _, row in pd.concat([told[many], told[few]]).iterrows()]
-    read = ", ".join(f"{row.ratio:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in control.itertuples())
     return [
         *lines,
         "",
         *(f"- {plots.capital(sentence)}." for sentence in sentences),
-        f"- The control, `{experiment['control'][1]}` against itself, reads, from few rows to many: {read}.",
+        _control(calls),
     ]
+
+
+def _control(calls: pd.DataFrame) -> str:
+    again, once = stats.control(calls) or ("", "")
+    found = stats.ratio(calls, again, once)
+    read = ", ".join(f"{row.ratio:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in found.itertuples())
+    return (
+        f"- The control, `{once}` against itself, reads{', from few rows to many' if len(found) > 1 else ''}: {read}."
+    )
 
 
 def _ms(ms: float) -> str:

@@ -147,10 +147,9 @@ def cases(calls: pd.DataFrame) -> pd.DataFrame:
             continue
         read = ratio.iloc[0]
         margin = case.target / read["ratio"] if case.at_most else read["ratio"] / case.target
-        doubt = read["verdict"] if read["verdict"].startswith("not compared") else ""
         numbers = read[["rows", "ratio", "low", "high"]].to_dict()
         found.append({"case": case.what, **numbers, "target": case.target, "at_most": case.at_most})
-        found[-1] |= {"margin": margin, "doubt": doubt}
+        found[-1] |= {"margin": margin, "doubt": stats.doubt(read)}
     return pd.DataFrame(found)
 
 

@@ -25,7 +25,7 @@ CALLERS = 32
 def by_step(
     model: str, served: Sequence[Arm], stream: Arm, rows: Sequence[int] = (), quick: bool = False
 ) -> Experiment:
-    """Each step against the one before it, in one run: one caller by rows, and many callers at the fewest of them.
+    """Each step against the one before it, in one run: one caller by rows, and many callers where rows are few.
 
     The ends are measured besides, by servers and calls of their own: with the calls of the steps themselves, the
     product of the steps would be the ratio of the ends by arithmetic alone.
@@ -53,11 +53,10 @@ def by_step(
         return steps
 
     climbs = [(n_rows, [article, csv, *typed(n_rows)]) for n_rows in rows]
-    crowd = [article, single, together, *typed(min(rows))]
-    calls = CALLERS * (2 if quick else 8)
-    climbs.append(
-        (min(rows), [replace(arm, name=arm.name + _for(CALLERS), callers=CALLERS, calls=calls) for arm in crowd])
-    )
+    if min(rows) <= FEW_ROWS:
+        held: dict[str, Any] = {"callers": CALLERS, "calls": CALLERS * (2 if quick else 8)}
+        crowd = [article, single, together, *typed(min(rows))]
+        climbs.append((min(rows), [replace(arm, name=arm.name + _for(CALLERS), **held) for arm in crowd]))
     taking_part: dict[Arm, list[int]] = {again: list(rows)}
     pairs = []
     for n_rows, steps in climbs:
@@ -98,7 +97,7 @@ def steps_at(calls: pd.DataFrame, rows: int, callers: int = 1) -> pd.DataFrame:
     Returns
     -------
     DataFrame with the columns step, factor, low, high (how many times as fast as the step before, with its 95 %
-    interval), p50_ms; the last two rows are the product of the steps, and the ends measured against each other
+    interval), doubt, p50_ms; the last two rows are the product of the steps, and the ends measured against each other
     """
     calls = calls[(calls["rows"] == rows) & (calls["callers"] == callers)]
     p50_ms = stats.summary(calls).set_index("arm")["p50_ms"]
@@ -106,11 +105,11 @@ def steps_at(calls: pd.DataFrame, rows: int, callers: int = 1) -> pd.DataFrame:
     arms = [arm["name"] for arm in calls.attrs["experiment"]["arms"] if arm["name"] in p50_ms]
     names = [name for name in arms if name != again and not name.endswith(AS_AN_END)]
     words = {name: name.removesuffix(_for(callers)) for name in names}
-    found: list[dict[str, Any]] = [{"step": words[names[0]], "p50_ms": p50_ms[names[0]]}]
+    found: list[dict[str, Any]] = [{"step": words[names[0]], "p50_ms": p50_ms[names[0]], "doubt": ""}]
     for before, after in itertools.pairwise(names):
         found.append({"step": words[after], "p50_ms": p50_ms[after], **_faster(calls, after, before)})
     product = float(np.prod([step["factor"] for step in found[1:]]))
-    found.append({"step": "all steps, multiplied", "factor": product, "low": product, "high": product})
+    found.append({"step": "all steps, multiplied", "factor": product, "low": product, "high": product, "doubt": ""})
     ends = _faster(calls, names[-1] + AS_AN_END, names[0] + AS_AN_END)
     found.append({"step": "the ends, side by side", **ends})
     return pd.DataFrame(found)
@@ -120,9 +119,9 @@ def _for(callers: int) -> str:
     return f", {callers} callers" if callers > 1 else ""
 
 
-def _faster(calls: pd.DataFrame, arm: str, base: str) -> dict[str, float]:
+def _faster(calls: pd.DataFrame, arm: str, base: str) -> dict[str, Any]:
     one = stats.ratio(calls, base, arm).iloc[0]
-    return {"factor": one["ratio"], "low": one["low"], "high": one["high"]}
+    return {"factor": one["ratio"], "low": one["low"], "high": one["high"], "doubt": stats.doubt(one)}
 
 
 def _ms(ms: float) -> str:
@@ -157,6 +156,7 @@ def ladder(steps: pd.DataFrame, rows: int, callers: int = 1, stamp: dict[str, An
             axes.plot([step["low"], step["high"]], [place, place], color=colour, linewidth=2)
             axes.plot(step["factor"], place, marker=marker, color=colour)
             text = f"  {step['factor']:.3g}×" + (f"   ({_ms(step['p50_ms'])} left)" if is_step else "")
+            text += f"  {step['doubt']}" if step["doubt"] else ""
             right = max(1.0, step["high"])
         axes.annotate(text, (right, place), va="center", fontsize=9)
     axes.axvline(1, color="0.45", linestyle=(0, (1, 1)))

@@ -76,7 +76,7 @@ def ratio(calls: pd.DataFrame, arm: str, base: str, resamples: int = 2_000, seed
             verdict = f"not compared: {len(logs)} blocks are too few"
         elif "ok" in both and not both["ok"].all():
             verdict = f"not compared: {(~both['ok']).sum()} of {len(both)} calls failed"
-        elif "valid" in both and both["valid"].mean() < 0.5:
+        elif "valid" in both and both.groupby("arm")["valid"].mean().min() < 0.5:
             verdict = "not compared: the load generator was the bottleneck"
         found.append((rows, float(np.exp(logs.mean())), float(low), float(high), verdict, len(logs)))
     return pd.DataFrame(found, columns=["rows", "ratio", "low", "high", "verdict", "blocks"])
@@ -252,6 +252,11 @@ def sentence(row: pd.Series) -> str:
         interval = f"{_times(1 / row['ratio'])}× [{_times(1 / row['high'])}, {_times(1 / row['low'])}]"
         return f"{where} {arm} is {interval} faster than {base}"
     return f"{where} {arm} and {base}: {row['verdict']}"
+
+
+def doubt(row: pd.Series) -> str:
+    """Why a ratio is not to be believed, if it is not."""
+    return str(row["verdict"]) if row["verdict"].startswith("not compared") else ""
 
 
 def at(rows: Any) -> str:

@@ -442,6 +442,8 @@ def test_too_many_bytes_at_once_are_refused() -> None:
         with pytest.raises(LimitExceeded, match="bytes are in flight") as caught:
             client.predict(rows)
         assert (caught.value.reason, caught.value.flag) == ("OVERLOADED", "--max-bytes-in-flight")
+        with pytest.raises(LimitExceeded, match="bytes are in flight"):
+            list(client.predict_stream([rows]))
         assert len(busy.result()) == 701
         wait_until(lambda: not refuses(client, rows), "room")
 

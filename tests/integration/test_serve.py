@@ -175,6 +175,8 @@ def test_replies_stay_small_however_wide_the_table(sum_server: Server) -> None:
         client.call(Request(input_data=",".join(wide * 2) + "\n1\n"))
     _, metadata = client.call(Request(input_data=",".join(["x", "y", "plain", *wide]) + "\n" + "1," * 502 + "1\n"))
     assert metadata["ignored-columns"] == "plain,..."
+    _, metadata = client.call(Request(input_data=f"x,y,{' ' * 100_000}\n1,2,3\n"))
+    assert metadata["ignored-columns"] == "..."
 
 
 @pytest.mark.parametrize("data", [b"\xff\xff", b"\x0a\x02\xff\xfe", b"\x0a\x7f"])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from generated.pred_pb2 import Request, Response, Tensor
 from pred_server.aligned import to_frame
-from pred_server.codecs import CODECS, codec_of, is_plain
+from pred_server.codecs import CODECS, QUICK_BYTES, codec_of, is_plain, is_quick
 from pred_server.errors import InvalidInput, LimitExceeded
 from pred_server.schema import DTYPES, NUMERIC_DTYPES, Column, Schema
 from pred_server.tables import Table, as_table
@@ -174,6 +174,22 @@ def test_a_tensor_is_plain_where_the_model_takes_it_as_it_is() -> None:
     assert not is_plain(tensor(names=("y", "x")), XY)
     assert not is_plain(tensor(dtype="float32"), XY)
     assert not is_plain(tensor(), Schema((Column("x", "float64"), Column("y", "str")), Column("z", "float64")))
+
+
+def test_only_what_is_small_or_a_tensor_and_nothing_else_is_read_by_the_event_loop() -> None:
+    small, large = (np.zeros((rows, 2)) for rows in (10, 2_000))
+    for encoding, table, quick in (("csv", small, True), ("csv", large, False), ("tensor", large, True)):
+        request = Request()
+        CODECS[encoding].write_table(pd.DataFrame(table, columns=["x", "y"]), request)
+        assert is_quick(request.SerializeToString()) is quick
+    assert not is_quick(request.SerializeToString() + Request(arrow=b"1").SerializeToString())
+    assert not is_quick(b"\x12" + b"\xff" * QUICK_BYTES)
+    assert is_quick(b"")
+
+
+def test_a_tensor_without_rows_may_not_claim_any_number_of_columns() -> None:
+    with pytest.raises(LimitExceeded, match="more than 10,000 columns"):
+        CODECS["tensor"].read_table(Request(tensor=Tensor(dtype="float64", shape=[0, 2**62])), XY, max_rows=10)
 
 
 def test_a_tensor_refuses_what_would_lose_digits() -> None:

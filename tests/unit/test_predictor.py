@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pred_server.errors import InvalidInput
+from pred_server.errors import InvalidInput, Unavailable
 from pred_server.limits import Limits
 from pred_server.model import Model
 from pred_server.predictor import INLINE_NS, INLINE_ROWS, NEVER_AGAIN_NS, Computed, Predictor, _kind
@@ -149,6 +149,27 @@ def test_models_are_not_mixed_and_whoever_has_left_costs_nothing() -> None:
         await first
         assert [(await each).values.tolist() for each in waiting] == [[2.0 * value] for value in (0, 1, 2, 4, 5, 6, 7)]
         assert (one.asked, other.asked) == ([(THREAD, 1), (THREAD, 4)], [(THREAD, 3)])
+
+    asyncio.run(run())
+
+
+def test_whoever_waits_for_room_is_told_when_the_server_stops() -> None:
+    async def run() -> None:
+        engine, predictor = Recorder(), Predictor(Limits(max_queued_rows=1))
+        model = doubling(engine)
+        engine.gate.clear()
+        calls = [asyncio.create_task(predict(predictor, model, 0.0))]
+        await until(lambda: bool(engine.asked))
+        calls.append(asyncio.create_task(predict(predictor, model, 1.0)))
+        table = np.array([[2.0]])
+        work = predictor.predict(model, table, "labels", time.monotonic() + 30, wait_for_room=True)
+        calls.append(asyncio.create_task(work))
+        await until(lambda: bool(predictor._for_room))
+        predictor.give_up(Unavailable("stopped"))
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        assert list(map(repr, found)) == 3 * ["Unavailable('stopped')"]
+        engine.gate.set()
+        await until(lambda: not predictor._busy)
 
     asyncio.run(run())
 
