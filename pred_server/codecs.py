@@ -257,8 +257,6 @@ def _array(tensor: Tensor, max_rows: int | None = None) -> np.ndarray:
     shape = tuple(tensor.shape[:3])  # one too many is enough to see that it is wrong
     if len(shape) != 2 or min(shape) < 0:
         raise _wrong("tensor.shape", f"is {clip(str(list(shape)))}; two numbers are needed, rows and columns")
-    if shape[1] > MAX_COLUMNS:
-        raise LimitExceeded(f"the table has more than {MAX_COLUMNS:,} columns")
     if max_rows is not None:
         check_rows(shape[0], max_rows)
     order = _ORDERS.get(tensor.order)
@@ -269,6 +267,8 @@ def _array(tensor: Tensor, max_rows: int | None = None) -> np.ndarray:
     if len(data) != needed:
         what = f"has {len(data)} bytes; {shape[0]} rows of {shape[1]} columns of {tensor.dtype} take {needed}"
         raise _wrong("tensor.data", what)
+    if shape[1] > MAX_COLUMNS:  # without rows it could be any number
+        raise LimitExceeded(f"the table has more than {MAX_COLUMNS:,} columns")
     if dtype.kind == "b" and needed and np.frombuffer(data, np.uint8).max() > 1:
         raise _wrong("tensor.data", "has a byte other than 0 and 1 where booleans are announced")
     return np.frombuffer(data, dtype).reshape(shape, order=order)

@@ -177,7 +177,7 @@ def test_a_tensor_is_plain_where_the_model_takes_it_as_it_is() -> None:
 
 
 def test_only_what_is_small_or_a_tensor_and_nothing_else_is_read_by_the_event_loop() -> None:
-    small, large = (np.zeros((rows, 2)) for rows in (10, 2_000))
+    small, large = (np.zeros((rows, 2)) for rows in (10, 10_000))
     for encoding, table, quick in (("csv", small, True), ("csv", large, False), ("tensor", large, True)):
         request = Request()
         CODECS[encoding].write_table(pd.DataFrame(table, columns=["x", "y"]), request)
