@@ -105,11 +105,7 @@ class Predictor:
         self._open.add(work)
         try:
             async with asyncio.timeout(deadline_s - time.monotonic()):
-                while not work.future.done() and (room := self._submit(work)):
-                    if not wait_for_room:
-                        limit = self._limits.max_queued_rows
-                        message = f"{self._queued_rows:,} rows wait already; come back later"
-                        raise LimitExceeded(message, "OVERLOADED", limit, flag("max_queued_rows"))
+                while not work.future.done() and (room := self._submit(work, wait_for_room)):
                     await room
                 return await work.future
         except TimeoutError:
@@ -133,10 +129,14 @@ class Predictor:
         with self._changed:  # only the event loop queues, so what is idle now stays so
             return not (self._busy or self._waiting)
 
-    def _submit(self, work: _Work) -> "asyncio.Future[None] | None":
-        """Queue the work. Where there is no room, return what becomes done once there may be."""
+    def _submit(self, work: _Work, wait_for_room: bool) -> "asyncio.Future[None] | None":
+        """Queue the work. Where there is no room, raise, or return what becomes done once there may be."""
+        limit = self._limits.max_queued_rows
         with self._changed:
-            if self._queued_rows and self._queued_rows + work.n_rows > self._limits.max_queued_rows:
+            if self._queued_rows and self._queued_rows + work.n_rows > limit:
+                if not wait_for_room:
+                    message = f"{self._queued_rows:,} rows wait already; come back later"
+                    raise LimitExceeded(message, "OVERLOADED", limit, flag("max_queued_rows"))
                 self._for_room.append(room := work.loop.create_future())
                 return room
             self._queued_rows += work.n_rows
