@@ -314,7 +314,7 @@ for rows, callers in ladder.ladders(published):
         f"[{ends['low']:.2g}, {ends['high']:.2g}] as fast as the first; the largest single step is "
         f"*{largest['step']}*, {largest['factor']:.2g} times."
     )
-missed = ", ".join(cases.loc[cases["margin"] < 1, "case"]) or "none"
+missed = "; ".join(cases.loc[cases["margin"] < 1, "case"]) or "none"
 lines.append(f"- Published: {(cases['margin'] >= 1).sum()} of {len(cases)} targets are met; missed: {missed}.")
 Markdown(
     "\n".join(lines)
