@@ -76,13 +76,15 @@ class Experiment:
         return [arm for arm in there if arm.chunk_rows < rows or replace(arm, name="", chunk_rows=0) not in whole]
 
     def groups(self, arms: Sequence[Arm]) -> list[list[Arm]]:
-        """Those that are compared with each other, be it by way of others: they take their turns close in time."""
+        """Those that are compared, be it by way of others, take their turns close in time; the rest are one more."""
         groups = [{arm.name} for arm in arms]
         for pair in (*self.compare, self.control or ()):
             names = {name for side in pair for name in side.split(SUM)}
             joined = set().union(*(group for group in groups if group & names))
             groups = [group for group in groups if not group & names] + ([joined] if joined else [])
-        return [[arm for arm in arms if arm.name in group] for group in groups]
+        several = [group for group in groups if len(group) > 1]
+        rest = set().union(*(group for group in groups if len(group) == 1))
+        return [[arm for arm in arms if arm.name in group] for group in (*several, rest) if group]
 
     def blocks_of(self, rows: int) -> int:
         return self.blocks if rows <= self.most_rows else min(self.blocks, max(3, self.blocks // 2))
