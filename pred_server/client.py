@@ -17,7 +17,7 @@ from generated.pred_pb2_grpc import PredictionStub
 from pred_server.codecs import CODECS
 from pred_server.engines import ROW_BLOCK
 from pred_server.errors import InvalidInput, LimitExceeded, PredServerError, RemoteError, ServerFault, Unavailable, clip
-from pred_server.limits import KIB, MIB, Limits, flag
+from pred_server.limits import MIB, Limits, flag
 from pred_server.results import Description, Predictions, Probabilities
 from pred_server.status import from_call
 from pred_server.streams import RequestStream
@@ -30,8 +30,8 @@ MAX_TIMEOUT_S = 1e6  # gRPC takes more for none
 
 # Above this size `predict` sends a table as a stream.
 STREAM_BYTES = MIB
-# In chunks of about this size: larger ones carry a little more, and the first predictions come later.
-CHUNK_BYTES = 768 * KIB
+# In chunks of about this size: larger ones carry more (`bench --varies chunks`), and the first predictions come later.
+CHUNK_BYTES = MIB
 # Up to so many rows a table of mixed types is cheaper as columns than as Arrow.
 FEW_ROWS = 64
 
