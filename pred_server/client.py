@@ -125,16 +125,15 @@ class Client:
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
         name = self._choose(table, encoding, timeout_s)
         table = self._only_known(table)
+        if stream is None and len(table) > FEW_ROWS:
+            stream = self._is_large(count_bytes(table), timeout_s)
         watch, start_ns = Stopwatch(), time.perf_counter_ns()
-        # To count the bytes of few rows takes longer than to write them.
-        request = None if stream or len(table) > FEW_ROWS else self._write(table, name, watch)
-        if stream is None:
-            size = count_bytes(table) if request is None else request.ByteSize()
-            stream = size > STREAM_BYTES and self._known(timeout_s) is not None
+        if not stream:
+            request = self._write(table, name, watch)
+            # To count the bytes of few rows would take longer than to write them.
+            stream = stream is None and self._is_large(request.ByteSize(), timeout_s)
         if stream:
             return self._gather(table, name, output, resume, timeout_s)
-        if request is None:
-            request = self._write(table, name, watch)
         response, metadata = self.call(request, output=output, timeout_s=timeout_s)
         _warn_ignored(metadata, stacklevel=3)
         result = _read(response, metadata, name, output, table, watch)
@@ -242,6 +241,10 @@ class Client:
                     raise
                 self._tells = False
         return self._description
+
+    def _is_large(self, n_bytes: int, timeout_s: float) -> bool:
+        """Whether a table of so many bytes is to be streamed, by a server that is known to take streams."""
+        return n_bytes > STREAM_BYTES and self._known(timeout_s) is not None
 
     def _only_known(self, table: Table) -> Table:
         """The table without the columns that the model would ignore, where the server has said which it knows."""
