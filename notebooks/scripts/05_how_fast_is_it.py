@@ -202,7 +202,8 @@ with grpc.insecure_channel(naive.address) as channel:
     for rows in (10_000, 20_000, 22_000):
         request = Request(input_data=numbers.head(rows).to_csv(index=False))
         try:
-            said = f"{len(PredictionStub(channel).Predict(request, timeout=30).result):,} characters of predictions"
+            answer = PredictionStub(channel).Predict(request, timeout=30)
+            said = f"{len(answer.result.splitlines()) - 1:,} predictions"
         except grpc.RpcError as error:
             said = f"{error.code().name}: {error.details()}"
         print(f"{rows:,} rows, {request.ByteSize():,} bytes\n    {said}")
