@@ -5,8 +5,11 @@ model, up to a number of rows. An idle server adds no delay, a busy one batches 
 
 To wake a thread and be woken by it costs one or two tenths of a millisecond, more than some models take for a row. Such
 a model is asked on the event loop, at once, while it holds that up for no longer than `INLINE_NS`. The first time that
-it computes for `NEVER_AGAIN_NS` is the last: what its time depends on may lie in the data. Models that take longer stay
-off the loop also where nobody waits: only a loop that is free takes in what is to go into the next batch.
+it computes for `NEVER_AGAIN_NS` is the last: what its time depends on may lie in the data. Where several calls are in
+flight, the loop first takes in those that have arrived: together they cost little more than one.
+
+Models that take longer stay off the loop also where nobody waits: only a loop that is free takes in what is to go into
+the next batch.
 """
 
 import asyncio
@@ -14,7 +17,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -28,6 +31,8 @@ from pred_server.model import Model
 INLINE_ROWS = 64
 INLINE_NS = 200_000
 NEVER_AGAIN_NS = 10_000_000
+# For each call that waits, so many turns of the event loop without another one; then no more are expected.
+QUIET_TURNS = 8
 
 
 class Computed(NamedTuple):
@@ -47,6 +52,7 @@ class _Work:
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[Computed]"
     n_rows: int
+    is_quick: bool  # for the event loop, if what is computed with it is as well
     submitted_ns: int = field(default_factory=time.perf_counter_ns)
 
     def is_wanted(self) -> bool:
@@ -59,13 +65,15 @@ class _Work:
 class Predictor:
     """Computes on one thread that lives as long as the server: OpenMP keeps a pool for each thread that calls it."""
 
-    def __init__(self, limits: Limits):
+    def __init__(self, limits: Limits, calls_in_flight: Callable[[], int] = lambda: 1):
         self._limits = limits
+        self._calls_in_flight = calls_in_flight
         self._waiting: deque[_Work] = deque()
         self._open: set[_Work] = set()  # queued or being computed; only the event loop touches it
         self._queued_rows = 0
         self._changed = threading.Condition()
         self._busy = False
+        self._gathering: asyncio.Task[None] | None = None
         self._for_room: list[asyncio.Future[None]] = []
         self._slowest_ns: dict[tuple[int, str, int], float] = {}  # of late, for few rows, by `_kind`
         threading.Thread(target=self._run, name="compute", daemon=True).start()
@@ -98,10 +106,11 @@ class Predictor:
             The estimator refuses the values, or has no probabilities.
         """
         n_rows = count_rows(table)
-        if self._is_quick(model, output, n_rows) and self._is_idle():
+        quick = self._is_quick(model, output, n_rows)
+        if quick and self._is_idle() and not self._is_crowded():
             return self._compute_now(model, output, [table], [time.perf_counter_ns()])[0]
         loop = asyncio.get_running_loop()
-        work = _Work(model, table, output, deadline_s, loop, loop.create_future(), n_rows)
+        work = _Work(model, table, output, deadline_s, loop, loop.create_future(), n_rows, quick)
         self._open.add(work)
         try:
             async with asyncio.timeout(deadline_s - time.monotonic()):
@@ -125,6 +134,9 @@ class Predictor:
     def _is_quick(self, model: Model, output: str, n_rows: int) -> bool:
         return n_rows <= INLINE_ROWS and self._slowest_ns.get(_kind(model, output, n_rows), math.inf) <= INLINE_NS
 
+    def _is_crowded(self) -> bool:
+        return self._calls_in_flight() > 1 and self._limits.max_batch_rows > 1
+
     def _is_idle(self) -> bool:
         with self._changed:  # only the event loop queues, so what is idle now stays so
             return not (self._busy or self._waiting)
@@ -141,8 +153,32 @@ class Predictor:
                 return room
             self._queued_rows += work.n_rows
             self._waiting.append(work)
-            self._changed.notify()
+            if not work.is_quick or self._busy:
+                self._changed.notify()
+            elif self._gathering is None:
+                self._gathering = work.loop.create_task(self._gather())
             return None
+
+    async def _gather(self) -> None:
+        """Let the loop take in the calls that have arrived, then compute what waits, or leave it to the thread.
+
+        gRPC's core hands calls to the loop one by one and through a thread of its own: many turns of the loop may pass
+        before it has the next one, though that has long been there. The more calls wait, the more are likely to come,
+        and the longer the loop looks out for them.
+        """
+        n_rows, quiet_turns = 0, 0
+        while quiet_turns < QUIET_TURNS * len(self._waiting) and self._queued_rows < INLINE_ROWS:
+            await asyncio.sleep(0)
+            quiet_turns = quiet_turns + 1 if self._queued_rows == n_rows else 0
+            n_rows = self._queued_rows
+        with self._changed:
+            self._gathering = None
+            first = self._waiting[0] if self._waiting and not self._busy else None
+            here = first is not None and self._is_quick(first.model, first.output, self._queued_rows)
+            batch = self._take() if here else []
+            if self._waiting:
+                self._changed.notify()
+        self._compute(batch)
 
     def _withdraw(self, work: _Work) -> None:
         """Nobody waits for it any more: it must not count, nor hold its table."""

@@ -87,7 +87,7 @@ async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_
         ),
     )
     handlers = Handlers(limits, calls)
-    service = PredictionService(models, limits, timing)
+    service = PredictionService(models, limits, timing, calls.__len__)
     add_PredictionServicer_to_server(service, handlers)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers.guarded()),))
     healthy = health.aio.HealthServicer()
@@ -159,6 +159,9 @@ class CallsInFlight:
         self._none.set()
         self._last_answer_s = -LINGER_S
         self._draining = False
+
+    def __len__(self) -> int:
+        return len(self._held)
 
     async def drain(self, timeout_s: float) -> None:
         """Refuse new calls, and return when those that were accepted have their answers, or after `timeout_s`."""

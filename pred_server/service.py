@@ -132,11 +132,17 @@ class PredictionService(PredictionServicer):
     It takes messages as `Received`, which `server.Handlers` makes of the bytes.
     """
 
-    def __init__(self, models: Sequence[Model], limits: Limits, timing: bool = True):
+    def __init__(
+        self,
+        models: Sequence[Model],
+        limits: Limits,
+        timing: bool = True,
+        calls_in_flight: Callable[[], int] = lambda: 1,
+    ):
         self._models = models
         self._limits = limits
         self._timing = timing
-        self.predictor = Predictor(limits)
+        self.predictor = Predictor(limits, calls_in_flight)
         self._workers = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="codec")
 
     async def Predict(self, request: Received, context: Context) -> Response:

@@ -10,7 +10,7 @@ import numpy as np
 from pred_server.errors import InvalidInput, Unavailable
 from pred_server.limits import Limits
 from pred_server.model import Model
-from pred_server.predictor import INLINE_NS, INLINE_ROWS, NEVER_AGAIN_NS, Computed, Predictor, _kind
+from pred_server.predictor import INLINE_NS, INLINE_ROWS, NEVER_AGAIN_NS, QUIET_TURNS, Computed, Predictor, _kind
 from pred_server.schema import Column, Schema
 
 LOOP, THREAD = "MainThread", "compute"
@@ -76,6 +76,42 @@ def test_a_model_that_is_quick_for_one_row_need_not_be_for_sixty() -> None:
         await predict(predictor, model, 1.0)
         await predict(predictor, model, *range(60))
         assert engine.asked == [(LOOP, 1), (THREAD, 60)]
+
+    asyncio.run(run())
+
+
+def test_of_many_calls_in_flight_a_quick_model_gets_those_together_that_the_loop_takes_in() -> None:
+    async def run(calls_in_flight: int, **limits: int) -> list[tuple[str, int]]:
+        engine, predictor = Recorder(), Predictor(Limits(**limits), lambda: calls_in_flight)
+        model = doubling(engine)
+        as_quick_as(predictor, model, INLINE_NS)
+
+        async def call(number: int) -> float:
+            for _ in range(number * (QUIET_TURNS - 2)):  # they are handed over one by one
+                await asyncio.sleep(0)
+            return float((await predict(predictor, model, float(number))).values[0])
+
+        assert await asyncio.gather(*map(call, range(5))) == [0.0, 2.0, 4.0, 6.0, 8.0]
+        return engine.asked
+
+    one_by_one = [(LOOP, 1)] * 5
+    assert asyncio.run(run(calls_in_flight=2)) == [(LOOP, 5)]
+    assert asyncio.run(run(calls_in_flight=1)) == one_by_one
+    assert asyncio.run(run(calls_in_flight=2, max_batch_rows=1)) == one_by_one
+
+
+def test_what_is_gathered_and_not_quick_as_a_whole_or_of_one_model_is_left_to_the_thread() -> None:
+    async def run() -> None:
+        one, other, predictor = Recorder(), Recorder(), Predictor(Limits(), lambda: 2)
+        models = doubling(one), doubling(other)
+        for model in models:
+            as_quick_as(predictor, model, INLINE_NS)
+        found = await asyncio.gather(*(predict(predictor, model, 1.0) for model in (*models, *models)))
+        assert [each.values.tolist() for each in found] == 4 * [[2.0]]
+        assert (one.asked, other.asked) == ([(LOOP, 2)], [(THREAD, 2)])
+        predictor._slowest_ns[_kind(models[0], "labels", 3)] = INLINE_NS + 1
+        await asyncio.gather(*(predict(predictor, models[0], 1.0) for _ in range(3)))
+        assert one.asked[1:] == [(THREAD, 3)]
 
     asyncio.run(run())
 
