@@ -29,7 +29,7 @@ from pred_server.limits import Limits, flag, took_too_long
 from pred_server.model import Model
 
 INLINE_ROWS = 64
-INLINE_NS = 200_000
+INLINE_NS = 500_000
 NEVER_AGAIN_NS = 10_000_000
 # For each call that waits, so many turns of the event loop without another one; then no more are expected.
 QUIET_TURNS = 8
