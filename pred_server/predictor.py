@@ -31,8 +31,8 @@ from pred_server.model import Model
 INLINE_ROWS = 64
 INLINE_NS = 500_000
 NEVER_AGAIN_NS = 10_000_000
-# For each call that waits, so many turns of the event loop without another one; then no more are expected.
-QUIET_TURNS = 8
+# After so many turns of the event loop for each call that waits, without another one, no more are expected.
+QUIET_TURNS, MOST_QUIET_TURNS = 8, 64
 
 
 class Computed(NamedTuple):
@@ -166,10 +166,10 @@ class Predictor:
         before it has the next one, though that has long been there. The more calls wait, the more are likely to come,
         and the longer the loop looks out for them.
         """
-        n_rows, quiet_turns = 0, 0
-        while quiet_turns < QUIET_TURNS * len(self._waiting) and self._queued_rows < INLINE_ROWS:
+        n_rows, quiet = 0, 0
+        while quiet < min(QUIET_TURNS * len(self._waiting), MOST_QUIET_TURNS) and self._queued_rows < INLINE_ROWS:
             await asyncio.sleep(0)
-            quiet_turns = quiet_turns + 1 if self._queued_rows == n_rows else 0
+            quiet = quiet + 1 if self._queued_rows == n_rows else 0
             n_rows = self._queued_rows
         with self._changed:
             self._gathering = None
