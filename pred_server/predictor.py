@@ -31,8 +31,9 @@ from pred_server.model import Model
 INLINE_ROWS = 64
 INLINE_NS = 500_000
 NEVER_AGAIN_NS = 10_000_000
-# After so many turns of the event loop for each call that waits, without another one, no more are expected.
-QUIET_TURNS, MOST_QUIET_TURNS = 8, 64
+# No more calls are expected after so many turns of the event loop for each that waits, or after so long.
+QUIET_TURNS = 8
+GATHER_NS = 2_000_000
 
 
 class Computed(NamedTuple):
@@ -52,7 +53,7 @@ class _Work:
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[Computed]"
     n_rows: int
-    is_quick: bool  # for the event loop, if what is computed with it is as well
+    is_quick: bool  # by itself; what it is computed with may not be
     submitted_ns: int = field(default_factory=time.perf_counter_ns)
 
     def is_wanted(self) -> bool:
@@ -164,21 +165,23 @@ class Predictor:
 
         gRPC's core hands calls to the loop one by one and through a thread of its own: many turns of the loop may pass
         before it has the next one, though that has long been there. The more calls wait, the more are likely to come,
-        and the longer the loop looks out for them.
+        and the longer the loop looks for them.
         """
-        n_rows, quiet = 0, 0
-        while quiet < min(QUIET_TURNS * len(self._waiting), MOST_QUIET_TURNS) and self._queued_rows < INLINE_ROWS:
+        end_ns, n_rows, quiet = time.perf_counter_ns() + GATHER_NS, 0, 0
+        while quiet < QUIET_TURNS * len(self._waiting) and n_rows < INLINE_ROWS and time.perf_counter_ns() < end_ns:
             await asyncio.sleep(0)
             quiet = quiet + 1 if self._queued_rows == n_rows else 0
             n_rows = self._queued_rows
         with self._changed:
             self._gathering = None
-            first = self._waiting[0] if self._waiting and not self._busy else None
-            here = first is not None and self._is_quick(first.model, first.output, self._queued_rows)
-            batch = self._take() if here else []
+            batch = [] if self._busy else self._take()
+            n_rows = sum(work.n_rows for work in batch)
+            # Under the lock, so that the thread does not compute meanwhile. What fails is left to it: it has more time.
+            if batch and not (self._is_quick(batch[0].model, batch[0].output, n_rows) and self._try(batch)):
+                self._waiting.extendleft(reversed(batch))
+                self._queued_rows += n_rows
             if self._waiting:
                 self._changed.notify()
-        self._compute(batch)
 
     def _withdraw(self, work: _Work) -> None:
         """Nobody waits for it any more: it must not count, nor hold its table."""
@@ -224,9 +227,16 @@ class Predictor:
         return taken
 
     def _compute(self, batch: list[_Work]) -> None:
+        if not self._try(batch):  # one of them is at fault, and the others need not know
+            middle = len(batch) // 2
+            self._compute(batch[:middle])
+            self._compute(batch[middle:])
+
+    def _try(self, batch: list[_Work]) -> bool:
+        """Compute it as one, and give each its answer, or the only one its error; False if several failed together."""
         batch = [work for work in batch if work.is_wanted()]
         if not batch:
-            return
+            return True
         first = batch[0]
         tables, submitted_ns = [work.table for work in batch], [work.submitted_ns for work in batch]
         try:
@@ -234,14 +244,12 @@ class Predictor:
                 first.model, first.output, tables, submitted_ns
             )
         except Exception as error:
-            if len(batch) > 1:  # one of them is at fault, and the others need not know
-                middle = len(batch) // 2
-                self._compute(batch[:middle])
-                self._compute(batch[middle:])
-                return
+            if len(batch) > 1:
+                return False
             outcomes = [error]
         # Once for the batch: to wake the loop costs more than to settle a call. All are of one loop, the server's.
         first.loop.call_soon_threadsafe(_settle_all, [work.future for work in batch], outcomes)
+        return True
 
     def _compute_now(
         self, model: Model, output: str, tables: Sequence[Aligned], submitted_ns: Sequence[int]

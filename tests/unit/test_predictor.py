@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 
+import pred_server.predictor as predictor_module
 from pred_server.errors import InvalidInput, Unavailable
 from pred_server.limits import Limits
 from pred_server.model import Model
@@ -57,6 +59,7 @@ def test_a_model_is_asked_by_the_thread_until_it_is_known_to_be_quick_and_for_ma
         engine, predictor = Recorder(), Predictor(Limits())
         model = doubling(engine)
         assert (await predict(predictor, model, 1.0)).values.tolist() == [2.0]
+        await asleep(predictor)
         as_quick_as(predictor, model, INLINE_NS)
         assert (await predict(predictor, model, 3.0)).values.tolist() == [6.0]
         as_quick_as(predictor, model, INLINE_NS)
@@ -80,15 +83,36 @@ def test_a_model_that_is_quick_for_one_row_need_not_be_for_sixty() -> None:
     asyncio.run(run())
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test must not depend on how fast the machine is."""
+    monkeypatch.setattr(predictor_module, "GATHER_NS", 10**10)
+
+
+async def asleep(predictor: Predictor) -> None:
+    """Until the thread waits for work: what it has answered, it may still hold itself busy with."""
+    await until(lambda: bool(predictor._changed._waiters))  # type: ignore[attr-defined]
+
+
+async def crowded(*models: Model, calls_in_flight: int = 2, **limits: int) -> Predictor:
+    """A predictor to which these models are quick, with its thread asleep."""
+    predictor = Predictor(Limits(**limits), lambda: calls_in_flight)
+    for model in models:
+        as_quick_as(predictor, model, INLINE_NS)
+    await asleep(predictor)
+    return predictor
+
+
 def test_of_many_calls_in_flight_a_quick_model_gets_those_together_that_the_loop_takes_in() -> None:
     async def run(calls_in_flight: int, **limits: int) -> list[tuple[str, int]]:
-        engine, predictor = Recorder(), Predictor(Limits(**limits), lambda: calls_in_flight)
+        engine = Recorder()
         model = doubling(engine)
-        as_quick_as(predictor, model, INLINE_NS)
+        predictor = await crowded(model, calls_in_flight=calls_in_flight, **limits)
 
         async def call(number: int) -> float:
             for _ in range(number * (QUIET_TURNS - 2)):  # they are handed over one by one
                 await asyncio.sleep(0)
+            as_quick_as(predictor, model, INLINE_NS)  # whatever the one before took
             return float((await predict(predictor, model, float(number))).values[0])
 
         assert await asyncio.gather(*map(call, range(5))) == [0.0, 2.0, 4.0, 6.0, 8.0]
@@ -100,18 +124,34 @@ def test_of_many_calls_in_flight_a_quick_model_gets_those_together_that_the_loop
     assert asyncio.run(run(calls_in_flight=2, max_batch_rows=1)) == one_by_one
 
 
-def test_what_is_gathered_and_not_quick_as_a_whole_or_of_one_model_is_left_to_the_thread() -> None:
+def test_what_was_gathered_is_computed_model_by_model_and_by_the_thread_where_that_takes_longer() -> None:
     async def run() -> None:
-        one, other, predictor = Recorder(), Recorder(), Predictor(Limits(), lambda: 2)
+        one, other = Recorder(), Recorder()
         models = doubling(one), doubling(other)
-        for model in models:
-            as_quick_as(predictor, model, INLINE_NS)
+        predictor = await crowded(*models)
         found = await asyncio.gather(*(predict(predictor, model, 1.0) for model in (*models, *models)))
         assert [each.values.tolist() for each in found] == 4 * [[2.0]]
         assert (one.asked, other.asked) == ([(LOOP, 2)], [(THREAD, 2)])
+        predictor = await crowded(*models)
         predictor._slowest_ns[_kind(models[0], "labels", 3)] = INLINE_NS + 1
         await asyncio.gather(*(predict(predictor, models[0], 1.0) for _ in range(3)))
         assert one.asked[1:] == [(THREAD, 3)]
+
+    asyncio.run(run())
+
+
+def test_among_what_was_gathered_a_bad_request_or_one_that_is_taken_back_harms_only_itself() -> None:
+    async def run() -> None:
+        engine = Recorder()
+        model = doubling(engine)
+        predictor = await crowded(model)
+        calls = [asyncio.create_task(predict(predictor, model, value)) for value in (1.0, -2.0, 3.0, 4.0)]
+        await asyncio.sleep(0)
+        calls[3].cancel()
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(each) for each in found] == [Computed, InvalidInput, Computed, asyncio.CancelledError]
+        # The thread finds out which it is: the loop has not the time.
+        assert engine.asked == [(LOOP, 3), (THREAD, 3), (THREAD, 1), (THREAD, 2), (THREAD, 1), (THREAD, 1)]
 
     asyncio.run(run())
 
