@@ -407,7 +407,8 @@ Markdown("\n".join(lines))
 # A prediction has a fixed price, whatever the number of rows ([00](00_start_here.ipynb)). So it pays to compute many calls
 # at once, and a timer is often set for that: wait five milliseconds, and see who comes. Ours has none. While the model computes,
 # others arrive; when it is free, it takes them all. An idle server adds no delay, a busy one makes its batches larger by
-# itself. Each reply's `server-timing` says how many rows its batch had:
+# itself. (For a model so quick that nothing ever waits for it, the event loop first takes in the calls that have arrived, and
+# asks it once.) Each reply's `server-timing` says how many rows its batch had:
 
 # %%
 told = by_callers[by_callers["batch_rows"].notna()]

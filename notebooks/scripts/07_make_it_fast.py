@@ -158,7 +158,8 @@ Markdown(
 #
 # One prediction of a hundred rows costs far less than a hundred predictions of one. So the server takes all that waits while
 # the model computes, and computes it as one table (`pred_server/predictor.py`). Nobody waits for a batch to fill: an idle
-# server answers at once. `--max-batch-rows 1` turns it off, and lets us see what it gives.
+# server answers at once. For a model so quick that nothing ever waits for it, the event loop first takes in the calls that
+# have arrived, if there are several, and asks it once. `--max-batch-rows 1` turns both off, and lets us see what it gives.
 
 # %%
 import threading
@@ -224,7 +225,7 @@ plots.show(figure, plots.alt(figure))
 #
 # Hardest of all are thirty-two callers at once, and a model that takes some microseconds for a row. So quick a model is computed
 # by the event loop itself, as to wake another thread would take longer; so all parts of a call add up. The replies say how long
-# decoding, predicting and encoding took:
+# decoding, predicting (a row's share of its batch) and encoding took:
 
 # %%
 from pred_server.lab import stats
