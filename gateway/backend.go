@@ -21,11 +21,17 @@ import (
 // messageOverhead is more than protobuf adds around the one string of a message.
 const messageOverhead = 1 << 10
 
+// windowBytes is how much of its answers the prediction server may send ahead.
+const windowBytes = 4 << 20
+
 // dialOptions hold for every connection to the prediction server.
 var dialOptions = []grpc.DialOption{
 	grpc.WithTransportCredentials(insecure.NewCredentials()),
 	// A proxy that the environment names is meant for the web, not for the server next door.
 	grpc.WithNoProxy(),
+	// Windows of a fixed size, so that gRPC does not ping to find out one with each reply.
+	grpc.WithInitialWindowSize(windowBytes),
+	grpc.WithInitialConnWindowSize(windowBytes),
 	// A server that comes back is found within a second: 800 ms and 20 % jitter.
 	grpc.WithConnectParams(grpc.ConnectParams{
 		Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 800 * time.Millisecond},
