@@ -53,7 +53,6 @@ class _Work:
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[Computed]"
     n_rows: int
-    is_quick: bool  # by itself; what it is computed with may not be
     submitted_ns: int = field(default_factory=time.perf_counter_ns)
 
     def is_wanted(self) -> bool:
@@ -107,11 +106,10 @@ class Predictor:
             The estimator refuses the values, or has no probabilities.
         """
         n_rows = count_rows(table)
-        quick = self._is_quick(model, output, n_rows)
-        if quick and self._is_idle() and not self._is_crowded():
+        if self._is_quick(model, output, n_rows) and not self._is_crowded() and self._is_idle():
             return self._compute_now(model, output, [table], [time.perf_counter_ns()])[0]
         loop = asyncio.get_running_loop()
-        work = _Work(model, table, output, deadline_s, loop, loop.create_future(), n_rows, quick)
+        work = _Work(model, table, output, deadline_s, loop, loop.create_future(), n_rows)
         self._open.add(work)
         try:
             async with asyncio.timeout(deadline_s - time.monotonic()):
@@ -154,7 +152,7 @@ class Predictor:
                 return room
             self._queued_rows += work.n_rows
             self._waiting.append(work)
-            if not work.is_quick or self._busy:
+            if self._busy or not self._is_quick(work.model, work.output, work.n_rows):
                 self._changed.notify()
             elif self._gathering is None:
                 self._gathering = work.loop.create_task(self._gather())

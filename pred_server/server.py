@@ -87,7 +87,7 @@ async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_
         ),
     )
     handlers = Handlers(limits, calls)
-    service = PredictionService(models, limits, timing, calls.__len__)
+    service = PredictionService(models, limits, calls.__len__, timing)
     add_PredictionServicer_to_server(service, handlers)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers.guarded()),))
     healthy = health.aio.HealthServicer()

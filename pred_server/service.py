@@ -133,11 +133,7 @@ class PredictionService(PredictionServicer):
     """
 
     def __init__(
-        self,
-        models: Sequence[Model],
-        limits: Limits,
-        timing: bool = True,
-        calls_in_flight: Callable[[], int] = lambda: 1,
+        self, models: Sequence[Model], limits: Limits, calls_in_flight: Callable[[], int], timing: bool = True
     ):
         self._models = models
         self._limits = limits

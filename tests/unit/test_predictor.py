@@ -54,6 +54,26 @@ async def predict(predictor: Predictor, model: Model, *values: float) -> Compute
     return await predictor.predict(model, table, "labels", time.monotonic() + 30)
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test must not depend on how fast the machine is."""
+    monkeypatch.setattr(predictor_module, "GATHER_NS", 10**10)
+
+
+async def asleep(predictor: Predictor) -> None:
+    """Until the thread waits for work: what it has answered, it may still hold itself busy with."""
+    await until(lambda: bool(predictor._changed._waiters))  # type: ignore[attr-defined]
+
+
+async def crowded(*models: Model, calls_in_flight: int = 2, **limits: int) -> Predictor:
+    """A predictor to which these models are quick, with its thread asleep."""
+    predictor = Predictor(Limits(**limits), lambda: calls_in_flight)
+    for model in models:
+        as_quick_as(predictor, model, INLINE_NS)
+    await asleep(predictor)
+    return predictor
+
+
 def test_a_model_is_asked_by_the_thread_until_it_is_known_to_be_quick_and_for_many_rows() -> None:
     async def run() -> None:
         engine, predictor = Recorder(), Predictor(Limits())
@@ -81,26 +101,6 @@ def test_a_model_that_is_quick_for_one_row_need_not_be_for_sixty() -> None:
         assert engine.asked == [(LOOP, 1), (THREAD, 60)]
 
     asyncio.run(run())
-
-
-@pytest.fixture(autouse=True)
-def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test must not depend on how fast the machine is."""
-    monkeypatch.setattr(predictor_module, "GATHER_NS", 10**10)
-
-
-async def asleep(predictor: Predictor) -> None:
-    """Until the thread waits for work: what it has answered, it may still hold itself busy with."""
-    await until(lambda: bool(predictor._changed._waiters))  # type: ignore[attr-defined]
-
-
-async def crowded(*models: Model, calls_in_flight: int = 2, **limits: int) -> Predictor:
-    """A predictor to which these models are quick, with its thread asleep."""
-    predictor = Predictor(Limits(**limits), lambda: calls_in_flight)
-    for model in models:
-        as_quick_as(predictor, model, INLINE_NS)
-    await asleep(predictor)
-    return predictor
 
 
 def test_of_many_calls_in_flight_a_quick_model_gets_those_together_that_the_loop_takes_in() -> None:
