@@ -56,7 +56,7 @@ type httpError struct {
 	violations []violation
 	retryAfter int    // seconds; 0 is none
 	reason     string // for the log alone
-	finish     func() // what remains to be done once the reply is sent; may be nil
+	finish     func() // what remains to be done once the reply is written; may be nil
 }
 
 // violation names a field at fault.

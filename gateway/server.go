@@ -88,7 +88,6 @@ func (s *server) handle(h handler) http.Handler {
 			}
 		}
 
-		http.NewResponseController(out).Flush() // the client waits neither for the log nor for what remains
 		elapsed := float64(time.Since(start).Microseconds()) / 1000
 		line = append(line, slog.Int("status", out.status), slog.Float64("duration_ms", elapsed), slog.Int64("bytes", out.bytes))
 		s.log.Log(r.Context(), level, "request", line...)

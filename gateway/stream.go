@@ -335,6 +335,7 @@ func (t *transfer) begin() {
 // drain reads on behind an error, as drain in body.go does before one. Here it has to come afterwards: a client that
 // sees predictions while it sends may well wait for them before it sends more.
 func (t *transfer) drain(body io.Reader) {
+	t.control.Flush()
 	t.sending.Wait()
 	if !t.table.ended {
 		t.control.SetReadDeadline(time.Now().Add(t.config.stallTimeout))
