@@ -87,7 +87,7 @@ clean:  ## remove what the other targets made, the virtual environment included
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-$(MODEL): .venv/ready pred_server/flights.py pred_server/model.py data/flights.parquet
+$(MODEL): .venv/ready pred_server/model/flights.py pred_server/model/store.py data/flights.parquet
 	@$(BIN)/pred-server train --out $(@D)
 
 .PHONY: help lab test test-go demo setup gateway stubs notebooks plots bench lint lock clean

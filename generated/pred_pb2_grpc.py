@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from generated import pred_pb2 as generated_dot_pred__pb2
+from pred_server.generated import pred_pb2 as pred__server_dot_generated_dot_pred__pb2
 
 GRPC_GENERATED_VERSION = '1.81.1'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in generated/pred_pb2_grpc.py depends on'
+        + ' but the generated code in pred_server/generated/pred_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -36,18 +36,18 @@ class PredictionStub:
         """
         self.Predict = channel.unary_unary(
                 '/prediction.Prediction/Predict',
-                request_serializer=generated_dot_pred__pb2.Request.SerializeToString,
-                response_deserializer=generated_dot_pred__pb2.Response.FromString,
+                request_serializer=pred__server_dot_generated_dot_pred__pb2.Request.SerializeToString,
+                response_deserializer=pred__server_dot_generated_dot_pred__pb2.Response.FromString,
                 _registered_method=True)
         self.PredictStream = channel.stream_stream(
                 '/prediction.Prediction/PredictStream',
-                request_serializer=generated_dot_pred__pb2.Request.SerializeToString,
-                response_deserializer=generated_dot_pred__pb2.Response.FromString,
+                request_serializer=pred__server_dot_generated_dot_pred__pb2.Request.SerializeToString,
+                response_deserializer=pred__server_dot_generated_dot_pred__pb2.Response.FromString,
                 _registered_method=True)
         self.Describe = channel.unary_unary(
                 '/prediction.Prediction/Describe',
-                request_serializer=generated_dot_pred__pb2.DescribeRequest.SerializeToString,
-                response_deserializer=generated_dot_pred__pb2.DescribeResponse.FromString,
+                request_serializer=pred__server_dot_generated_dot_pred__pb2.DescribeRequest.SerializeToString,
+                response_deserializer=pred__server_dot_generated_dot_pred__pb2.DescribeResponse.FromString,
                 _registered_method=True)
 
 
@@ -80,18 +80,18 @@ def add_PredictionServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Predict': grpc.unary_unary_rpc_method_handler(
                     servicer.Predict,
-                    request_deserializer=generated_dot_pred__pb2.Request.FromString,
-                    response_serializer=generated_dot_pred__pb2.Response.SerializeToString,
+                    request_deserializer=pred__server_dot_generated_dot_pred__pb2.Request.FromString,
+                    response_serializer=pred__server_dot_generated_dot_pred__pb2.Response.SerializeToString,
             ),
             'PredictStream': grpc.stream_stream_rpc_method_handler(
                     servicer.PredictStream,
-                    request_deserializer=generated_dot_pred__pb2.Request.FromString,
-                    response_serializer=generated_dot_pred__pb2.Response.SerializeToString,
+                    request_deserializer=pred__server_dot_generated_dot_pred__pb2.Request.FromString,
+                    response_serializer=pred__server_dot_generated_dot_pred__pb2.Response.SerializeToString,
             ),
             'Describe': grpc.unary_unary_rpc_method_handler(
                     servicer.Describe,
-                    request_deserializer=generated_dot_pred__pb2.DescribeRequest.FromString,
-                    response_serializer=generated_dot_pred__pb2.DescribeResponse.SerializeToString,
+                    request_deserializer=pred__server_dot_generated_dot_pred__pb2.DescribeRequest.FromString,
+                    response_serializer=pred__server_dot_generated_dot_pred__pb2.DescribeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -119,8 +119,8 @@ class Prediction:
             request,
             target,
             '/prediction.Prediction/Predict',
-            generated_dot_pred__pb2.Request.SerializeToString,
-            generated_dot_pred__pb2.Response.FromString,
+            pred__server_dot_generated_dot_pred__pb2.Request.SerializeToString,
+            pred__server_dot_generated_dot_pred__pb2.Response.FromString,
             options,
             channel_credentials,
             insecure,
@@ -146,8 +146,8 @@ class Prediction:
             request_iterator,
             target,
             '/prediction.Prediction/PredictStream',
-            generated_dot_pred__pb2.Request.SerializeToString,
-            generated_dot_pred__pb2.Response.FromString,
+            pred__server_dot_generated_dot_pred__pb2.Request.SerializeToString,
+            pred__server_dot_generated_dot_pred__pb2.Response.FromString,
             options,
             channel_credentials,
             insecure,
@@ -173,8 +173,8 @@ class Prediction:
             request,
             target,
             '/prediction.Prediction/Describe',
-            generated_dot_pred__pb2.DescribeRequest.SerializeToString,
-            generated_dot_pred__pb2.DescribeResponse.FromString,
+            pred__server_dot_generated_dot_pred__pb2.DescribeRequest.SerializeToString,
+            pred__server_dot_generated_dot_pred__pb2.DescribeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -14,17 +14,20 @@ import numpy as np
 from pythonjsonlogger.json import JsonFormatter
 from tqdm.auto import tqdm
 
-from generated.pred_pb2 import Request, Response
-from pred_server import flights, server, stubs
-from pred_server import model as models
-from pred_server.aligned import to_frame
-from pred_server.client import CHUNK_BYTES, DEFAULT_STREAM_TIMEOUT_S, Client
-from pred_server.codecs import CODECS
-from pred_server.csv_text import split_records
+from pred_server.checkout import ROOT
+from pred_server.client.client import CHUNK_BYTES, DEFAULT_STREAM_TIMEOUT_S, Client
+from pred_server.engines.onnx import with_onnx
 from pred_server.errors import InvalidInput, PredServerError
+from pred_server.generated.pred_pb2 import Request, Response
 from pred_server.limits import Limits, flag
-from pred_server.onnx_engine import with_onnx
-from pred_server.timing import Stopwatch, Waterfall
+from pred_server.model import flights
+from pred_server.model import store as models
+from pred_server.server import run as server
+from pred_server.tutorial import stubs
+from pred_server.wire.codec import CODECS
+from pred_server.wire.csv import split_records
+from pred_server.wire.rows import to_frame
+from pred_server.wire.timing import Stopwatch, Waterfall
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -156,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--iterations", type=_at_least_one, default=200, help="boosting rounds")
 
     make_stubs = command("stubs", _stubs, "generate the stubs from proto/ into generated/")
-    make_stubs.add_argument("--out", type=Path, default=models.ROOT, help="folder to hold generated/")
+    make_stubs.add_argument("--out", type=Path, default=ROOT, help="folder to hold generated/")
 
     serve = command("serve", _serve, "serve one or more models on one port")
     serve.add_argument(

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 import pandas as pd
 import pytest
 
-from pred_server import Model, load, serve, stubs
-from pred_server.background import GATEWAY, Server
-from pred_server.model import FLIGHTS
+from pred_server import Model, load, serve
+from pred_server.checkout import FLIGHTS
+from pred_server.tutorial import stubs
+from pred_server.tutorial.background import GATEWAY, Server
 
 
 @pytest.fixture(scope="session")

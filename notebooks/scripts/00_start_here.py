@@ -31,7 +31,7 @@ CALLS = 30  # calls for each size
 # %% [markdown]
 # ## A server, in one line
 #
-# `serve` (in `pred_server/background.py`) starts `pred-server serve` as a process of its own, on a free port of this
+# `serve` (in `pred_server/tutorial/background.py`) starts `pred-server serve` as a process of its own, on a free port of this
 # machine, and waits until it is ready. A *port* is the number under which a program on a machine can be called.
 
 # %%
@@ -49,7 +49,7 @@ server
 # %% tags=["deterministic"]
 import pandas as pd
 
-from pred_server.model import FLIGHTS
+from pred_server.checkout import FLIGHTS
 
 flights = pd.read_parquet(FLIGHTS)
 some = flights.sample(5, random_state=1)

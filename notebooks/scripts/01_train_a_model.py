@@ -40,13 +40,13 @@ REPEATS = 5  # how often the comparison of two ways to split is repeated
 #
 # The table holds the flights that left New York's three airports in 2013 (`data/flights.parquet`, from
 # [nycflights13](https://github.com/tidyverse/nycflights13), public domain). *Parquet* is a file format for
-# tables that keeps each column's type. `FLIGHTS`, the file's path, is from `pred_server/model.py`.
+# tables that keeps each column's type. `FLIGHTS`, the file's path, is from `pred_server/checkout.py`.
 
 # %%
 import pandas as pd
 from IPython.display import Markdown
 
-from pred_server.model import FLIGHTS
+from pred_server.checkout import FLIGHTS
 
 flights = pd.read_parquet(FLIGHTS)
 Markdown(
@@ -247,7 +247,7 @@ Markdown(f"Fitted: **{boost.n_iter_}** trees from {len(train):,} flights.")
 # answers is worse than one that is a little less clever.
 #
 # `pred-server train` does what we did, with all flights that are not held out, up to 200 trees and a progress
-# bar: `train_flights` in `pred_server/flights.py`.
+# bar: `train_flights` in `pred_server/model/flights.py`.
 
 # %% [markdown]
 # ## The judgement
@@ -428,7 +428,7 @@ Markdown(
 #
 # `save` writes a *model directory*. It needs the fitted estimator and some rows of its table; names and types
 # of the columns are taken from these. `scores` is for people: what we found out, to be read beside the model.
-# (`save` and `load` live in `pred_server/model.py`. We write to a temporary folder that goes away at the
+# (`save` and `load` live in `pred_server/model/store.py`. We write to a temporary folder that goes away at the
 # end.)
 
 # %%
@@ -617,7 +617,7 @@ print(refusal(spoil("hostile", hostile, new_sha256=True)))
 #
 # Nothing above is special to flights. A fitted scikit-learn estimator that predicts one value for a row can be
 # saved and served; where one holds a type that is not on the list, `load` says which. First a *classifier*, a
-# model that answers with a label: which iris is it? (`serve`, from `pred_server/background.py`, starts a
+# model that answers with a label: which iris is it? (`serve`, from `pred_server/tutorial/background.py`, starts a
 # server in a process of its own; `with` stops it.)
 
 # %%

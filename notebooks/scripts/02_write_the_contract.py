@@ -45,14 +45,14 @@ ROWS = 1000  # flights in the largest message
 #
 # We shall spoil the contract on purpose, so we work on a copy, in a temporary folder that is laid out as the checkout
 # is. `run` runs a program there and returns what one would see in a terminal. (`ROOT`, the folder of the checkout, is
-# from `pred_server/model.py`.)
+# from `pred_server/checkout.py`.)
 
 # %%
 import shlex
 import shutil
 import tempfile
 
-from pred_server.model import ROOT
+from pred_server.checkout import ROOT
 
 scratch_folder = tempfile.TemporaryDirectory()
 scratch = Path(scratch_folder.name)
@@ -161,7 +161,7 @@ print("class Request" + types.partition("class Request")[2].partition("\nclass "
 # and the library builds the classes from it on import. So a program can read its own contract:
 
 # %% tags=["deterministic"]
-from generated import pred_pb2, pred_pb2_grpc
+from pred_server.generated import pred_pb2, pred_pb2_grpc
 
 messages = pred_pb2.DESCRIPTOR.message_types_by_name
 print(len(messages), "messages:", *messages)
@@ -294,12 +294,12 @@ decode(data)
 # %% [markdown]
 # Is our decoder right? The library is the judge. We try an empty text, one with letters outside ASCII (a string
 # travels as UTF-8, so the length counts bytes, not characters), and a table of flights. `FLIGHTS`, from
-# `pred_server/model.py`, is the path of the table of lesson 01.
+# `pred_server/checkout.py`, is the path of the table of lesson 01.
 
 # %%
 import pandas as pd
 
-from pred_server.model import FLIGHTS
+from pred_server.checkout import FLIGHTS
 
 table = pd.read_parquet(FLIGHTS).drop(columns="arr_delay").head(ROWS).to_csv(index=False)
 for name, text in {"one row": TEXT, "not ASCII": "ville\nOrléans\n", "flights": table, "empty": ""}.items():
@@ -681,7 +681,7 @@ print(
 
 # %% [markdown]
 # So the rule "send the table in exactly one way" is for the server's code to check (`codec_of` in
-# `pred_server/codecs.py`), not for the contract to say. That is the price of the promise.
+# `pred_server/wire/codec.py`), not for the contract to say. That is the price of the promise.
 
 # %% [markdown]
 # ## A trap: `duplicate symbol`
@@ -721,7 +721,7 @@ print(run("python only_generated.py"), run("python only_other.py"), sep="\n\n")
 (scratch / "renamed/pred.proto").write_text(contract.replace("package prediction;", "package prediction_copy;"))
 (scratch / "both.py").write_text(
     """
-from generated import pred_pb2
+from pred_server.generated import pred_pb2
 from copied import pred_pb2 as again
 for module in (pred_pb2, again):
     print(f"/{module.DESCRIPTOR.services_by_name['Prediction'].full_name}/Predict")

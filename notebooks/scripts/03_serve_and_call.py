@@ -36,7 +36,7 @@ SLOW_S = 2.0  # seconds that the slow model of this lesson takes
 # response out. `add_PredictionServicer_to_server`, which protoc generated, tells the server which path leads to which
 # method. And a pool of threads does the calls, ten at a time here.
 #
-# `pred_server/article.py` holds the same in a file, with a command line around it: `python -m pred_server.article`.
+# `pred_server/tutorial/article.py` holds the same in a file, with a command line around it: `python -m pred_server.tutorial.article`.
 
 # %%
 import io
@@ -45,8 +45,8 @@ from concurrent import futures
 import grpc
 import pandas as pd
 
-from generated import pred_pb2, pred_pb2_grpc
 from pred_server import load
+from pred_server.generated import pred_pb2, pred_pb2_grpc
 
 model = load("flights")
 
@@ -81,7 +81,7 @@ print("serving" if port else "not serving")
 channel = grpc.insecure_channel(f"127.0.0.1:{port}")
 stub = pred_pb2_grpc.PredictionStub(channel)
 
-from pred_server.model import FLIGHTS, ROOT
+from pred_server.checkout import FLIGHTS, ROOT
 
 flights = pd.read_parquet(FLIGHTS).drop(columns="arr_delay")
 text = flights.head(3).to_csv(index=False)
@@ -347,18 +347,18 @@ print(f"{len(predictions):,} predictions")
 #
 # | the article's listing | our file | what changed, and why |
 # |---|---|---|
-# | `pd.read_csv` | [`codecs.py`](../pred_server/codecs.py), [`csv_text.py`](../pred_server/csv_text.py) | four ways to send a table; for CSV a reader that goes by the model's types and refuses what does not fit, with line and column |
-# | `table[names]` | [`schema.py`](../pred_server/schema.py) | columns by name in any order; what is missing or unknown is named, and what is lost in a cast is refused |
-# | a model kept as a pickle, as is usual | [`model.py`](../pred_server/model.py) | a directory with a manifest; loading runs no code of the file's ([lesson 01](01_train_a_model.ipynb)); several models on one port |
-# | `estimator.predict` in ten threads | [`predictor.py`](../pred_server/predictor.py) | one thread that computes: ten at once would fight for the cores, and OpenMP keeps threads for each. (A model that is quick for a few rows is asked without it: to wake a thread would take as long.) What waits meanwhile is computed together; what nobody waits for any more is not computed |
-# | the servicer | [`service.py`](../pred_server/service.py) | `grpc.aio`, one event loop for all callers; it decodes, asks the predictor, encodes, and tells how long each took ([`timing.py`](../pred_server/timing.py)) |
-# | an exception in the handler | [`errors.py`](../pred_server/errors.py), [`status.py`](../pred_server/status.py) | one tree of errors, one mapping to status codes; internals go to the log under a request id, never to the caller |
-# | `add_insecure_port` on any address | [`server.py`](../pred_server/server.py) | loopback only, unless a flag that names the danger says otherwise; a taken port is an error |
+# | `pd.read_csv` | [`codecs.py`](../pred_server/wire/codec.py), [`csv_text.py`](../pred_server/wire/csv.py) | four ways to send a table; for CSV a reader that goes by the model's types and refuses what does not fit, with line and column |
+# | `table[names]` | [`schema.py`](../pred_server/wire/schema.py) | columns by name in any order; what is missing or unknown is named, and what is lost in a cast is refused |
+# | a model kept as a pickle, as is usual | [`model.py`](../pred_server/model/store.py) | a directory with a manifest; loading runs no code of the file's ([lesson 01](01_train_a_model.ipynb)); several models on one port |
+# | `estimator.predict` in ten threads | [`predictor.py`](../pred_server/server/predictor.py) | one thread that computes: ten at once would fight for the cores, and OpenMP keeps threads for each. (A model that is quick for a few rows is asked without it: to wake a thread would take as long.) What waits meanwhile is computed together; what nobody waits for any more is not computed |
+# | the servicer | [`service.py`](../pred_server/server/service.py) | `grpc.aio`, one event loop for all callers; it decodes, asks the predictor, encodes, and tells how long each took ([`timing.py`](../pred_server/wire/timing.py)) |
+# | an exception in the handler | [`errors.py`](../pred_server/errors.py), [`status.py`](../pred_server/wire/status.py) | one tree of errors, one mapping to status codes; internals go to the log under a request id, never to the caller |
+# | `add_insecure_port` on any address | [`server.py`](../pred_server/server/run.py) | loopback only, unless a flag that names the danger says otherwise; a taken port is an error |
 # | limits by default | [`limits.py`](../pred_server/limits.py) | all in one place: bytes and rows of a message, calls in flight, rows that wait, time. Each is a flag, and told to the caller who meets it |
-# | `wait_for_termination()` | [`server.py`](../pred_server/server.py) | SIGTERM and Ctrl-C let accepted calls finish, and new ones are refused; exit code 0 |
-# | nothing | [`server.py`](../pred_server/server.py) | health, for whoever watches over servers, and reflection, for tools that do not have the contract |
-# | `stub.Predict(request)` | [`client.py`](../pred_server/client.py), [`streams.py`](../pred_server/streams.py) | a deadline on every call, typed exceptions, a Series with your index; it asks again while a server is replaced, and sends large tables as a stream |
-# | a terminal of its own | [`background.py`](../pred_server/background.py) | a process that notebooks and tests start, wait for, read the log of, and never leave behind |
+# | `wait_for_termination()` | [`server.py`](../pred_server/server/run.py) | SIGTERM and Ctrl-C let accepted calls finish, and new ones are refused; exit code 0 |
+# | nothing | [`server.py`](../pred_server/server/run.py) | health, for whoever watches over servers, and reflection, for tools that do not have the contract |
+# | `stub.Predict(request)` | [`client.py`](../pred_server/client/client.py), [`streams.py`](../pred_server/client/stream.py) | a deadline on every call, typed exceptions, a Series with your index; it asks again while a server is replaced, and sends large tables as a stream |
+# | a terminal of its own | [`background.py`](../pred_server/tutorial/background.py) | a process that notebooks and tests start, wait for, read the log of, and never leave behind |
 #
 # What has not changed is the article's part of the contract: its clients get their answers from either.
 #

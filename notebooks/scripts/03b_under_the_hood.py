@@ -117,14 +117,14 @@ for method in reflected.FindFileContainingSymbol("prediction.Prediction").servic
 # ## One table, four messages
 #
 # An *encoding* is the way in which a table becomes a message. The contract has four, each a field of `Request`, and the
-# answer comes in the encoding of the request. `pred_server/codecs.py` has a small class for each. A table of two rows
+# answer comes in the encoding of the request. `pred_server/wire/codec.py` has a small class for each. A table of two rows
 # in all four, as protobuf prints them:
 
 # %%
 import pandas as pd
 
-from generated.pred_pb2 import Column, Columns, Request, Tensor
-from pred_server.codecs import CODECS
+from pred_server.generated.pred_pb2 import Column, Columns, Request, Tensor
+from pred_server.wire.codec import CODECS
 
 
 def encoded(table, encoding):
@@ -156,7 +156,7 @@ for encoding in CODECS:
 # %%
 import numpy as np
 
-from pred_server.model import FLIGHTS
+from pred_server.checkout import FLIGHTS
 
 numbers = pd.DataFrame(np.random.default_rng(0).normal(size=(ROWS, 10))).add_prefix("x")
 flights = pd.read_parquet(FLIGHTS).drop(columns="arr_delay").head(ROWS)
@@ -267,7 +267,7 @@ print({key: value for key, value in line.items() if key not in ("asctime", "leve
 # %%
 from tqdm.auto import tqdm
 
-from pred_server.timing import COLOURS, PHASES
+from pred_server.wire.timing import COLOURS, PHASES
 
 
 def timed(name, n_rows, repeats=REPEATS):

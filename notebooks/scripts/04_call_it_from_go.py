@@ -24,7 +24,7 @@ import re
 import sys
 from importlib.metadata import version
 
-from pred_server.model import ROOT  # the folder of the checkout
+from pred_server.checkout import ROOT  # the folder of the checkout
 
 grpc_go = re.search(r"google.golang.org/grpc v(\S+)", (ROOT / "go.mod").read_text())[1]
 print("Python ", sys.version.split()[0])
@@ -39,7 +39,7 @@ CALLS = 40  # of each way in each block; an even number
 # ## Is Go here?
 #
 # Go is a *compiled* language: `go build` turns source into a program that runs by itself. `stubs.go`
-# (`pred_server/stubs.py`) runs the Go that `make setup` installed beside Python. We build all that we need at once:
+# (`pred_server/tutorial/stubs.py`) runs the Go that `make setup` installed beside Python. We build all that we need at once:
 # the gateway, and three small programs that we meet below. A Go *module* is a library, fetched at the first build.
 #
 # Where Go or the modules cannot be had, the run ends at this cell with one line, and the lesson is still there to be
@@ -49,8 +49,8 @@ CALLS = 40  # of each way in each block; an even number
 import tempfile
 from pathlib import Path
 
-from pred_server import stubs
-from pred_server.background import GATEWAY  # bin/gateway
+from pred_server.tutorial import stubs
+from pred_server.tutorial.background import GATEWAY  # bin/gateway
 
 
 class NoGo(Exception):
@@ -156,7 +156,7 @@ import pandas as pd
 from pred_server import load, serve
 
 server = serve("flights", "--log-level", "info")
-article = serve("flights", module="pred_server.article")
+article = serve("flights", module="pred_server.tutorial.article")
 
 
 def run(program, *arguments):
@@ -183,12 +183,12 @@ for name, answer in answers.items():
 # %% [markdown]
 # ## The gateway
 #
-# Now the web. `gateway` (`pred_server/background.py`) starts `bin/gateway` on a free port, as `serve` does with the
+# Now the web. `gateway` (`pred_server/tutorial/background.py`) starts `bin/gateway` on a free port, as `serve` does with the
 # Python server. In a terminal it is `bin/gateway -backend 127.0.0.1:50051`; *backend* is what stands behind it, our
 # server.
 
 # %%
-from pred_server.background import gateway
+from pred_server.tutorial.background import gateway
 
 web = gateway(server.address)
 web
@@ -593,7 +593,7 @@ _ = stubs.go("build", "-o", str(tools / "naive"), str(tools / "naive.go"))
 # a good one again:
 
 # %%
-from pred_server.background import Process
+from pred_server.tutorial.background import Process
 
 
 def ask(process, body):

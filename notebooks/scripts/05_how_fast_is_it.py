@@ -131,7 +131,7 @@ Markdown(
 # file has a *stamp*: what one must know to run it again.
 
 # %%
-from pred_server.model import ROOT
+from pred_server.checkout import ROOT
 
 published = experiments.read(ROOT / "data/results/rows_linear.parquet")
 stamp = published.attrs["stamp"]
@@ -192,12 +192,12 @@ for name in (few, many):
 import grpc
 import pandas as pd
 
-from generated.pred_pb2 import Request
-from generated.pred_pb2_grpc import PredictionStub
 from pred_server import serve
+from pred_server.generated.pred_pb2 import Request
+from pred_server.generated.pred_pb2_grpc import PredictionStub
 
 numbers = pd.DataFrame(np.random.default_rng(0).normal(size=(200_000, 10))).add_prefix("x")
-naive = serve("linear", module="pred_server.article")
+naive = serve("linear", module="pred_server.tutorial.article")
 with grpc.insecure_channel(naive.address) as channel:
     for rows in (10_000, 20_000, 22_000):
         request = Request(input_data=numbers.head(rows).to_csv(index=False))
@@ -233,7 +233,7 @@ chunk_results = experiments.read(ROOT / "data/results/chunks.parquet")
 plots.show(chunk_figure, plots.alt(chunk_figure))
 
 # %%
-from pred_server.client import CHUNK_BYTES
+from pred_server.client.client import CHUNK_BYTES
 from pred_server.limits import MIB
 
 streams = stats.throughput(chunk_results[chunk_results["chunk_rows"] > 0], ("chunk_rows",)).set_index("chunk_rows")

@@ -261,7 +261,7 @@ show(figure, plots.alt(figure))
 from dataclasses import replace
 
 with on_cores(servers_on):
-    article = serve("flights", module="pred_server.article")
+    article = serve("flights", module="pred_server.tutorial.article")
     one_by_one = serve("flights", "--max-batch-rows", "1")
 
 TARGETS = {

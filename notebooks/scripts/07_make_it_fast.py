@@ -43,8 +43,8 @@ BUSY_CALLS = 2_000  # whose processor time is counted
 # %%
 from IPython.display import Markdown
 
+from pred_server.checkout import ROOT
 from pred_server.lab import experiments, ladder, plots
-from pred_server.model import ROOT
 
 published = experiments.read(ROOT / "data/results/ladder.parquet")
 for rows, callers in ladder.ladders(published):
@@ -113,8 +113,8 @@ csv_ms.round(1).to_frame()
 # message is the memory itself; `arrow` is that for each column, and so carries text as well, as the flights need it.
 
 # %%
-from generated.pred_pb2 import Request
-from pred_server.codecs import CODECS
+from pred_server.generated.pred_pb2 import Request
+from pred_server.wire.codec import CODECS
 
 
 def message(encoding):
@@ -131,13 +131,13 @@ pd.concat([encode_ms.rename("ms to encode"), bytes_a_row], axis=1).round(1)
 # ## Another engine
 #
 # scikit-learn is made for tables: for one row, most of a prediction is Python that checks and prepares. ONNX is a file format
-# for fitted models, and ONNX Runtime computes them without Python. `with_onnx` (`pred_server/onnx_engine.py`) converts the
+# for fitted models, and ONNX Runtime computes them without Python. `with_onnx` (`pred_server/engines/onnx.py`) converts the
 # model and compares it before it serves: on its sample, with unseen categories, with missing values. What differs too much is
 # refused.
 
 # %%
 from pred_server import load
-from pred_server.onnx_engine import with_onnx
+from pred_server.engines.onnx import with_onnx
 
 flights = load("flights")
 converted = with_onnx(flights)
@@ -157,7 +157,7 @@ Markdown(
 # ## Putting together what waits
 #
 # One prediction of a hundred rows costs far less than a hundred predictions of one. So the server takes all that waits while
-# the model computes, and computes it as one table (`pred_server/predictor.py`). Nobody waits for a batch to fill: an idle
+# the model computes, and computes it as one table (`pred_server/server/predictor.py`). Nobody waits for a batch to fill: an idle
 # server answers at once. For a model so quick that nothing ever waits for it, the event loop first takes in the calls that
 # have arrived, if there are several, and asks it once. `--max-batch-rows 1` turns both off, and lets us see what it gives.
 
@@ -203,7 +203,7 @@ batching.round(1)
 
 # %% [markdown]
 # There is one answer, to the bit: no row's result may depend on who shares its batch. Matrix products round by the number of
-# rows, so models that use them are computed in whole blocks of 16 (`pred_server/engines.py`).
+# rows, so models that use them are computed in whole blocks of 16 (`pred_server/model/sklearn_engine.py`).
 #
 # ## How near the floor?
 #

@@ -21,9 +21,9 @@ from typing import Any
 import grpc
 import pandas as pd
 
-from generated.pred_pb2_grpc import add_PredictionServicer_to_server
-from pred_server.article import Prediction, model_named
-from pred_server.model import load
+from pred_server.generated.pred_pb2_grpc import add_PredictionServicer_to_server
+from pred_server.model.store import load
+from pred_server.tutorial.article import Prediction, model_named
 
 TCP_HEADER = struct.Struct("<QQ")  # bytes that follow, bytes wanted back
 BUFFER_BYTES = 1024 * 1024

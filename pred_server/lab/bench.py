@@ -7,16 +7,16 @@ from typing import Any
 
 import pandas as pd
 
-from pred_server.client import CHUNK_BYTES
-from pred_server.codecs import CODECS
-from pred_server.engines import ROW_BLOCK
+from pred_server.client.client import CHUNK_BYTES
 from pred_server.errors import InvalidInput
 from pred_server.lab import experiments, floor, ladder, plots, stats
 from pred_server.lab.calls import Arm, messages_of
 from pred_server.lab.experiments import Experiment
 from pred_server.lab.floor import ROOMY
 from pred_server.limits import MIB
-from pred_server.model import load
+from pred_server.model.sklearn_engine import ROW_BLOCK
+from pred_server.model.store import load
+from pred_server.wire.codec import CODECS
 
 ARTICLE = Arm("the article's server", "article")
 IN_PROCESS = Arm("in process", "predict")

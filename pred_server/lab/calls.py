@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 import grpc
 import pandas as pd
 
-from generated.pred_pb2 import Request
-from generated.pred_pb2_grpc import PredictionStub
-from pred_server.client import Client
-from pred_server.codecs import CODECS
+from pred_server.client.client import Client
 from pred_server.errors import PredServerError
+from pred_server.generated.pred_pb2 import Request
+from pred_server.generated.pred_pb2_grpc import PredictionStub
 from pred_server.lab.baselines import BUFFER_BYTES, TCP_HEADER, flight_messages
 from pred_server.limits import Limits
-from pred_server.model import load
+from pred_server.model.store import load
+from pred_server.wire.codec import CODECS
 
 OPTIONS = (
     ("grpc.enable_http_proxy", 0),

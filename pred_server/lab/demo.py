@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pred_server.background import GATEWAY, gateway, serve
+from pred_server.checkout import FLIGHTS, ROOT
 from pred_server.lab import bench, experiments, plots
 from pred_server.lab.bench import ARTICLE, IN_PROCESS
 from pred_server.lab.calls import Arm
 from pred_server.lab.experiments import Experiment
-from pred_server.model import FLIGHTS, ROOT, load
+from pred_server.model.store import load
+from pred_server.tutorial.background import GATEWAY, gateway, serve
 
 ROWS = 10_000
 

@@ -21,13 +21,15 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from pred_server.background import Process, gateway, serve
+from pred_server.checkout import FLIGHTS, ROOT
 from pred_server.errors import InvalidInput
 from pred_server.lab import baselines
 from pred_server.lab.calls import Arm, Target, messages_of, target_of
 from pred_server.lab.load import Generator, Segment, on_cores
 from pred_server.lab.stats import SUM
-from pred_server.model import FLIGHTS, ROOT, Model, load
+from pred_server.model.model import Model
+from pred_server.model.store import load
+from pred_server.tutorial.background import Process, gateway, serve
 
 LIBRARIES = ("grpcio", "protobuf", "pandas", "scikit-learn", "numpy", "pyarrow", "onnxruntime")
 

@@ -10,11 +10,11 @@ import ipywidgets as widgets
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pred_server.codecs import CODECS
 from pred_server.errors import InvalidInput
 from pred_server.lab import plots, stats
 from pred_server.lab.calls import Arm
 from pred_server.lab.experiments import Bench, Experiment
+from pred_server.wire.codec import CODECS
 
 ROWS = (1, 10, 100, 1_000, 10_000)
 CHUNK_ROWS = 1_000

@@ -13,13 +13,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
 
-from pred_server.client import CHUNK_BYTES
-from pred_server.engines import ROW_BLOCK
+from pred_server.checkout import MODELS
+from pred_server.client.client import CHUNK_BYTES
 from pred_server.lab import plots, stats
 from pred_server.lab.calls import Arm
 from pred_server.lab.experiments import Experiment
 from pred_server.limits import MIB
-from pred_server.model import MODELS, save
+from pred_server.model.sklearn_engine import ROW_BLOCK
+from pred_server.model.store import save
 
 # With the default limit of 64 MiB the largest tables would be refused, which is no time.
 ROOMY = ("--max-message-bytes", str(512 * MIB))

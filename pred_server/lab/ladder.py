@@ -10,13 +10,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from pred_server.client import FEW_ROWS
+from pred_server.client.client import FEW_ROWS
+from pred_server.engines.onnx import with_onnx
 from pred_server.errors import InvalidInput, ServerStartError
 from pred_server.lab import plots, stats
 from pred_server.lab.calls import Arm
 from pred_server.lab.experiments import Experiment
-from pred_server.model import load
-from pred_server.onnx_engine import with_onnx
+from pred_server.model.store import load
 
 AS_AN_END = ", as an end"
 CALLERS = 32

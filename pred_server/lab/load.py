@@ -27,9 +27,9 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 import pandas as pd
 
+from pred_server.checkout import ROOT
 from pred_server.lab.calls import KINDS, Call, Reply, Target
-from pred_server.model import ROOT
-from pred_server.timing import SERVER_PHASES, parse_header
+from pred_server.wire.timing import SERVER_PHASES, parse_header
 
 LATE_NS = 1_000_000  # a send this long after its schedule is late
 MOST_LATE = 0.01

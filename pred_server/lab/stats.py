@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.special import stdtrit
 from scipy.stats import linregress
 
-from pred_server.timing import SERVER_PHASES
+from pred_server.wire.timing import SERVER_PHASES
 
 MIN_CALLS_FOR_P99 = 1_000
 MIN_CALLS_FOR_P999 = 100_000

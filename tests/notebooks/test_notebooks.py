@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from pred_server.model import ROOT
+from pred_server.checkout import ROOT
 
 spec = importlib.util.spec_from_file_location("build", ROOT / "notebooks/build.py")
 build = importlib.util.module_from_spec(spec)

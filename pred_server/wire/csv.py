@@ -1,0 +1,271 @@
+"""CSV, the article's encoding: read fast, written so that every bit comes back, and strict about what is wrong."""
+
+import csv
+import io
+import os
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+from pred_server.errors import InvalidInput, LimitExceeded, ServerFault, Violation
+from pred_server.generated.pred_pb2 import Request, Response
+from pred_server.limits import MIB
+from pred_server.wire.csv_faults import TRUE, check_characters, explain, read_records, wrong
+from pred_server.wire.rows import Aligned, count_rows
+from pred_server.wire.schema import MAX_COLUMNS, Column, Schema, check_rows
+from pred_server.wire.tables import Table, from_arrow, to_arrow
+
+
+class Csv:
+    """CSV text (RFC 4180) in both directions, as in the article.
+
+    A missing number is an empty field or `nan`; a missing string is an empty field without quotes, while `""` is the
+    empty string. Lines without any character are skipped. Numbers are written with the digits that read back as the
+    same bits. Line endings may be LF or CRLF, and a byte-order mark may stand in front.
+    """
+
+    name = "csv"
+    field = "input_data"
+    quick_values = 1_000
+
+    def write_table(self, table: Table, request: Request) -> None:
+        arrow = to_arrow(table)
+        for place, values in enumerate(arrow.columns):
+            if values.type in (pa.float16(), pa.float32()):
+                # The shortest text of a float32, read as float64, would be another number.
+                arrow = arrow.set_column(place, arrow.column_names[place], values.cast(pa.float64()))
+        if arrow.num_columns == 1 and arrow.column(0).null_count:
+            raise InvalidInput("a missing value in a table of one column has no CSV form that readers agree on")
+        request.input_data = _to_csv(arrow)
+
+    def read_table(self, request: Request, schema: Schema, max_rows: int) -> tuple[Aligned, list[str]]:
+        text = request.input_data.removeprefix("\ufeff")
+        if not text.endswith("\n"):
+            text += "\n"
+        if text.isspace():
+            raise InvalidInput.at([Violation("input_data", "is empty; a header and at least one row are needed")])
+        if re.match(r"[\r\n]*+[^\r\n]*+", text)[0].count(",") >= MAX_COLUMNS:  # type: ignore[index]  # matches any text
+            raise LimitExceeded(f"the table has more than {MAX_COLUMNS:,} columns")
+        check_characters(text)
+        try:
+            header = next(record for record in read_records(text) if record)
+            ignored = schema.check_names(header)
+            columns = _read_few(text, schema.columns) if len(text) <= FEW_CHARACTERS else None
+            if columns is None:
+                table = _parse(text, schema)
+                columns = {name: from_arrow(table.column(name).combine_chunks()) for name in schema.names}
+            check_rows(count_rows(columns), max_rows)
+            return schema.align(columns), ignored
+        except (InvalidInput, pa.ArrowException, csv.Error) as error:
+            if isinstance(error, InvalidInput) and not error.violations:
+                raise  # no rows: nothing to point at
+            # The fast reader knows no line numbers; now that there is something to tell, a slow one finds them.
+            explain(text, schema, error)
+            if isinstance(error, InvalidInput):
+                raise
+            raise InvalidInput.at([Violation("input_data", "is not a table in CSV")]) from error
+
+    def write_result(self, values: np.ndarray, names: list[str], response: Response) -> None:
+        if values.size <= FEW_VALUES and values.dtype in (np.float64, np.int64):
+            rows = values.reshape(len(values), -1).tolist()
+            lines = [",".join([repr(value).removesuffix(".0") for value in row]) for row in rows]
+            response.result = _header(names) + "".join([f"{line}\n" for line in lines])
+            return
+        columns = columns_of(values)
+        response.result = _to_csv(pa.table([pa.array(each, from_pandas=False) for each in columns], names))
+
+    def read_result(self, response: Response, dtype: str | None) -> tuple[list[Any], list[str]]:
+        text = response.result
+        try:
+            header = next(read_records(text))
+            few = None
+            if dtype and len(text) <= FEW_CHARACTERS:
+                few = _read_few(text, [Column(name, dtype, nullable=True) for name in header])
+            if few:
+                return typed(list(few.values()), dtype), header
+            table = _read_csv(text, dict.fromkeys(header, _arrow_type(dtype)) if dtype else {})
+            return typed([from_arrow(column.combine_chunks()) for column in table.columns], dtype), header
+        except (StopIteration, pa.ArrowException) as error:
+            raise ServerFault("the server's answer is not CSV") from error
+
+
+MAX_RECORD_BYTES = 64 * MIB
+
+
+def split_records(file: BinaryIO, piece_bytes: int, name: str = "the file") -> Iterator[str]:
+    """Cut a CSV file into pieces that end where a record ends, each with the header in front; at least one.
+
+    Raises
+    ------
+    InvalidInput
+        The file is not UTF-8, or a record is longer than `MAX_RECORD_BYTES` (a quote that is not closed?).
+    """
+    header, rest, read, yielded = b"", b"", 0, False
+    while block := file.read(piece_bytes):
+        read += len(block)
+        data = rest + block
+        if read == len(block):
+            data = data.removeprefix(b"\xef\xbb\xbf")  # a byte-order mark, which spreadsheets put in front
+        if len(data) > MAX_RECORD_BYTES + piece_bytes:
+            raise InvalidInput(f"{name} has a record of over {MAX_RECORD_BYTES:,} bytes; is a quote not closed?")
+        ends = _record_ends(data)
+        if not len(ends):
+            rest = data
+            continue
+        start = 0
+        if not header:
+            start = next((int(end) for end in ends if data[:end].strip()), 0)
+            header = data[:start]
+        body = data[start : ends[-1]]
+        if header and body.strip():
+            if yielded and b"\r" in header.rstrip():  # then more than the header may stand before the first line feed
+                raise InvalidInput(f"{name} has a carriage return in its header; let lines end with a line feed")
+            yielded = True
+            yield _decode(header + body, name, read)
+        rest = data[ends[-1] :] if header else data
+    if rest.strip() or not yielded:  # a file without rows goes out as it is: the server says what is wrong
+        yield _decode(header + rest, name, read)
+
+
+def _record_ends(data: bytes) -> np.ndarray:
+    """Where records end: behind each line feed that an even number of quotes precedes."""
+    array = np.frombuffer(data, np.uint8)
+    feeds = np.flatnonzero(array == ord("\n"))
+    quotes = np.flatnonzero(array == ord('"'))
+    return feeds[np.searchsorted(quotes, feeds) % 2 == 0] + 1
+
+
+def _decode(data: bytes, name: str, read: int) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{name} is not UTF-8 text (near byte {max(0, read - len(data) + error.start)})") from error
+
+
+def columns_of(values: np.ndarray) -> np.ndarray:
+    """Predictions of shape (n_rows,) or (n_rows, n_columns), by columns; text as objects, whose NULs pyarrow keeps."""
+    values = values.astype(object) if values.dtype.kind == "U" else values
+    return values.reshape(len(values), -1).T
+
+
+def typed(columns: list[Any], dtype: str | None) -> list[Any]:
+    """The columns of a reply in the dtype that the server told, if it did; text stays as it is."""
+    return [values.astype(dtype) for values in columns] if dtype and dtype != "str" else columns
+
+
+# What a thread that writes takes at the least: fewer values are written by the time that another one has begun.
+WRITE_VALUES = 50_000
+
+
+def _to_csv(table: pa.Table) -> str:
+    threads = min(os.cpu_count() or 1, table.num_rows * table.num_columns // WRITE_VALUES)
+    try:
+        if threads < 2:
+            bodies = [_body(table)]
+        else:
+            rows = -(-table.num_rows // threads)
+            with ThreadPoolExecutor(threads) as pool:
+                bodies = list(pool.map(_body, (table.slice(rows * each, rows) for each in range(threads))))
+    except pa.ArrowException as error:
+        raise InvalidInput("the table has a column that CSV cannot carry") from error
+    return b"".join([_header(table.column_names).encode(), *bodies]).decode()
+
+
+def _header(names: list[str]) -> str:
+    header = io.StringIO(newline="")
+    csv.writer(header).writerow(names)  # its own line end, CRLF, has it quote both characters
+    return header.getvalue().removesuffix("\r\n") + "\n"
+
+
+def _body(table: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    pa.csv.write_csv(table, sink, pa.csv.WriteOptions(include_header=False))
+    return sink.getvalue()
+
+
+# Longer texts are read by several threads, a block each; none shorter, which the threads' start would not pay for.
+BLOCK_BYTES = MIB
+
+
+def _read_csv(text: str, types: dict[str, pa.DataType], columns: list[str] | None = None) -> pa.Table:
+    data = pa.py_buffer(text.encode())
+    parse = pa.csv.ParseOptions(newlines_in_values='"' in text)
+    convert = pa.csv.ConvertOptions(
+        column_types=types,
+        include_columns=columns,
+        null_values=[""],
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
+    )
+
+    def read(threads: bool, block_bytes: int) -> pa.Table:
+        # A reader of its own each time: threads that gave up may go on reading theirs for a while.
+        options = pa.csv.ReadOptions(use_threads=threads, block_size=block_bytes)
+        return pa.csv.read_csv(pa.BufferReader(data), options, parse, convert)
+
+    if data.size > 2 * BLOCK_BYTES:
+        # A row may be longer than a block, or wrong, and threads do not know which: then all is read as one.
+        with suppress(pa.ArrowException):
+            return read(True, BLOCK_BYTES)
+    return read(False, data.size + 1)
+
+
+def _arrow_type(dtype: str) -> pa.DataType:
+    # float32 is read as float64 and rounded afterwards, which is what happens to a float64 table in process.
+    return {"str": pa.string(), "bool": pa.bool_(), "float32": pa.float64()}.get(dtype) or pa.type_for_alias(dtype)
+
+
+def _parse(text: str, schema: Schema) -> pa.Table:
+    table = _read_csv(text, {column.name: _arrow_type(column.dtype) for column in schema.columns}, schema.names)
+    integers = [column.name for column in schema.columns if column.is_integer]
+    if integers and ("0x" in text or "0X" in text):  # the fast reader takes 0x10 for 16
+        for name, values in _read_csv(text, dict.fromkeys(integers, pa.string()), integers).to_pydict().items():
+            if any("x" in value.lower() for value in values if value):
+                raise InvalidInput.at([Violation(name, "has a hexadecimal number, and the model needs a decimal one")])
+    for position, column in enumerate(schema.columns):
+        values = table.column(position)
+        if values.null_count and column.dtype == "str" and not column.nullable:
+            table = table.set_column(position, column.name, values.fill_null(""))
+        elif values.null_count and not column.nullable:
+            raise InvalidInput.at([Violation(column.name, "has an empty field, and the model needs a value")])
+    return table
+
+
+# Up to these sizes a text is read, and numbers are written, in Python: pyarrow would need longer to begin.
+FEW_CHARACTERS = 1_024
+FEW_VALUES = 32
+
+
+def _read_few(text: str, columns: Iterable[Column]) -> dict[str, np.ndarray] | None:
+    """The columns as pyarrow would read them, or None where it is needed: where it would complain, or may tell apart
+    what looks alike here, as an empty field and one that is empty but for its quotes.
+    """
+    if '""' in text:
+        return None
+    header, *records = [record for record in read_records(text) if record]
+    if not records or {len(record) for record in records} != {len(header)} or len(set(header)) < len(header):
+        return None
+    fields = dict(zip(header, zip(*records, strict=True), strict=True))
+    found = {}
+    for column in columns:
+        values = fields[column.name]
+        if any(wrong(value, column, quoted=False) for value in values):
+            return None
+        if column.is_float:
+            found[column.name] = np.array([float(value or "nan") for value in values])
+        elif column.dtype == "str":
+            nothing = None if column.nullable else ""
+            found[column.name] = np.array([value or nothing for value in values], object)
+        elif "" in values:
+            return None
+        elif column.dtype == "bool":
+            found[column.name] = np.array([value in TRUE for value in values])
+        else:
+            found[column.name] = np.array([int(value) for value in values], column.dtype)
+    return found

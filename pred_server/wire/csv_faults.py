@@ -1,0 +1,139 @@
+"""What is wrong with a CSV text, by line and column: what fast readers do not tell, or take without a word."""
+
+import csv
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pred_server.errors import InvalidInput, Violation, clip
+from pred_server.wire.schema import Column, Schema
+
+if TYPE_CHECKING:
+    import _csv
+
+_LINE = re.compile(r"[^\r\n]*+(?:\r\n?|\n)|[^\r\n]++")
+
+
+def read_records(text: str) -> "_csv.Reader":
+    """Reads line by line: mostly the header alone is asked for, and a StringIO would copy all of a long text."""
+    return csv.reader(match[0] for match in _LINE.finditer(text))
+
+
+_BESIDE_QUOTE = np.zeros(256, bool)  # by character
+_BESIDE_QUOTE[list(b',\r\n"')] = True
+
+
+def check_characters(text: str) -> None:
+    """Refuse what fast CSV readers take without a word: NUL, and quotes that open or close in the wrong place.
+
+    One wrong quote can swallow the rows up to the next one, and no count of columns would show it.
+    """
+    if "\0" in text:
+        raise _at_character(text, text.index("\0"), "there is a NUL character")
+    if '"' not in text:
+        return
+    data = np.frombuffer(f"\n{text}\n".encode(), np.uint8)
+    quotes = np.flatnonzero(data == ord('"'))
+    opening, closing = quotes[0::2], quotes[1::2]
+    pairs = len(closing)
+    bad = ~(_BESIDE_QUOTE[data[opening[:pairs] - 1]] & _BESIDE_QUOTE[data[closing + 1]])
+    first = int(bad.argmax()) if bad.any() else pairs
+    if first < len(opening):
+        where = len(data[1 : opening[first]].tobytes().decode())
+        raise _at_character(text, where, "a quote stands inside a field, or is not closed")
+
+
+def _at_character(text: str, index: int, what: str) -> InvalidInput:
+    before = text[:index]  # all is well with this part, so what precedes the character are whole fields
+    records = [record for record in read_records(before + "x") if record]
+    header = next((record for record in read_records(text) if record), [])
+    name = header[min(len(records[-1]), len(header)) - 1] if header else "input_data"
+    line = len(re.findall(r"\r\n|\r|\n", before)) + 1
+    return InvalidInput.at([Violation(name, f"line {line}: {what}")])
+
+
+# Possessive (++, *+): a value of a million digits and a letter must not be tried in a million ways.
+_NUMBER = re.compile(r"[+-]?(\d++\.?\d*+|\.\d++)(e[+-]?\d++)?|[+-]?(inf|infinity)", re.IGNORECASE | re.ASCII)
+_NAN = re.compile(r"[ \t]*+[+-]?nan[ \t]*+", re.IGNORECASE)
+_INTEGER = re.compile(r"-?\d++", re.ASCII)
+TRUE, FALSE = ("true", "True", "TRUE", "1"), ("false", "False", "FALSE", "0")
+_HOW = {
+    "float": "is not a number (write 1234.5: a point, no thousands separator; a missing one is an empty field)",
+    "integer": "is not a whole number",
+    "bool": "is not true or false",
+}
+
+
+def explain(text: str, schema: Schema, cause: Exception) -> None:
+    """Raise InvalidInput that names the lines and columns at fault, or return if none is found."""
+    # The fast reader counts the header as row 1. To look from there on spares a million good rows a second look.
+    row, column = re.search(r"Row #(\d+)", str(cause)), re.search(r"column #(\d+)", str(cause))
+    first = int(row[1]) - 1 if row else 1
+    # It sees quotes where the slow one does not: an empty field that it refuses has some.
+    quoted = int(column[1]) if column and "invalid value ''" in str(cause) else None
+    for start, quoted_column in ((first, None), (first, quoted), (1, None)):
+        reader = read_records(text)
+        try:
+            violations = _violations(reader, schema, start, quoted_column)
+        except csv.Error as error:  # all that is left to object to once the quotes are right
+            raise InvalidInput.at([Violation("input_data", f"line {reader.line_num}: {error}")]) from error
+        if violations:
+            raise InvalidInput.at(violations)
+
+
+def _violations(reader: "_csv.Reader", schema: Schema, start: int, quoted_column: int | None) -> list[Violation]:
+    """What is wrong from the record `start` on; record 0 is the header."""
+    header = next(record for record in reader if record)
+    schema.check_names(header)
+    wanted = [(header.index(column.name), column) for column in schema.columns]
+    violations: list[Violation] = []
+    record_number, line_after = 0, reader.line_num + 1
+    for record in reader:
+        line, line_after = line_after, reader.line_num + 1
+        record_number += bool(record)
+        if not record or record_number < start:
+            continue
+        if len(record) > len(header):
+            what = f"line {line} has {len(record)} fields, and the header {len(header)} (a comma inside a field?)"
+            violations.append(Violation(header[-1], what))
+        elif len(record) < len(header):
+            what = f"line {line} ends before this column: {len(record)} fields, and the header has {len(header)}"
+            violations.append(Violation(header[len(record)], what))
+        else:
+            violations += [
+                Violation(column.name, f"line {line}: {fault}")
+                for position, column in wanted
+                if (fault := wrong(record[position], column, position == quoted_column))
+            ]
+        if len(violations) > InvalidInput.max_violations or (violations and quoted_column is not None):
+            break
+    return violations
+
+
+def wrong(value: str, column: Column, quoted: bool) -> str | None:
+    """What is wrong with a field, if anything is; `quoted` where it is known to stand in quotes."""
+    if column.dtype == "str":
+        return None
+    if value == "" and column.nullable:
+        return "is empty but for its quotes; leave them out for a missing value" if quoted else None
+    if value == "" or (column.is_float and _NAN.fullmatch(value)):
+        return None if column.nullable else "no value, and the model needs one"
+    if column.dtype == "bool":
+        return None if value in TRUE + FALSE else _is_not(value, "bool")
+    number = value.strip(" \t")
+    if column.is_float:
+        return None if _NUMBER.fullmatch(number) else _is_not(value, "float")
+    if not _INTEGER.fullmatch(number):
+        return _is_not(value, "integer")
+    info = np.iinfo(column.dtype)
+    inside = len(number) <= 25 and info.min <= int(number) <= info.max and not (info.min == 0 and number[0] == "-")
+    return None if inside else f"{_shown(value)} does not fit {column.dtype} ({info.min} to {info.max})"
+
+
+def _is_not(value: str, kind: str) -> str:
+    return f"{_shown(value)} {_HOW[kind]}"
+
+
+def _shown(value: str) -> str:
+    return repr(clip(value, 40))

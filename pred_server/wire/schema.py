@@ -1,0 +1,199 @@
+"""The columns that a model takes, and the check that a table has them."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pred_server.errors import InvalidInput, LimitExceeded, Violation, clip
+from pred_server.limits import flag
+from pred_server.wire.rows import Aligned
+
+NUMERIC_DTYPES = (
+    "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64",
+)  # fmt: skip
+DTYPES = ("bool", "str", *NUMERIC_DTYPES)
+MAX_COLUMNS = 10_000
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: `dtype` is one of `DTYPES`; `nullable` where the model takes a missing value (NaN, None)."""
+
+    name: str
+    dtype: str
+    nullable: bool = False
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise InvalidInput(f"a column's name is text, not {self.name!r}")
+        if self.dtype not in DTYPES:
+            raise InvalidInput(f"column {self.name!r} has dtype {self.dtype}; use one of {', '.join(DTYPES)}")
+
+    @property
+    def is_float(self) -> bool:
+        return self.dtype.startswith("float")
+
+    @property
+    def is_integer(self) -> bool:
+        return self.dtype in NUMERIC_DTYPES and not self.is_float
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What goes into a model and what comes out: its feature columns, in the model's order, and its target."""
+
+    columns: tuple[Column, ...]
+    target: Column
+
+    @cached_property
+    def names(self) -> list[str]:
+        return [column.name for column in self.columns]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Schema":
+        return cls(tuple(Column(**column) for column in data["columns"]), Column(**data["target"]))
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def check_names(self, names: list[str]) -> list[str]:
+        """Return the names that the model does not know; they are ignored.
+
+        Raises
+        ------
+        InvalidInput
+            A column is missing, or a name stands twice.
+        """
+        if len(names) > MAX_COLUMNS:
+            raise LimitExceeded(f"the table has more than {MAX_COLUMNS:,} columns")
+        known = set(self.names)
+        if len(set(names)) == len(names) and known.issubset(names):
+            return [name for name in names if name not in known]
+        count = Counter(names)
+        violations = [Violation(name, "the column stands more than once") for name in count if count[name] > 1]
+        there = clip(", ".join(map(repr, names[:20])) or "no columns", 200)
+        violations += [
+            Violation(name, f"the column is missing (the table has {there})")
+            for name in self.names
+            if name not in count
+        ]
+        raise InvalidInput.at(violations)
+
+    @cached_property
+    def uniform(self) -> np.dtype | None:
+        """The dtype of all columns, if it is one, and numeric."""
+        dtypes = {column.dtype for column in self.columns}
+        return np.dtype(dtypes.pop()) if len(dtypes) == 1 and dtypes <= set(NUMERIC_DTYPES) else None
+
+    @cached_property
+    def index(self) -> pd.Index:
+        return pd.Index(self.names)
+
+    def align(self, table: pd.DataFrame | Mapping[str, Any]) -> Aligned:
+        """Return the model's columns in its order and dtypes; other columns are left out.
+
+        Parameters
+        ----------
+        table : DataFrame of shape (n_rows, n_columns), n_rows >= 1, or the columns' names and values; in any order
+
+        Raises
+        ------
+        InvalidInput
+            A column is missing, stands twice, has values of another type, or lacks values that the model needs; or
+            there are no rows.
+        """
+        if isinstance(table, pd.DataFrame):
+            table = table.set_axis([str(name) for name in table.columns], axis=1)
+            if table.columns.has_duplicates:
+                self.check_names(list(table.columns))
+        self.check_names([str(name) for name in table])
+        if len(next(iter(table.values())) if isinstance(table, dict) else table) == 0:
+            raise InvalidInput("the table has no rows")
+        aligned, violations = {}, []
+        for column in self.columns:
+            try:
+                aligned[column.name] = _cast(table[column.name], column)
+            except ValueError as error:
+                violations.append(Violation(column.name, str(error)))
+        if violations:
+            raise InvalidInput.at(violations)
+        # Rows of columns, seen from the side: column-major.
+        return np.array(list(aligned.values())).T if self.uniform else aligned
+
+    def align_array(self, array: np.ndarray, names: list[str]) -> Aligned:
+        """`align` for an array of shape (n_rows, n_columns) whose columns have these names; a view where it fits."""
+        # `is not None`: NumPy takes None for float64 when it compares types.
+        fits = self.uniform is not None and names == self.names and array.dtype == self.uniform and len(array) > 0
+        if not fits or (array.dtype.kind == "f" and math.isnan(array.min())):
+            return self.align({name: array[:, place] for place, name in enumerate(names)})
+        return np.asfortranarray(array)
+
+
+def check_rows(n_rows: int, max_rows: int) -> None:
+    """Raise LimitExceeded where a message has more rows than allowed."""
+    if n_rows > max_rows:
+        raise LimitExceeded(f"the table has {n_rows:,} rows", limit=max_rows, flag=flag("max_rows"))
+
+
+def infer_column(values: pd.Series, nullable: bool = False) -> Column:
+    """Name and dtype of a training column."""
+    text = isinstance(values.dtype, pd.StringDtype) or pd.api.types.infer_dtype(values, skipna=True) == "string"
+    return Column(str(values.name), "str" if text else str(values.dtype), nullable)
+
+
+def plain(values: pd.Series) -> pd.Series:
+    """The values of a categorical column as such; any other column as it is."""
+    if not isinstance(values.dtype, pd.CategoricalDtype):
+        return values
+    whole_numbers_with_gaps = values.isna().any() and pd.api.types.is_integer_dtype(values.cat.categories.dtype)
+    return values.astype("float64" if whole_numbers_with_gaps else values.cat.categories.dtype)
+
+
+def _cast(values: Any, column: Column) -> Any:
+    """The values as an array of the column's type; at a million rows or at one, most are so already."""
+    if isinstance(values, np.ndarray) and values.dtype == column.dtype and not column.is_float:
+        return values
+    if isinstance(values, np.ndarray) and values.dtype == column.dtype and (column.nullable or not _has_nan(values)):
+        return values
+    if column.dtype in ("str", "bool"):
+        values = plain(values) if isinstance(values, pd.Series) else values
+        kind = "string" if column.dtype == "str" else "boolean"
+        found = pd.api.types.infer_dtype(values, skipna=True)
+        if found not in (kind, "empty"):
+            raise ValueError(f"holds {found} values; the model takes {kind} values")
+        missing = pd.isna(values)
+    else:
+        values = plain(values if isinstance(values, pd.Series) else pd.Series(values))
+        if values.dtype == "object" and values.isna().all():
+            values = values.astype(float)
+        if not pd.api.types.is_numeric_dtype(values.dtype) or pd.api.types.is_bool_dtype(values.dtype):
+            raise ValueError(f"holds values of dtype {values.dtype}; the model takes {column.dtype}")
+        missing = values.isna()
+    if missing.any() and not column.nullable:
+        raise ValueError(f"row {int(missing.argmax()) + 1} has no value, and the model needs one")
+    if column.is_integer:
+        info = np.iinfo(column.dtype)
+        # float(info.max) rounds up, to a number that does not fit.
+        above = values >= float(info.max) + 1 if pd.api.types.is_float_dtype(values.dtype) else values > info.max
+        wrong = (values < info.min) | above | (values % 1 != 0)
+        if wrong.any():
+            at = int(wrong.argmax())
+            raise ValueError(f"row {at + 1} has {values.iloc[at]}, not a whole number of type {column.dtype}")
+    if column.dtype in NUMERIC_DTYPES:
+        with np.errstate(over="ignore"):
+            return values.to_numpy(column.dtype, na_value=np.nan if column.is_float else 0)
+    if column.dtype == "bool":
+        return np.asarray(values, dtype=bool)
+    # A column of text is kept as it is: objects for a few rows, Arrow's strings for many.
+    return values if isinstance(values, np.ndarray) else pd.Series(values, dtype=str).array
+
+
+def _has_nan(values: np.ndarray) -> bool:
+    return len(values) > 0 and math.isnan(values.min())  # min hands a NaN on, and needs no array in between

@@ -1,0 +1,142 @@
+"""A table as pandas, NumPy and Arrow have it: what a client takes, and each kind as another."""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from pred_server.errors import InvalidInput, Violation
+from pred_server.wire.schema import NUMERIC_DTYPES, plain
+
+Table: TypeAlias = "pd.DataFrame | np.ndarray | pa.Table"
+
+_GAPS = {
+    **{kind: pd.Int64Dtype() for kind in (pa.int8(), pa.int16(), pa.int32(), pa.int64())},
+    **{kind: pd.UInt64Dtype() for kind in (pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64())},
+    pa.bool_(): pd.BooleanDtype(),
+}
+# The integers that a float64 holds exactly lie between this and its negative.
+EXACT = 2**53
+
+
+def as_table(table: Any) -> Table:
+    """The table as it is, if it is one. Raises InvalidInput."""
+    if isinstance(table, pa.RecordBatch):
+        return pa.Table.from_batches([table])
+    if isinstance(table, np.ma.MaskedArray):
+        table = np.ma.filled(table.astype(float), np.nan)
+    if isinstance(table, np.ndarray) and table.ndim != 2:
+        raise InvalidInput(f"an array of shape (n_rows, n_columns) is needed, not of shape {table.shape}")
+    if not isinstance(table, pd.DataFrame | np.ndarray | pa.Table):
+        raise InvalidInput(f"a table is a DataFrame, a 2-D array or an Arrow table, not a {type(table).__name__}")
+    if table.shape[1] == 0:
+        raise InvalidInput("the table has no columns")
+    return table
+
+
+def count_bytes(table: Table) -> int:
+    """About how many bytes the values take."""
+    if not isinstance(table, pd.DataFrame):
+        return int(table.nbytes)
+    if all(isinstance(kind, np.dtype) and kind.kind != "O" for kind in set(table.dtypes)):
+        return 8 * table.size
+    some = table.head(1_000)  # text may have any length
+    return int(some.memory_usage(index=False, deep=True).sum() * len(table) / max(len(some), 1))
+
+
+def cut(table: Table, start: int, stop: int) -> Table:
+    """The rows from `start` on, up to `stop`, without a copy."""
+    if isinstance(table, pa.Table):
+        return table.slice(start, stop - start)
+    return table.iloc[start:stop] if isinstance(table, pd.DataFrame) else table[start:stop]
+
+
+def to_frame(table: Table, names: list[str]) -> pd.DataFrame:
+    """The table as a DataFrame; `names` are for an array, which has none."""
+    if isinstance(table, pa.Table):
+        return table.to_pandas()
+    if isinstance(table, pd.DataFrame):
+        return table
+    if table.shape[1] != len(names):
+        raise InvalidInput(f"the array has {table.shape[1]} columns, and the model takes {len(names)}: {names}")
+    return pd.DataFrame(table, columns=names, copy=False)
+
+
+def to_arrow(table: Table) -> pa.Table:
+    """The table as an Arrow table. A NaN stays one where pandas has floats of NumPy's, and is a null elsewhere.
+
+    Raises
+    ------
+    InvalidInput
+        A column holds what Arrow has no type for, or a name stands twice.
+    """
+    if isinstance(table, pa.Table):
+        return table
+    columns = {}
+    frame = to_frame(table, [])
+    for name, values in frame.items():
+        try:
+            values = plain(values)
+            nan_as_null = not isinstance(values.dtype, np.dtype) or values.dtype.kind != "f"
+            # The array inside: pyarrow asks a Series for attributes that pandas is slow to deny.
+            held = values.to_numpy() if isinstance(values.dtype, np.dtype) else values.array
+            columns[str(name)] = pa.array(held, from_pandas=nan_as_null)
+        except (pa.ArrowException, ValueError, OverflowError) as error:
+            raise InvalidInput.at([Violation(str(name), "holds values of several kinds, or of one unknown")]) from error
+    if len(columns) < frame.shape[1]:
+        raise InvalidInput("the table has two columns of one name")
+    return pa.table(columns)
+
+
+def from_arrow(values: pa.Array) -> Any:
+    """The values as a NumPy array where Arrow's type is one of NumPy's, else as pandas has them."""
+    if pa.types.is_primitive(values.type) and (values.null_count == 0 or pa.types.is_floating(values.type)):
+        return values.to_numpy(zero_copy_only=False)
+    if pa.types.is_integer(values.type) or pa.types.is_boolean(values.type):  # pandas has gaps among these
+        return values.to_pandas(types_mapper=_GAPS.get).array
+    if pa.types.is_null(values.type):
+        return np.full(len(values), None)
+    return values.to_pandas().array
+
+
+def to_array(table: Table) -> tuple[np.ndarray, list[str]]:
+    """The table as one array of shape (n_rows, n_columns), and the names of its columns, none for an array.
+
+    Raises
+    ------
+    InvalidInput
+        Not all columns are numbers or all booleans, or an integer would lose digits among floats.
+    """
+    if isinstance(table, np.ndarray):
+        array, names = table, list[str]()
+    else:
+        frame = to_frame(table, [])
+        names = [str(name) for name in frame.columns]
+        kinds = set(frame.dtypes)
+        if len(kinds) == 1 and str(next(iter(kinds))) in NUMERIC_DTYPES:
+            return frame.to_numpy(), names
+        dtypes = [getattr(dtype, "numpy_dtype", dtype) for dtype in frame.dtypes]
+        if {str(dtype) for dtype in dtypes} != {"bool"}:
+            for name, dtype in zip(names, dtypes, strict=True):
+                _require_number(name, dtype)
+        gaps = any(not isinstance(dtype, np.dtype) for dtype in frame.dtypes) and bool(frame.isna().to_numpy().any())
+        common = np.result_type(*dtypes, *([np.float64] if gaps else []))
+        if common.kind == "f":
+            for position, dtype in enumerate(dtypes):
+                _require_exact(names[position], frame.iloc[:, position], dtype, common)
+        array = frame.to_numpy(dtype=common, na_value=np.nan) if gaps else frame.to_numpy(dtype=common)
+    if array.dtype.name not in (*NUMERIC_DTYPES, "bool"):
+        raise InvalidInput(f"an array of {array.dtype} cannot be sent; use {', '.join(NUMERIC_DTYPES)} or bool")
+    return array, names
+
+
+def _require_number(name: str, dtype: Any) -> None:
+    if str(dtype) not in NUMERIC_DTYPES:
+        raise InvalidInput.at([Violation(name, f"has dtype {dtype}, and a tensor holds numbers; use columns or arrow")])
+
+
+def _require_exact(name: str, values: pd.Series, dtype: np.dtype, common: np.dtype) -> None:
+    limit = EXACT if common.itemsize == 8 else 2**24
+    if dtype.kind in "iu" and dtype.itemsize > 2 and not values.between(-limit, limit)[values.notna()].all():
+        raise InvalidInput.at([Violation(name, f"has integers that {common} does not hold; use columns or arrow")])

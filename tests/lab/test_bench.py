@@ -1,0 +1,65 @@
+"""Someone else's model, benchmarked with one command; killed half-way, resumed, drawn."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+from PIL import Image
+
+from pred_server.checkout import ROOT
+from pred_server.cli import main
+
+WINE = """
+from sklearn.datasets import load_wine
+from sklearn.ensemble import RandomForestClassifier
+import sys, pred_server
+X, y = load_wine(return_X_y=True, as_frame=True)
+pred_server.save(RandomForestClassifier(n_estimators=5, random_state=0).fit(X, y), X, sys.argv[1], name="wine")
+"""
+
+
+def test_bench_and_plot_a_model_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    subprocess.run([sys.executable, "-c", WINE, str(tmp_path / "wine")], cwd=ROOT, check=True, timeout=60)
+    out = tmp_path / "wine.parquet"
+    options = ["--quick", "--model", tmp_path / "wine", "--encodings", "csv", "--rows", "5", "--out", out]
+    command = [sys.executable, "-m", "pred_server", "bench", *map(str, options)]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as killed:
+        while not list(tmp_path.glob("wine.parts/*.parquet")):
+            assert killed.poll() is None
+            time.sleep(0.01)
+        children = psutil.Process(killed.pid).children()
+        killed.kill()
+    assert psutil.wait_procs(children, timeout=30)[1] == [], "no process is left behind"
+    assert not out.exists()
+    (first,) = tmp_path.glob("wine.parts/*.parquet")
+    measured = pd.read_parquet(first)
+
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    calls = pd.read_parquet(out)
+    arms = {"the article's server", "csv", "csv, again", "in process", "echo of csv"}
+    keys = ["arm", "rows", "repetition", "block", "half", "call"]
+    assert len(calls) == len(arms) * 2 * 3 * 2 * 8  # arms, repetitions, blocks, halves, calls
+    assert not calls.duplicated(keys).any()
+    assert set(calls["arm"]) == arms
+    assert calls["ok"].all()
+    merged = measured.merge(calls, on=[*keys, "sent_ns"])
+    assert len(merged) == len(measured), "what was measured before the kill is kept"
+    assert set(calls["block"]) == set(range(6))
+    assert {"python", "grpcio", "cpu", "cores", "pinning", "revision", "seed", "command"} <= set(calls.attrs["stamp"])
+    assert not (tmp_path / "wine.parts").exists()
+
+    assert "median latency in ms, by rows in one call" in done.stdout
+    said = [line for line in done.stdout.splitlines() if line.startswith("at 5 rows ") and "`csv`" in line]
+    assert len(said) == 3, "all that was declared is reported, and the control"
+
+    assert main(["plot", str(out), "--out", str(tmp_path)]) == 0
+    with Image.open(tmp_path / "wine_latency.png") as image:
+        assert image.width >= 800
+        assert image.info["Description"] in capsys.readouterr().out
+    assert main(["plot", str(tmp_path / "wine/sample.parquet")]) == 1
+    assert "is not a result file of `pred-server bench`" in capsys.readouterr().err

@@ -1,0 +1,55 @@
+"""scikit-learn asked with arrays in place of DataFrames, where that is the same."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+from pred_server.model.sklearn_engine import call_estimator, for_arrays
+from pred_server.wire.schema import Column, Schema
+
+TABLE = pd.DataFrame(np.random.default_rng(0).normal(size=(200, 3)), columns=["a", "b", "c"])
+TARGET = TABLE["a"] - 2 * TABLE["b"]
+SCHEMA = Schema(tuple(Column(name, "float64") for name in TABLE), Column("y", "float64"))
+
+
+@pytest.mark.parametrize(
+    ("estimator", "takes_arrays"),
+    [
+        (LinearRegression(), True),
+        (HistGradientBoostingRegressor(max_iter=5), True),
+        (make_pipeline(StandardScaler(), "passthrough", Ridge()), True),
+        (TransformedTargetRegressor(Ridge(), func=np.cbrt, inverse_func=lambda y: y**3), False),
+        (make_pipeline(ColumnTransformer([("some", StandardScaler(), ["a", "c"])]), Ridge()), False),
+        (make_pipeline(FunctionTransformer(lambda table: table[["b"]]), Ridge()), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_estimator_is_asked_with_arrays_where_it_predicts_the_same(estimator: Any, takes_arrays: bool) -> None:
+    estimator.fit(TABLE, TARGET)
+    asked = for_arrays(estimator, TABLE.head(50), SCHEMA)
+    assert hasattr(asked, "feature_names_in_") is not takes_arrays
+    assert list(estimator.feature_names_in_) == ["a", "b", "c"], "the caller's own estimator is left as it was"
+    with warnings.catch_warnings(action="error"):
+        for rows in (1, 7, 200):
+            array = SCHEMA.align(TABLE.head(rows))
+            assert np.array_equal(call_estimator(asked, array, SCHEMA.index), estimator.predict(TABLE.head(rows)))
+
+
+def test_probabilities_are_compared_where_labels_would_hide_a_difference() -> None:
+    def doubled(table: Any) -> np.ndarray:
+        return 2 * table.to_numpy() if hasattr(table, "columns") else table
+
+    estimator = make_pipeline(FunctionTransformer(doubled), LogisticRegression(fit_intercept=False))
+    estimator.fit(TABLE, TARGET > 0)
+    array = SCHEMA.align(TABLE)
+    bare = make_pipeline(*(step for _, step in estimator.steps[1:]))
+    assert np.array_equal(bare.predict(array), estimator.predict(TABLE)), "the labels do not tell"
+    assert for_arrays(estimator, TABLE, SCHEMA) is estimator

@@ -1,0 +1,111 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from pred_server.errors import InvalidInput
+from pred_server.wire.rows import concat, count_rows, take, to_frame
+from pred_server.wire.schema import Column, Schema, infer_column
+
+
+def align(values: object, column: Column) -> pd.Series:
+    schema = Schema((column,), Column("t", "float64"))
+    return to_frame(schema.align(pd.DataFrame({column.name: values})), schema.index)[column.name]
+
+
+@pytest.mark.parametrize(
+    ("values", "column", "complaint"),
+    [
+        ([1.0, np.nan], Column("a", "float64"), "a: row 2 has no value"),
+        ([1.0, 1.5], Column("a", "int64"), "a: row 2 has 1.5, not a whole number of type int64"),
+        ([np.inf], Column("a", "int32"), "a: row 1 has inf"),
+        ([256], Column("a", "uint8"), "a: row 1 has 256"),
+        ([-1], Column("a", "uint64"), "a: row 1 has -1"),
+        (["x"], Column("a", "float64"), "a: holds values of dtype str; the model takes float64"),
+        ([True], Column("a", "float64"), "a: holds values of dtype bool"),
+        ([1], Column("a", "str"), "a: holds integer values; the model takes string values"),
+        (["a", None], Column("a", "str"), "a: row 2 has no value"),
+        ([1], Column("a", "bool"), "a: holds integer values; the model takes boolean values"),
+    ],
+)
+def test_values_of_another_type_are_refused_by_name_and_row(values: object, column: Column, complaint: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        align(values, column)
+    assert complaint in str(caught.value)
+    assert caught.value.violations[0].field == "a"
+
+
+@pytest.mark.parametrize(
+    ("values", "column"),
+    [
+        ([1.0, 2.0], Column("a", "int64")),
+        ([1, 2], Column("a", "float64")),
+        (pd.array([1, 2], dtype="Int64"), Column("a", "int64")),
+        (pd.array([1, None], dtype="Int64"), Column("a", "float64", nullable=True)),
+        ([1.5, 2.5], Column("a", "float32")),
+        (["a", "b"], Column("a", "str")),
+        (pd.Categorical(["a", "b"]), Column("a", "str")),
+        (pd.Series(["a", None], dtype=object), Column("a", "str", nullable=True)),
+        ([True, False], Column("a", "bool")),
+    ],
+)
+def test_values_are_cast_where_nothing_is_lost(values: object, column: Column) -> None:
+    got, sent = align(values, column), pd.Series(values)
+    assert got.dtype == (pd.Series(["a"]).dtype if column.dtype == "str" else column.dtype)
+    assert got.isna().tolist() == sent.isna().tolist()
+    assert got.dropna().tolist() == sent.dropna().tolist()
+
+
+def test_columns_are_matched_by_name() -> None:
+    schema = Schema((Column("a", "int64"), Column("b", "str")), Column("t", "float64"))
+    table = pd.DataFrame({"c": [0, 0], "b": ["x", "y"], "a": [1, 2]}, index=["same", "same"])
+    assert {name: list(values) for name, values in schema.align(table).items()} == {"a": [1, 2], "b": ["x", "y"]}
+    with pytest.raises(InvalidInput, match="b: the column is missing"):
+        schema.align(table.drop(columns="b"))
+    with pytest.raises(InvalidInput, match="a: the column stands more than once"):
+        schema.align(pd.concat([table, table[["a"]]], axis=1))
+    with pytest.raises(InvalidInput, match="no rows"):
+        schema.align(table.head(0))
+
+
+def test_columns_of_one_type_become_one_array_by_columns() -> None:
+    schema = Schema((Column("a", "float64"), Column("b", "float64", nullable=True)), Column("t", "float64"))
+    for n_rows in (1, 5):
+        array = np.arange(2.0 * n_rows).reshape(n_rows, 2)
+        frame = pd.DataFrame(array, columns=["b", "a"])
+        for got in (
+            schema.align(frame),
+            schema.align_array(array, ["b", "a"]),
+            schema.align_array(array[:, ::-1], ["a", "b"]),
+        ):
+            assert got.flags.f_contiguous
+            assert got.tolist() == array[:, ::-1].tolist()
+            assert count_rows(got) == n_rows
+    view = np.asfortranarray(array)
+    assert np.shares_memory(schema.align_array(view, ["a", "b"]), view)
+    with pytest.raises(InvalidInput, match="a: row 2 has no value"):
+        schema.align_array(np.array([[1, 2], [np.nan, np.nan]]), ["a", "b"])
+    assert np.isnan(schema.align_array(np.array([[1, np.nan]]), ["a", "b"])[0, 1])
+
+
+@pytest.mark.parametrize("dtypes", [("float64", "float64"), ("float64", "str")])
+def test_tables_are_joined_and_cut_by_rows(dtypes: tuple[str, str]) -> None:
+    schema = Schema(
+        tuple(Column(name, dtype) for name, dtype in zip("ab", dtypes, strict=True)), Column("t", "float64")
+    )
+    frame = pd.DataFrame({"a": np.arange(9.0), "b": np.arange(9.0)}).astype(dict(zip("ab", dtypes, strict=True)))
+    parts = [schema.align(frame.iloc[start : start + n]) for start, n in ((0, 1), (1, 3), (4, 5))]
+    joined = concat(parts)
+    pd.testing.assert_frame_equal(to_frame(joined, schema.index), frame)
+    assert isinstance(joined, dict) or joined.flags.f_contiguous
+    some = to_frame(take(joined, np.array([8, 0, 0])), schema.index)
+    pd.testing.assert_frame_equal(some, frame.iloc[[8, 0, 0]].reset_index(drop=True))
+
+
+def test_a_schema_survives_json() -> None:
+    schema = Schema((Column("a", "int64"), Column("b", "str", nullable=True)), Column("t", "float64", unit="minutes"))
+    assert Schema.from_json(schema.to_json()) == schema
+
+
+def test_a_column_type_that_cannot_be_served_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="column 'when' has dtype datetime64"):
+        infer_column(pd.Series(pd.to_datetime(["2013-01-01"]), name="when"))
