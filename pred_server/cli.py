@@ -1,44 +1,40 @@
-"""The command line: `pred-server train · stubs · serve · predict · bench · plot`."""
+"""The command line: `pred-server train · stubs · serve · predict · describe · bench · plot`.
+
+A command imports what it needs when it runs: the client's commands work without scikit-learn.
+"""
 
 import argparse
+import io
 import itertools
 import logging
 import os
 import sys
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 
-import numpy as np
-from pythonjsonlogger.json import JsonFormatter
-from tqdm.auto import tqdm
-
 from pred_server.checkout import ROOT
-from pred_server.client.client import CHUNK_BYTES, DEFAULT_STREAM_TIMEOUT_S, Client
-from pred_server.engines.onnx import with_onnx
 from pred_server.errors import InvalidInput, PredServerError
-from pred_server.generated.pred_pb2 import Request, Response
 from pred_server.limits import Limits, flag
-from pred_server.model import flights
-from pred_server.model import store as models
-from pred_server.server import run as server
-from pred_server.tutorial import stubs
-from pred_server.wire.codec import CODECS
-from pred_server.wire.csv import split_records
-from pred_server.wire.rows import to_frame
-from pred_server.wire.timing import Stopwatch, Waterfall
+
+STREAM_TIMEOUT_S = 3_600.0
+ENCODINGS = "csv, columns, tensor or arrow"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command. Returns the exit code: 0, 1 for an error that is told in a sentence, 2 for wrong usage."""
+    """Run one command. Returns the exit code: 0, 1 for an error that one sentence explains, 2 for wrong usage."""
     args = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # labels may be of any script
     try:
         args.run(args)
     except PredServerError as error:
         print(f"pred-server: {error}", file=sys.stderr)
         for violation in getattr(error, "violations", ())[1:]:
             print(f"  {violation}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        print(f"pred-server: this command needs the package {error.name}; README says what to install", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -51,8 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(args: argparse.Namespace) -> None:
-    trained = flights.train_flights(args.out, args.iterations)
-    scores = trained.scores
+    from pred_server.model.flights import train_flights
+
+    scores = train_flights(args.out, args.iterations).scores
     print(f"mean absolute error on {scores['held_out_rows']:,} flights of days held out:")
     print(f"  {scores['mae_minutes']:6.2f} minutes  this model")
     print(f"  {scores['baseline_mae_minutes']:6.2f} minutes  baseline: {scores['baseline']}")
@@ -60,6 +57,8 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _stubs(args: argparse.Namespace) -> None:
+    from pred_server.tutorial import stubs
+
     made = stubs.generate_python(args.out)
     try:
         made += stubs.generate_go(args.out)
@@ -72,64 +71,71 @@ def _stubs(args: argparse.Namespace) -> None:
 
 
 def _serve(args: argparse.Namespace) -> None:
+    from pythonjsonlogger.json import JsonFormatter
+
+    from pred_server.model.store import load
+    from pred_server.server.run import run
+
     handler = logging.StreamHandler()
     names = "%(asctime)s %(levelname)s %(name)s %(message)s"
     handler.setFormatter(JsonFormatter(names) if args.log_format == "json" else logging.Formatter(names))
     logging.basicConfig(level=args.log_level.upper(), handlers=[handler])
     limits = Limits(**{limit.name: getattr(args, limit.name) for limit in fields(Limits)})
-    loaded = [models.load(name, args.trust) for name in getattr(args, "model", ["flights"])]
+    models = [load(name, args.trust) for name in getattr(args, "model", ["flights"])]
     if args.engine == "onnx":
-        loaded = [with_onnx(model) for model in loaded]
-    server.run(loaded, args.address, limits, expose_to_network=args.expose_to_network, timing=not args.no_timing)
+        from pred_server.engines.onnx import with_onnx
+
+        models = [with_onnx(model) for model in models]
+    run(models, args.address, limits, expose_to_network=args.expose_to_network, timing=not args.no_timing)
 
 
 def _predict(args: argparse.Namespace) -> None:
-    codec, text = CODECS[args.encoding], CODECS["csv"]
+    from tqdm.auto import tqdm
+
+    from pred_server.client.client import CHUNK_BYTES, Client
+    from pred_server.client.results import to_csv
+    from pred_server.wire.csv import split_records
+
     try:
         file = sys.stdin.buffer if args.file == "-" else Path(args.file).open("rb")  # noqa: SIM115 - closed below
         size = None if args.file == "-" else Path(args.file).stat().st_size
     except OSError as error:
         raise InvalidInput(f"cannot read {args.file}: {error.strerror}") from error
-    # Broken calls are tried again only if asked for: a person who mistyped the address wants to know at once.
-    client = Client(args.address, timeout_s=args.timeout_s, model=args.model, retry=args.resume)
+    # Broken calls are repeated only if asked for: a person who mistyped the address wants to know at once.
+    client = Client(args.address, timeout_s=args.timeout_s, model=args.model, encoding=args.encoding, retry=args.resume)
     with file, client, tqdm(total=size, unit="B", unit_scale=True, delay=1, leave=False, disable=None) as bar:
-        # Text goes out as it stands; any other encoding has typed columns, which our own strict reader makes of it.
-        schema = None if codec is text else client.describe().schema
 
-        def requests() -> Iterator[Request]:
-            for number, piece in enumerate(split_records(file, CHUNK_BYTES, args.file), start=1):
-                request = Request(input_data=piece)
-                if schema:
-                    with watch("client encode"):
-                        try:
-                            table, _ = text.read_table(request, schema, Limits().max_rows)
-                        except InvalidInput as error:
-                            raise InvalidInput(f"in chunk {number}: {error}", error.violations) from error
-                        request.Clear()
-                        codec.write_table(to_frame(table, schema.index), request)
+        def pieces() -> Iterator[str]:
+            for piece in split_records(file, CHUNK_BYTES, args.file):
                 bar.update(len(piece))
-                yield request
+                yield piece
 
-        start_ns, watch = time.perf_counter_ns(), Stopwatch()
-        first, rest = next(pieces := requests()), list(itertools.islice(pieces, 1))
-        if rest:
-            stream = client.stream(
-                itertools.chain([first], rest, pieces), output=args.output, resume=args.resume, timeout_s=args.timeout_s
+        drawn = pieces()
+        first = next(drawn)
+        second = list(itertools.islice(drawn, 1))
+        if second:
+            stream = client.predict_stream(
+                itertools.chain([first], second, drawn),
+                output=args.output,
+                resume=args.resume,
+                timeout_s=args.timeout_s,
             )
-            metadata = stream.metadata
-            answers: Iterable[Response] = stream
+            for number, predictions in enumerate(stream):
+                sys.stdout.write(to_csv(predictions, header=number == 0))
+            waterfall = stream.waterfall
         else:
-            answer, metadata = client.call(first, output=args.output)
-            answers = [answer]
-        for number, response in enumerate(answers):
-            if codec is not text:
-                columns, names = codec.read_result(response, metadata.get("prediction-dtype"))
-                text.write_result(np.array(columns).T, names, response)
-            sys.stdout.write(response.result if number == 0 else response.result.split("\n", 1)[1])
-        wall_ms = (time.perf_counter_ns() - start_ns) / 1e6
+            predictions = client.predict(first, output=args.output, stream=False)
+            sys.stdout.write(to_csv(predictions))
+            waterfall = predictions.waterfall
     if args.timing:
-        chunks = number + 1 if rest else 0
-        print(Waterfall.of_call(watch, metadata.get("server-timing", ""), wall_ms, chunks).text(), file=sys.stderr)
+        print(waterfall.text(), file=sys.stderr)
+
+
+def _describe(args: argparse.Namespace) -> None:
+    from pred_server.client.client import Client
+
+    with Client(args.address, model=args.model, retry=False) as client:
+        print(client.describe().text())
 
 
 def _bench(args: argparse.Namespace) -> None:
@@ -146,7 +152,9 @@ def _plot(args: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="pred-server", description=__doc__.splitlines()[0].split(":")[0])
+    parser = argparse.ArgumentParser(
+        prog="pred-server", description="Serve a scikit-learn model over gRPC, ask it, and measure it."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: object, help: str) -> argparse.ArgumentParser:
@@ -182,20 +190,25 @@ def _parser() -> argparse.ArgumentParser:
         "--expose-to-network", action="store_true", help="allow an address that others can reach, without encryption"
     )
     for limit in fields(Limits):
-        kind = _at_least_one if isinstance(limit.default, int) else _seconds
-        serve.add_argument(flag(limit.name), type=kind, default=limit.default, help=limit.metadata["help"])
+        of_unit = _milliseconds if limit.name.endswith("_ms") else _seconds
+        number = _at_least_one if isinstance(limit.default, int) else of_unit
+        serve.add_argument(flag(limit.name), type=number, default=limit.default, help=limit.metadata["help"])
 
     predict = command("predict", _predict, "send a CSV file of any size, print the predictions as CSV")
     predict.add_argument("file", metavar="FILE.csv", help="a header and rows; - reads standard input")
     predict.add_argument("--address", default="127.0.0.1:50051", help="HOST:PORT of the server")
     predict.add_argument("--model", help="ask for this model; else the server's first")
-    predict.add_argument("--encoding", default="csv", choices=list(CODECS), help="how the table travels")
+    predict.add_argument("--encoding", default="csv", help=f"how the table travels: {ENCODINGS}")
     predict.add_argument("--output", default="labels", choices=["labels", "probabilities"], help="what to predict")
     predict.add_argument("--timing", action="store_true", help="draw where the time went, on stderr")
     predict.add_argument(
         "--resume", action="store_true", help="go on where a connection broke, once the server is back"
     )
-    predict.add_argument("--timeout-s", type=_seconds, default=DEFAULT_STREAM_TIMEOUT_S, help="deadline in seconds")
+    predict.add_argument("--timeout-s", type=_seconds, default=STREAM_TIMEOUT_S, help="deadline in seconds")
+
+    describe = command("describe", _describe, "print what a server's model takes and gives")
+    describe.add_argument("--address", default="127.0.0.1:50051", help="HOST:PORT of the server")
+    describe.add_argument("--model", help="this model; else the server's first")
 
     bench = command("bench", _bench, "measure how fast it is, beside floors and other ways to serve the same model")
     bench.add_argument(
@@ -204,7 +217,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--model", default="flights", help="sum, linear, flights, or a model directory, whose sample is sent"
     )
-    bench.add_argument("--encodings", nargs="+", default=[], choices=list(CODECS), help="(default: all)")
+    bench.add_argument("--encodings", nargs="+", default=[], help=f"{ENCODINGS} (default: all)")
     bench.add_argument("--rows", nargs="+", type=_at_least_one, default=[], help="rows in one call (default: a sweep)")
     bench.add_argument("--out", type=Path, default=Path("latency.parquet"), help="where to write every call")
     bench.add_argument("--seed", type=int, default=0, help="of the order, the rows and the arrivals")
@@ -225,10 +238,18 @@ def _at_least_one(text: str) -> int:
 
 
 def _seconds(text: str) -> float:
+    return _number(text, 1e-9, "a number of seconds above 0")
+
+
+def _milliseconds(text: str) -> float:
+    return _number(text, 0, "a number of milliseconds, 0 or more")
+
+
+def _number(text: str, least: float, what: str) -> float:
     try:
-        seconds = float(text)
+        number = float(text)
     except ValueError:
-        seconds = -1
-    if not 0 < seconds < 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return seconds
+        number = -1
+    if not least <= number < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+    return number

@@ -12,23 +12,25 @@
     ├── ModelFileError        not sent             a model directory that is damaged, hostile or missing
     └── ServerStartError      not sent             a server that could not start
 
-`code` is the name of the gRPC status code. `status` alone turns errors into statuses and back.
+`code` is the name of the gRPC status code. Only `wire.status` turns errors into statuses and back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 
 def clip(text: str, most: int = 60) -> str:
-    """What a message may quote of something that a caller made up."""
+    """Return the beginning of a text that a caller made up: as much as a message may quote."""
     return text if len(text) <= most else text[:most] + "…"
 
 
 class PredServerError(Exception):
+    """The root of the tree."""
+
     code = "UNKNOWN"
-    # What a stream had answered before it broke: a Series, or None.
     answered: Any = None
+    """The predictions that a stream had returned before it broke: a Series, or None."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +53,24 @@ class InvalidInput(PredServerError):
         self.violations = tuple(violations[: self.max_violations])
 
     @classmethod
+    def field(cls, name: str, description: str) -> "InvalidInput":
+        """Return an error about one column, or one field of the message."""
+        return cls.at([Violation(name, description)])
+
+    @classmethod
     def at(cls, violations: Sequence[Violation]) -> "InvalidInput":
-        """An error whose message is its first violation, and how many more there are."""
+        """Return an error whose message is its first violation, and how many more there are."""
         more = min(len(violations), cls.max_violations) - 1
         return cls(f"{violations[0]}" + (f" (and {more} more)" if more else ""), violations)
 
 
 class ModelNotFound(PredServerError):
     code = "NOT_FOUND"
+
+    def __init__(self, message: str, asked: Mapping[str, str] | None = None):
+        """`asked` is the metadata that named the model: model-name, model-version."""
+        super().__init__(message)
+        self.asked = dict(asked or {})
 
 
 class LimitExceeded(PredServerError):

@@ -1,15 +1,26 @@
-"""What a server and a client take upon themselves, and no more. Each limit is a flag of `pred-server serve`."""
+"""Every limit there is, with its unit. Those of `Limits` are flags of `pred-server serve`; the others are fixed."""
 
 from dataclasses import dataclass, field
 
-from pred_server.errors import DeadlineExceeded
+from pred_server.errors import DeadlineExceeded, LimitExceeded
 
 KIB = 1024
 MIB = 1024 * KIB
 
+MAX_COLUMNS = 10_000  # of a table
+MAX_RECORD_BYTES = 64 * MIB  # of a CSV file that is cut into chunks
+# gRPC gives all metadata of a reply together 8 KiB. An error's message travels twice, and percent-encoded once.
+MAX_ERROR_BYTES = 400
+MAX_DETAIL_BYTES = 2_048
+MAX_IGNORED_BYTES = 2_048
+SAMPLE_ROWS = 1_000  # that a model directory keeps
+MAX_UNPACKED_BYTES = 4 * 1024**3  # of an estimator in a model directory
+
 
 @dataclass(frozen=True)
 class Limits:
+    """What a server takes upon itself. Each limit is a command-line flag."""
+
     max_message_bytes: int = field(default=64 * MIB, metadata={"help": "largest message in either direction, in bytes"})
     max_rows: int = field(default=1_000_000, metadata={"help": "most rows in one message"})
     max_calls_in_flight: int = field(
@@ -22,6 +33,9 @@ class Limits:
     max_batch_rows: int = field(
         default=8_192, metadata={"help": "most rows of waiting requests that are computed as one; 1 turns this off"}
     )
+    max_inline_ms: float = field(
+        default=0.5, metadata={"help": "longest time for which a model may hold up the event loop; 0 turns this off"}
+    )
     max_deadline_s: float = field(
         default=300.0, metadata={"help": "longest time for one call, or one chunk of a stream, in seconds"}
     )
@@ -30,11 +44,30 @@ class Limits:
     )
 
 
+def flag(limit: str) -> str:
+    return f"--{limit.replace('_', '-')}"
+
+
 def took_too_long(limits: Limits) -> DeadlineExceeded:
     return DeadlineExceeded(
         f"this took longer than the server allows ({flag('max_deadline_s')} is {limits.max_deadline_s:g})"
     )
 
 
-def flag(limit: str) -> str:
-    return f"--{limit.replace('_', '-')}"
+def check_message_bytes(n_bytes: int, limits: Limits, what: str, remedy: str = "") -> None:
+    """Raise LimitExceeded where a message is larger than allowed."""
+    limit = limits.max_message_bytes
+    if n_bytes > limit:
+        raise LimitExceeded(f"{what} has {n_bytes:,} bytes{remedy}", limit=limit, flag=flag("max_message_bytes"))
+
+
+def check_rows(n_rows: int, max_rows: int) -> None:
+    """Raise LimitExceeded where a message has more rows than allowed."""
+    if n_rows > max_rows:
+        raise LimitExceeded(f"the table has {n_rows:,} rows", limit=max_rows, flag=flag("max_rows"))
+
+
+def check_columns(n_columns: int) -> None:
+    """Raise LimitExceeded where a table has more columns than any model."""
+    if n_columns > MAX_COLUMNS:
+        raise LimitExceeded(f"the table has more than {MAX_COLUMNS:,} columns")

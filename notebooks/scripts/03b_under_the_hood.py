@@ -267,7 +267,7 @@ print({key: value for key, value in line.items() if key not in ("asctime", "leve
 # %%
 from tqdm.auto import tqdm
 
-from pred_server.wire.timing import COLOURS, PHASES
+from pred_server.client.waterfall import COLOURS, PHASES
 
 
 def timed(name, n_rows, repeats=REPEATS):

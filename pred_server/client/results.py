@@ -1,81 +1,63 @@
-"""What a client gives back: predictions that know where their time went, and what a server says of its model."""
+"""What a client returns: predictions that know where the time of their call went."""
 
-import html
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import unquote
 
+import numpy as np
 import pandas as pd
 
-from pred_server.generated.pred_pb2 import ColumnDescription, DescribeResponse
-from pred_server.wire.schema import Column, Schema
-from pred_server.wire.timing import Waterfall
+from pred_server.client.waterfall import Waterfall
+from pred_server.wire.csv import result_text
+from pred_server.wire.result import Result
 
 
 class Predictions(pd.Series):
     """One prediction for each row, named after the target; `waterfall` says where the time of the call went."""
 
-    _metadata = ["waterfall"]  # noqa: RUF012 - pandas' own word for attributes that are kept
+    _metadata = [*pd.Series._metadata, "waterfall"]  # noqa: RUF012 - attributes that pandas keeps
     waterfall: Waterfall
 
 
 class Probabilities(pd.DataFrame):
-    """A column for each class, a row for each of the table's; `waterfall` says where the time of the call went."""
+    """A column for each class, a row for each row of the table; `waterfall` says where the time of the call went."""
 
     _metadata = ["waterfall"]  # noqa: RUF012
     waterfall: Waterfall
 
 
-@dataclass(frozen=True, repr=False)
-class Description:
-    """What a model takes and gives, as its server tells it. A notebook shows it as a table."""
+def to_pandas(result: Result, output: str, index: pd.Index | None) -> Predictions | Probabilities:
+    """Return the predictions of a call that asked for `output`, labels or probabilities."""
+    if output == "labels":
+        values = result.columns[0]
+        dtype = "str" if values.dtype == object else None
+        return Predictions(values, index=index, name=result.names[0], dtype=dtype, copy=False)
+    return Probabilities(np.array(result.columns).T, index=index, columns=result.names)
 
-    name: str
-    version: str
-    schema: Schema
-    classes: tuple[str, ...] = ()
-    encodings: tuple[str, ...] = ()
-    engine: str = ""
-    parity: str = ""
-    scores: Mapping[str, str] = field(default_factory=dict)
-    models: tuple[str, ...] = ()
 
-    @classmethod
-    def of_response(cls, response: DescribeResponse) -> "Description":
-        def column(each: ColumnDescription) -> Column:
-            return Column(each.name, each.dtype, each.nullable, each.unit)
+def to_csv(predictions: Predictions | Probabilities, header: bool = True) -> str:
+    """Return predictions as CSV text, as a server writes them."""
+    names = [predictions.name] if isinstance(predictions, pd.Series) else list(predictions.columns)
+    values = predictions.to_numpy()
+    return result_text(Result(values, list(map(str, names)), str(values.dtype)), header)
 
-        return cls(
-            response.name,
-            response.version,
-            Schema(tuple(column(each) for each in response.columns), column(response.target)),
-            tuple(response.classes),
-            tuple(response.encodings),
-            response.engine,
-            response.parity,
-            dict(response.scores),
-            tuple(response.models),
-        )
 
-    @property
-    def table(self) -> pd.DataFrame:
-        """A row for each column of the model, its target last."""
-        rows = [(column, "feature") for column in self.schema.columns] + [(self.schema.target, "target")]
-        return pd.DataFrame(
-            [(each.name, each.dtype, role, each.nullable, each.unit) for each, role in rows],
-            columns=["column", "dtype", "role", "may be missing", "unit"],
-        )
+def concat(parts: list[Any], keep_index: bool) -> Predictions | Probabilities:
+    """Return the predictions of all chunks of a table."""
+    joined = pd.concat(parts, ignore_index=not keep_index)
+    return Predictions(joined) if joined.ndim == 1 else Probabilities(joined)
 
-    def __repr__(self) -> str:
-        takes, gives = ", ".join(self.schema.names), self.schema.target.name
-        return f"{self.name} v{self.version} ({self.engine}): {takes} -> {gives}"
 
-    def _repr_html_(self) -> str:
-        facts = {
-            "encodings": ", ".join(self.encodings),
-            "engine": f"{self.engine} ({self.parity})" if self.parity else self.engine,
-            "classes": ", ".join(self.classes),
-            **self.scores,
-            "this server has": ", ".join(self.models),
-        }
-        listed = "".join(f"<li>{html.escape(f'{name}: {value}')}</li>" for name, value in facts.items() if value)
-        return f"<b>{html.escape(f'{self.name} v{self.version}')}</b>{self.table.to_html(index=False)}<ul>{listed}</ul>"
+def ignored_in(metadata: Mapping[str, str]) -> list[str]:
+    """Return the names of the columns that the model ignored, by the metadata of a reply."""
+    names = metadata.get("ignored-columns")
+    return [] if names is None else [unquote(name) for name in names.split(",")]
+
+
+def warn_ignored(names: Sequence[str], stacklevel: int) -> None:
+    """Warn of columns that the model ignored, if there are any."""
+    if names:
+        shown = ", ".join(name or "(without a name)" for name in names[:20]) + (", ..." if len(names) > 20 else "")
+        what = f"the model does not know these columns and ignored them: {shown}"
+        warnings.warn(what, stacklevel=stacklevel + 1)

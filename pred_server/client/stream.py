@@ -1,15 +1,20 @@
-"""Requests out, responses in, in order: a stream that holds few chunks in memory, and may go on after a break."""
+"""Chunks out, predictions in, in order: a stream holds few chunks in memory, and may go on after a break."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import grpc
 
+from pred_server.client.prepare import Prepared
+from pred_server.client.results import ignored_in, warn_ignored
+from pred_server.client.waterfall import Waterfall
 from pred_server.errors import InvalidInput, ServerFault, Unavailable
 from pred_server.generated.pred_pb2 import Request, Response
 from pred_server.wire.status import from_call
+from pred_server.wire.timing import Stopwatch
 
 # Chunks that were sent and not answered, at the most: enough that neither end waits for the other.
 WINDOW = 8
@@ -124,3 +129,41 @@ class RequestStream:
 
     def _note(self, metadata: Any) -> None:
         self.metadata |= {key: value for key, value in metadata or () if isinstance(value, str)}
+
+
+class PredictionStream:
+    """The predictions of a stream, chunk by chunk; once all have come, `waterfall` says where the time went.
+
+    Parameters
+    ----------
+    open_stream : starts a stream of requests
+    tables : what to predict, drawn in another thread
+    """
+
+    waterfall: Waterfall
+
+    def __init__(
+        self, open_stream: Callable[[Iterable[Request]], RequestStream], tables: Iterable[Prepared], output: str
+    ):
+        self._tables = tables
+        self._output = output
+        self._watch = Stopwatch()
+        self._sent: deque[Prepared] = deque()
+        self._responses = open_stream(self._requests())
+
+    def _requests(self) -> Iterator[Request]:
+        for prepared in self._tables:
+            self._sent.append(prepared)
+            yield prepared.write(self._watch)
+
+    def __iter__(self) -> Iterator[Any]:
+        start_ns = time.perf_counter_ns()
+        responses = self._responses
+        for response in responses:
+            prepared = self._sent.popleft()
+            if responses.answered == 1:
+                warn_ignored(prepared.ignored or ignored_in(responses.metadata), stacklevel=2)
+            yield prepared.read(response, responses.metadata.get("prediction-dtype"), self._output, self._watch)
+        wall_ms = (time.perf_counter_ns() - start_ns) / 1e6
+        header = responses.metadata.get("server-timing", "")
+        self.waterfall = Waterfall.of_call(self._watch, header, wall_ms, chunks=responses.answered)

@@ -16,8 +16,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from pred_server.client import waterfall as timing
 from pred_server.lab import stats
-from pred_server.wire import timing
 
 # Okabe and Ito's palette (https://jfly.uni-koeln.de/color/), for colour-blind readers too; wine in place of yellow.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255")

@@ -12,8 +12,10 @@ from sklearn.preprocessing import OrdinalEncoder
 from tqdm.auto import tqdm
 
 from pred_server.checkout import FLIGHTS, MODELS
+from pred_server.errors import ModelFileError
+from pred_server.limits import SAMPLE_ROWS
 from pred_server.model.model import Model
-from pred_server.model.store import SAMPLE_ROWS, save
+from pred_server.model.store import save
 
 
 def train_flights(directory: str | Path = MODELS / "flights", iterations: int = 200, progress: bool = True) -> Model:
@@ -21,6 +23,8 @@ def train_flights(directory: str | Path = MODELS / "flights", iterations: int = 
 
     The boosting rounds are fitted in steps (`warm_start`), so that a progress bar has something to show.
     """
+    if not FLIGHTS.is_file():
+        raise ModelFileError("the flights are in data/flights.parquet of a checkout; run this there")
     flights = pd.read_parquet(FLIGHTS)
     features, target = flights.drop(columns="arr_delay"), flights["arr_delay"]
     # Whole days are held out: flights of one day share its weather, so a random split would flatter the model.

@@ -1,18 +1,18 @@
-"""A model: a fitted scikit-learn estimator with its schema, name and version."""
+"""A model: a fitted scikit-learn estimator with its schema, name and version, and the engine that computes it."""
 
 import html
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pred_server.errors import InvalidInput, Violation, clip
-from pred_server.model.sklearn_engine import call_estimator, for_arrays, predict_in_blocks
-from pred_server.wire.rows import Aligned
+from pred_server.errors import InvalidInput, clip
+from pred_server.model.sklearn_engine import Engine
+from pred_server.wire.result import Result
+from pred_server.wire.rows import Rows
 from pred_server.wire.schema import Schema
 
 logger = logging.getLogger(__name__)
@@ -20,28 +20,28 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, repr=False)
 class Model:
+    """What a server serves. `parity` says how far another engine than scikit-learn is from it."""
+
     name: str
     version: str
     schema: Schema
     estimator: Any
+    engine: Engine
     scores: Mapping[str, Any] = field(default_factory=dict)
     sample: pd.DataFrame | None = None
-    row_block: int = 1
-    engine: Any = None
     parity: str = ""
-    """How far another engine than scikit-learn is from it."""
 
     def predict(self, table: pd.DataFrame, output: str = "labels") -> np.ndarray:
-        """Predict in process: what a served prediction must equal, bit for bit.
+        """Predict in process: a served prediction equals this, bit for bit.
 
         The estimator always sees the table in one memory layout, the schema's, and in whole blocks of rows where it
-        needs that (`row_block`): the last bit of a linear model's sum depends on both, so `estimator.predict` on the
+        needs that (`row_blocks`): the last bit of a linear model's sum depends on both, so `estimator.predict` on the
         same rows held in another way may differ by that bit.
 
         Parameters
         ----------
         table : DataFrame of shape (n_rows, n_columns), columns in any order
-        output : "labels", which is what any model predicts, or a classifier's "probabilities"
+        output : "labels", which any model predicts, or a classifier's "probabilities"
 
         Returns
         -------
@@ -52,13 +52,14 @@ class Model:
         InvalidInput
             The table does not fit the schema, the estimator refuses its values, or it has no probabilities.
         """
-        return self.predict_aligned(self.schema.align(table), output)
+        values: np.ndarray = self.predict_rows(self.schema.frame_to_rows(table), output).values
+        return values
 
-    def predict_aligned(self, table: Aligned, output: str = "labels") -> np.ndarray:
-        """`predict` for a table that `schema.align` returned."""
+    def predict_rows(self, rows: Rows, output: str = "labels") -> Result:
+        """`predict` for rows that fit the schema."""
         names = self.output_names(output)
         try:
-            result = self.engine.predict(table, output) if self.engine else self._by_estimator(table, output)
+            values = self.engine.predict(rows, output)
         except ValueError as error:
             # The estimator's own text may quote paths or internals: it goes to the log, not to the caller.
             logger.warning("model %s refused a table: %s", self.name, error)
@@ -66,36 +67,24 @@ class Model:
                 f"model {self.name!r} refused the table's values; a usual cause is an infinite or very large number"
             ) from error
         if output == "probabilities":
-            return result.reshape(-1, len(names))
-        return result if self.schema.target.dtype == "str" else result.astype(self.schema.target.dtype, copy=False)
-
-    def _by_estimator(self, table: Aligned, output: str) -> np.ndarray:
-        by = self._array_estimator if isinstance(table, np.ndarray) else self.estimator
-        names = self.schema.index
-        return predict_in_blocks(lambda part: call_estimator(by, part, names, output), table, self.row_block)
-
-    @cached_property
-    def _array_estimator(self) -> Any:
-        return for_arrays(self.estimator, self.sample, self.schema)
-
-    @property
-    def engine_name(self) -> str:
-        return self.engine.name if self.engine else "sklearn"
+            return Result(values.reshape(-1, len(names)), names, "float64")
+        dtype = self.schema.target.dtype
+        return Result(values if dtype == "str" else values.astype(dtype, copy=False), names, dtype)
 
     @property
     def classes(self) -> list[str]:
         """The classes of a classifier that knows probabilities, as text, in their order; none for other models."""
         known = getattr(self.estimator, "classes_", ()) if hasattr(self.estimator, "predict_proba") else ()
-        return [str(each) for each in known]
+        return list(map(str, known))
 
     def output_names(self, output: str) -> list[str]:
-        """The columns of the predictions: the target, or the classes. Raises InvalidInput."""
+        """Return the names of the predictions' columns: the target, or the classes. Raises InvalidInput."""
         if output == "labels":
             return [self.schema.target.name]
         if output != "probabilities":
-            raise InvalidInput.at([Violation("output", f"is {clip(output)!r}; use labels or probabilities")])
+            raise InvalidInput.field("output", f"is {clip(output)!r}; use labels or probabilities")
         if not self.classes:
-            raise InvalidInput.at([Violation("output", f"model {self.name!r} is no classifier with probabilities")])
+            raise InvalidInput.field("output", f"model {self.name!r} is no classifier with probabilities")
         return self.classes
 
     def __repr__(self) -> str:

@@ -13,7 +13,6 @@ import re
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from importlib.metadata import version as library_version
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from pred_server.checkout import MODELS
 from pred_server.errors import InvalidInput, ModelFileError
+from pred_server.limits import MAX_UNPACKED_BYTES, SAMPLE_ROWS
 from pred_server.model.builtin import BUILT_IN
 from pred_server.model.model import Model
-from pred_server.model.sklearn_engine import find_row_block
+from pred_server.model.sklearn_engine import SklearnEngine
 from pred_server.wire.schema import Column, Schema, infer_column
 
-SAMPLE_ROWS = 1_000
 LIBRARIES = ("scikit-learn", "skops", "numpy", "pandas")
 
 # What skops does not trust by default, though these types only hold numbers: trees, neighbour indexes, optimizer state.
@@ -43,7 +42,6 @@ TRUSTED_TYPES = (
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
     "sklearn.tree._tree.Tree",
 )
-MAX_UNPACKED_BYTES = 4 * 1024**3
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +86,7 @@ def save(
     columns = tuple(infer_column(table[column], _takes_missing(estimator, table, str(column))) for column in table)
     schema = Schema(columns, Column(target, dtype, unit=target_unit))
     kept = table.head(SAMPLE_ROWS).reset_index(drop=True)
-    model = _with_row_block(Model(name, version, schema, estimator, scores or {}, kept))
+    model = Model(name, version, schema, estimator, SklearnEngine(estimator, schema, kept), scores or {}, kept)
     if not _same(model.predict(kept), result):
         raise InvalidInput(
             "the estimator predicts otherwise once the table has the dtypes that it is served with; a usual cause is a "
@@ -116,13 +114,6 @@ def save(
     except OSError as error:
         raise ModelFileError(f"cannot write the model directory {directory.name!r}: {error.strerror}") from error
     return model
-
-
-def _with_row_block(model: Model) -> Model:
-    assert model.sample is not None
-    output = "probabilities" if model.classes else "labels"
-    block = find_row_block(lambda table: model._by_estimator(table, output), model.schema.align(model.sample))
-    return replace(model, row_block=block)
 
 
 def _check_label(what: str, text: object) -> None:
@@ -184,7 +175,7 @@ def load(model: str | Path, trust: Sequence[str] = ()) -> Model:
         raise ModelFileError(f"model {label!r}: sample.parquet is not a Parquet file") from error
     estimator = _load_estimator(_read_checked(directory / "model.skops", sha256), label, trust)
     try:
-        loaded = _with_row_block(Model(name, version, schema, estimator, scores, sample))
+        loaded = Model(name, version, schema, estimator, SklearnEngine(estimator, schema, sample), scores, sample)
         loaded.predict(sample.head(1))
     except Exception as error:
         raise ModelFileError(f"model {label!r}: the estimator does not do what the manifest says") from error

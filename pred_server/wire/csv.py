@@ -1,4 +1,4 @@
-"""CSV, the article's encoding: read fast, written so that every bit comes back, and strict about what is wrong."""
+"""CSV, the article's encoding: read fast, written so that every bit comes back, and strict about faults."""
 
 import csv
 import io
@@ -7,22 +7,23 @@ import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from pred_server.errors import InvalidInput, LimitExceeded, ServerFault, Violation
+from pred_server.errors import InvalidInput, ServerFault
 from pred_server.generated.pred_pb2 import Request, Response
-from pred_server.limits import MIB
+from pred_server.limits import MAX_RECORD_BYTES, MIB, check_columns, check_rows
 from pred_server.wire.csv_faults import TRUE, check_characters, explain, read_records, wrong
-from pred_server.wire.rows import Aligned, count_rows
-from pred_server.wire.schema import MAX_COLUMNS, Column, Schema, check_rows
-from pred_server.wire.tables import Table, from_arrow, to_arrow
+from pred_server.wire.result import Result
+from pred_server.wire.rows import Rows
+from pred_server.wire.schema import Column, Schema
+from pred_server.wire.tables import Table, arrow_columns, from_arrow, to_arrow
 
 
-class Csv:
+class CsvCodec:
     """CSV text (RFC 4180) in both directions, as in the article.
 
     A missing number is an empty field or `nan`; a missing string is an empty field without quotes, while `""` is the
@@ -42,45 +43,40 @@ class Csv:
                 arrow = arrow.set_column(place, arrow.column_names[place], values.cast(pa.float64()))
         if arrow.num_columns == 1 and arrow.column(0).null_count:
             raise InvalidInput("a missing value in a table of one column has no CSV form that readers agree on")
-        request.input_data = _to_csv(arrow)
+        request.input_data = _header(arrow.column_names) + _body_text(arrow)
 
-    def read_table(self, request: Request, schema: Schema, max_rows: int) -> tuple[Aligned, list[str]]:
+    def read_table(self, request: Request, schema: Schema, max_rows: int) -> tuple[Rows, list[str]]:
         text = request.input_data.removeprefix("\ufeff")
         if not text.endswith("\n"):
             text += "\n"
         if text.isspace():
-            raise InvalidInput.at([Violation("input_data", "is empty; a header and at least one row are needed")])
-        if re.match(r"[\r\n]*+[^\r\n]*+", text)[0].count(",") >= MAX_COLUMNS:  # type: ignore[index]  # matches any text
-            raise LimitExceeded(f"the table has more than {MAX_COLUMNS:,} columns")
+            raise InvalidInput.field("input_data", "is empty; a header and at least one row are needed")
+        check_columns(re.match(r"[\r\n]*+[^\r\n]*+", text)[0].count(",") + 1)  # type: ignore[index]  # matches any text
         check_characters(text)
         try:
             header = next(record for record in read_records(text) if record)
             ignored = schema.check_names(header)
+        except csv.Error as error:
+            raise InvalidInput.field("input_data", f"line 1: {error}") from error
+        try:
             columns = _read_few(text, schema.columns) if len(text) <= FEW_CHARACTERS else None
             if columns is None:
-                table = _parse(text, schema)
-                columns = {name: from_arrow(table.column(name).combine_chunks()) for name in schema.names}
-            check_rows(count_rows(columns), max_rows)
-            return schema.align(columns), ignored
+                columns = {name: from_arrow(values) for name, values in arrow_columns(_parse(text, schema))}
+            check_rows(len(columns[schema.names[0]]), max_rows)
+            return schema.to_rows(columns), ignored
         except (InvalidInput, pa.ArrowException, csv.Error) as error:
             if isinstance(error, InvalidInput) and not error.violations:
                 raise  # no rows: nothing to point at
-            # The fast reader knows no line numbers; now that there is something to tell, a slow one finds them.
+            # The fast reader knows no line numbers. A slow one finds them, now that there is a fault to report.
             explain(text, schema, error)
             if isinstance(error, InvalidInput):
                 raise
-            raise InvalidInput.at([Violation("input_data", "is not a table in CSV")]) from error
+            raise InvalidInput.field("input_data", "is not a table in CSV") from error
 
-    def write_result(self, values: np.ndarray, names: list[str], response: Response) -> None:
-        if values.size <= FEW_VALUES and values.dtype in (np.float64, np.int64):
-            rows = values.reshape(len(values), -1).tolist()
-            lines = [",".join([repr(value).removesuffix(".0") for value in row]) for row in rows]
-            response.result = _header(names) + "".join([f"{line}\n" for line in lines])
-            return
-        columns = columns_of(values)
-        response.result = _to_csv(pa.table([pa.array(each, from_pandas=False) for each in columns], names))
+    def write_result(self, result: Result, response: Response) -> None:
+        response.result = result_text(result)
 
-    def read_result(self, response: Response, dtype: str | None) -> tuple[list[Any], list[str]]:
+    def read_result(self, response: Response, dtype: str | None) -> Result:
         text = response.result
         try:
             header = next(read_records(text))
@@ -88,14 +84,21 @@ class Csv:
             if dtype and len(text) <= FEW_CHARACTERS:
                 few = _read_few(text, [Column(name, dtype, nullable=True) for name in header])
             if few:
-                return typed(list(few.values()), dtype), header
+                return Result.of_columns(list(few.values()), header, dtype)
             table = _read_csv(text, dict.fromkeys(header, _arrow_type(dtype)) if dtype else {})
-            return typed([from_arrow(column.combine_chunks()) for column in table.columns], dtype), header
         except (StopIteration, pa.ArrowException) as error:
             raise ServerFault("the server's answer is not CSV") from error
+        return Result.of_columns([from_arrow(values) for _, values in arrow_columns(table)], header, dtype)
 
 
-MAX_RECORD_BYTES = 64 * MIB
+def result_text(result: Result, header: bool = True) -> str:
+    """Return predictions as CSV, in the digits that read back as the same bits."""
+    head, values = _header(result.names) if header else "", result.values
+    if values.size <= FEW_VALUES and values.dtype in (np.float64, np.int64):
+        rows = values.reshape(len(values), -1).tolist()
+        return head + "".join([",".join([repr(value).removesuffix(".0") for value in row]) + "\n" for row in rows])
+    columns = [pa.array(column, from_pandas=False) for column in result.columns]
+    return head + _body_text(pa.table(columns, result.names))
 
 
 def split_records(file: BinaryIO, piece_bytes: int, name: str = "the file") -> Iterator[str]:
@@ -148,33 +151,22 @@ def _decode(data: bytes, name: str, read: int) -> str:
         raise InvalidInput(f"{name} is not UTF-8 text (near byte {max(0, read - len(data) + error.start)})") from error
 
 
-def columns_of(values: np.ndarray) -> np.ndarray:
-    """Predictions of shape (n_rows,) or (n_rows, n_columns), by columns; text as objects, whose NULs pyarrow keeps."""
-    values = values.astype(object) if values.dtype.kind == "U" else values
-    return values.reshape(len(values), -1).T
-
-
-def typed(columns: list[Any], dtype: str | None) -> list[Any]:
-    """The columns of a reply in the dtype that the server told, if it did; text stays as it is."""
-    return [values.astype(dtype) for values in columns] if dtype and dtype != "str" else columns
-
-
-# What a thread that writes takes at the least: fewer values are written by the time that another one has begun.
+# A further thread writes at least so many values: it would be slower to start than fewer are to write.
 WRITE_VALUES = 50_000
 
 
-def _to_csv(table: pa.Table) -> str:
+def _body_text(table: pa.Table) -> str:
     threads = min(os.cpu_count() or 1, table.num_rows * table.num_columns // WRITE_VALUES)
     try:
         if threads < 2:
             bodies = [_body(table)]
         else:
-            rows = -(-table.num_rows // threads)
+            n_rows = -(-table.num_rows // threads)
             with ThreadPoolExecutor(threads) as pool:
-                bodies = list(pool.map(_body, (table.slice(rows * each, rows) for each in range(threads))))
+                bodies = list(pool.map(_body, (table.slice(n_rows * part, n_rows) for part in range(threads))))
     except pa.ArrowException as error:
         raise InvalidInput("the table has a column that CSV cannot carry") from error
-    return b"".join([_header(table.column_names).encode(), *bodies]).decode()
+    return b"".join(bodies).decode()
 
 
 def _header(names: list[str]) -> str:
@@ -227,24 +219,25 @@ def _parse(text: str, schema: Schema) -> pa.Table:
     if integers and ("0x" in text or "0X" in text):  # the fast reader takes 0x10 for 16
         for name, values in _read_csv(text, dict.fromkeys(integers, pa.string()), integers).to_pydict().items():
             if any("x" in value.lower() for value in values if value):
-                raise InvalidInput.at([Violation(name, "has a hexadecimal number, and the model needs a decimal one")])
+                raise InvalidInput.field(name, "has a hexadecimal number, and the model needs a decimal one")
     for position, column in enumerate(schema.columns):
         values = table.column(position)
         if values.null_count and column.dtype == "str" and not column.nullable:
             table = table.set_column(position, column.name, values.fill_null(""))
         elif values.null_count and not column.nullable:
-            raise InvalidInput.at([Violation(column.name, "has an empty field, and the model needs a value")])
+            raise InvalidInput.field(column.name, "has an empty field, and the model needs a value")
     return table
 
 
-# Up to these sizes a text is read, and numbers are written, in Python: pyarrow would need longer to begin.
+# Python reads texts, and writes numbers, up to these sizes: pyarrow would need longer to begin.
 FEW_CHARACTERS = 1_024
 FEW_VALUES = 32
 
 
 def _read_few(text: str, columns: Iterable[Column]) -> dict[str, np.ndarray] | None:
-    """The columns as pyarrow would read them, or None where it is needed: where it would complain, or may tell apart
-    what looks alike here, as an empty field and one that is empty but for its quotes.
+    """Return the columns as pyarrow would read them, or None where pyarrow must read.
+
+    It must where it would complain, and where quotes make a difference: an empty field is missing, `""` is not.
     """
     if '""' in text:
         return None

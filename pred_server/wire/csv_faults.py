@@ -1,4 +1,4 @@
-"""What is wrong with a CSV text, by line and column: what fast readers do not tell, or take without a word."""
+"""Find the faults of a CSV text by line and column: fast readers do not name them, or accept them in silence."""
 
 import csv
 import re
@@ -50,7 +50,7 @@ def _at_character(text: str, index: int, what: str) -> InvalidInput:
     header = next((record for record in read_records(text) if record), [])
     name = header[min(len(records[-1]), len(header)) - 1] if header else "input_data"
     line = len(re.findall(r"\r\n|\r|\n", before)) + 1
-    return InvalidInput.at([Violation(name, f"line {line}: {what}")])
+    return InvalidInput.field(name, f"line {line}: {what}")
 
 
 # Possessive (++, *+): a value of a million digits and a letter must not be tried in a million ways.
@@ -77,15 +77,14 @@ def explain(text: str, schema: Schema, cause: Exception) -> None:
         try:
             violations = _violations(reader, schema, start, quoted_column)
         except csv.Error as error:  # all that is left to object to once the quotes are right
-            raise InvalidInput.at([Violation("input_data", f"line {reader.line_num}: {error}")]) from error
+            raise InvalidInput.field("input_data", f"line {reader.line_num}: {error}") from error
         if violations:
             raise InvalidInput.at(violations)
 
 
 def _violations(reader: "_csv.Reader", schema: Schema, start: int, quoted_column: int | None) -> list[Violation]:
-    """What is wrong from the record `start` on; record 0 is the header."""
+    """Return the faults from the record `start` on; record 0 is the header, whose names have been checked."""
     header = next(record for record in reader if record)
-    schema.check_names(header)
     wanted = [(header.index(column.name), column) for column in schema.columns]
     violations: list[Violation] = []
     record_number, line_after = 0, reader.line_num + 1

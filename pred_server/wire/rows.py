@@ -1,50 +1,61 @@
-"""A table as a model takes it: checked, in the schema's order, and as cheap for one row as for a million.
-
-Where all columns have one numeric dtype it is one array of shape (n_rows, n_columns), column-major: matrix products
-round by memory layout, so there is only one. Else it is a dict of the columns' names and values: numbers and booleans
-as NumPy arrays, text as pandas' str arrays or as arrays of Python strings, with None or NaN where there is none.
-"""
+"""A table as a model takes it: checked, in the schema's order, and as cheap for one row as for a million."""
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-Aligned: TypeAlias = "np.ndarray | dict[str, Any]"
+
+class Rows:
+    """Rows of a table that fits a schema (`Schema.to_rows` makes them).
+
+    Attributes
+    ----------
+    array : ndarray of shape (n_rows, n_columns), or None
+        All values, where the columns have one numeric dtype. Column-major: a matrix product rounds by memory layout, so
+        there is only one layout.
+    columns : dict of the columns' names and values, where there is no array
+        Numbers and booleans are NumPy arrays. Text is a str array of pandas, or an array of Python strings with None or
+        NaN for a missing one.
+    """
+
+    __slots__ = ("array", "columns")
+
+    def __init__(self, values: np.ndarray | dict[str, Any]):
+        self.array = values if isinstance(values, np.ndarray) else None
+        self.columns: dict[str, Any] = {} if isinstance(values, np.ndarray) else values
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())) if self.array is None else self.array)
+
+    def take(self, places: np.ndarray | slice) -> "Rows":
+        """Return some of the rows, by their places."""
+        if self.array is not None:
+            return Rows(np.asfortranarray(self.array[places]))
+        return Rows({name: values[places] for name, values in self.columns.items()})
+
+    @staticmethod
+    def concat(parts: "Sequence[Rows]") -> "Rows":
+        """Return the rows of several tables of one schema, one below the other."""
+        if len(parts) == 1:
+            return parts[0]
+        arrays = [part.array for part in parts if part.array is not None]
+        if arrays:
+            # The transposed arrays are row-major; side by side and transposed back, they are column-major.
+            return Rows(np.concatenate([np.ascontiguousarray(array.T) for array in arrays], axis=1).T)
+        return Rows({name: _concat([part.columns[name] for part in parts]) for name in parts[0].columns})
+
+    def to_frame(self, names: pd.Index) -> pd.DataFrame:
+        """Return the rows as a DataFrame; text becomes pandas' str dtype."""
+        if self.array is not None:
+            return pd.DataFrame(self.array, columns=names, copy=False)
+        text = [name for name, values in self.columns.items() if values.dtype == object]
+        strings = {name: pd.array(self.columns[name], dtype=pd.StringDtype(na_value=np.nan)) for name in text}
+        return pd.DataFrame(self.columns | strings)
 
 
-def count_rows(table: Aligned) -> int:
-    return len(table) if isinstance(table, np.ndarray) else len(next(iter(table.values())))
-
-
-def take(table: Aligned, rows: np.ndarray | slice) -> Aligned:
-    """Some of the rows, by their places."""
-    if isinstance(table, np.ndarray):
-        return np.asfortranarray(table[rows])
-    return {name: values[rows] for name, values in table.items()}
-
-
-def concat(tables: Sequence[Aligned]) -> Aligned:
-    """The rows of tables of one schema, one below the other."""
-    first = tables[0]
-    if len(tables) == 1:
-        return first
-    if isinstance(first, np.ndarray):
-        # Column-major is what one gets by putting the transposed ones, row-major, side by side.
-        return np.concatenate([np.ascontiguousarray(np.asarray(table).T) for table in tables], axis=1).T
-    return {name: _join([table[name] for table in tables]) for name in first}
-
-
-def to_frame(table: Aligned, names: pd.Index) -> pd.DataFrame:
-    """The same table as pandas has it; text becomes its str dtype."""
-    if isinstance(table, np.ndarray):
-        return pd.DataFrame(table, columns=names, copy=False)
-    text = [name for name, values in table.items() if values.dtype == object]
-    return pd.DataFrame(table | {name: pd.array(table[name], dtype=pd.StringDtype(na_value=np.nan)) for name in text})
-
-
-def _join(parts: list[Any]) -> Any:
+def _concat(parts: list[Any]) -> Any:
     if all(isinstance(part, np.ndarray) for part in parts):
         return np.concatenate(parts)
     return pd.concat([pd.Series(part, dtype="str") for part in parts]).array

@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pred_server.errors import InvalidInput, LimitExceeded, Violation, clip
-from pred_server.limits import flag
-from pred_server.wire.rows import Aligned
+from pred_server.errors import InvalidInput, Violation, clip
+from pred_server.limits import check_columns
+from pred_server.wire.rows import Rows
 
 NUMERIC_DTYPES = (
     "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64",
 )  # fmt: skip
 DTYPES = ("bool", "str", *NUMERIC_DTYPES)
-MAX_COLUMNS = 10_000
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Schema:
-    """What goes into a model and what comes out: its feature columns, in the model's order, and its target."""
+    """The feature columns of a model, in its order, and its target."""
 
     columns: tuple[Column, ...]
     target: Column
@@ -64,15 +63,14 @@ class Schema:
         return asdict(self)
 
     def check_names(self, names: list[str]) -> list[str]:
-        """Return the names that the model does not know; they are ignored.
+        """Return the names of the columns that the model does not know and ignores.
 
         Raises
         ------
         InvalidInput
             A column is missing, or a name stands twice.
         """
-        if len(names) > MAX_COLUMNS:
-            raise LimitExceeded(f"the table has more than {MAX_COLUMNS:,} columns")
+        check_columns(len(names))
         known = set(self.names)
         if len(set(names)) == len(names) and known.issubset(names):
             return [name for name in names if name not in known]
@@ -88,7 +86,7 @@ class Schema:
 
     @cached_property
     def uniform(self) -> np.dtype | None:
-        """The dtype of all columns, if it is one, and numeric."""
+        """The dtype of all columns, if they have one numeric dtype."""
         dtypes = {column.dtype for column in self.columns}
         return np.dtype(dtypes.pop()) if len(dtypes) == 1 and dtypes <= set(NUMERIC_DTYPES) else None
 
@@ -96,60 +94,56 @@ class Schema:
     def index(self) -> pd.Index:
         return pd.Index(self.names)
 
-    def align(self, table: pd.DataFrame | Mapping[str, Any]) -> Aligned:
-        """Return the model's columns in its order and dtypes; other columns are left out.
-
-        Parameters
-        ----------
-        table : DataFrame of shape (n_rows, n_columns), n_rows >= 1, or the columns' names and values; in any order
+    def frame_to_rows(self, table: pd.DataFrame) -> Rows:
+        """Return the model's columns of a DataFrame of shape (n_rows, n_columns), n_rows >= 1, in any order.
 
         Raises
         ------
         InvalidInput
-            A column is missing, stands twice, has values of another type, or lacks values that the model needs; or
-            there are no rows.
+            As `check_names` and `to_rows` do.
         """
-        if isinstance(table, pd.DataFrame):
-            table = table.set_axis([str(name) for name in table.columns], axis=1)
-            if table.columns.has_duplicates:
-                self.check_names(list(table.columns))
-        self.check_names([str(name) for name in table])
-        if len(next(iter(table.values())) if isinstance(table, dict) else table) == 0:
+        table = table.set_axis([str(name) for name in table.columns], axis=1)
+        self.check_names(list(table.columns))
+        return self.to_rows(table)
+
+    def to_rows(self, table: pd.DataFrame | Mapping[str, Any]) -> Rows:
+        """Return the model's columns in its order and dtypes. The names have been checked; other columns are left out.
+
+        Raises
+        ------
+        InvalidInput
+            There are no rows, or a column has values of another type, or lacks values that the model needs.
+        """
+        if len(table[self.names[0]]) == 0:
             raise InvalidInput("the table has no rows")
-        aligned, violations = {}, []
+        values, violations = {}, []
         for column in self.columns:
             try:
-                aligned[column.name] = _cast(table[column.name], column)
+                values[column.name] = _cast(table[column.name], column)
             except ValueError as error:
                 violations.append(Violation(column.name, str(error)))
         if violations:
             raise InvalidInput.at(violations)
-        # Rows of columns, seen from the side: column-major.
-        return np.array(list(aligned.values())).T if self.uniform else aligned
+        # An array of columns, transposed: column-major.
+        return Rows(np.array(list(values.values())).T if self.uniform else values)
 
-    def align_array(self, array: np.ndarray, names: list[str]) -> Aligned:
-        """`align` for an array of shape (n_rows, n_columns) whose columns have these names; a view where it fits."""
+    def array_to_rows(self, array: np.ndarray, names: list[str]) -> Rows:
+        """`to_rows` for an array of shape (n_rows, n_columns) whose columns have these names; a view where it fits."""
         # `is not None`: NumPy takes None for float64 when it compares types.
         fits = self.uniform is not None and names == self.names and array.dtype == self.uniform and len(array) > 0
         if not fits or (array.dtype.kind == "f" and math.isnan(array.min())):
-            return self.align({name: array[:, place] for place, name in enumerate(names)})
-        return np.asfortranarray(array)
-
-
-def check_rows(n_rows: int, max_rows: int) -> None:
-    """Raise LimitExceeded where a message has more rows than allowed."""
-    if n_rows > max_rows:
-        raise LimitExceeded(f"the table has {n_rows:,} rows", limit=max_rows, flag=flag("max_rows"))
+            return self.to_rows({name: array[:, place] for place, name in enumerate(names)})
+        return Rows(np.asfortranarray(array))
 
 
 def infer_column(values: pd.Series, nullable: bool = False) -> Column:
-    """Name and dtype of a training column."""
+    """Return the name and dtype of a training column."""
     text = isinstance(values.dtype, pd.StringDtype) or pd.api.types.infer_dtype(values, skipna=True) == "string"
     return Column(str(values.name), "str" if text else str(values.dtype), nullable)
 
 
 def plain(values: pd.Series) -> pd.Series:
-    """The values of a categorical column as such; any other column as it is."""
+    """Return the values of a categorical column as such, and any other column as it is."""
     if not isinstance(values.dtype, pd.CategoricalDtype):
         return values
     whole_numbers_with_gaps = values.isna().any() and pd.api.types.is_integer_dtype(values.cat.categories.dtype)
@@ -157,11 +151,11 @@ def plain(values: pd.Series) -> pd.Series:
 
 
 def _cast(values: Any, column: Column) -> Any:
-    """The values as an array of the column's type; at a million rows or at one, most are so already."""
-    if isinstance(values, np.ndarray) and values.dtype == column.dtype and not column.is_float:
-        return values
-    if isinstance(values, np.ndarray) and values.dtype == column.dtype and (column.nullable or not _has_nan(values)):
-        return values
+    """Return the values as an array of the column's type. Most are one already."""
+    if isinstance(values, np.ndarray) and values.dtype == column.dtype:
+        may_have_gaps = column.is_float and not column.nullable
+        if not (may_have_gaps and _has_nan(values)):
+            return values
     if column.dtype in ("str", "bool"):
         values = plain(values) if isinstance(values, pd.Series) else values
         kind = "string" if column.dtype == "str" else "boolean"

@@ -11,12 +11,9 @@ from grpc_status import rpc_status
 
 from pred_server import errors
 from pred_server.errors import clip
+from pred_server.limits import MAX_DETAIL_BYTES, MAX_ERROR_BYTES
 
 DOMAIN = "pred-server"
-
-# gRPC gives all metadata of a reply together 8 KiB. The message travels twice, and percent-encoded once.
-MAX_MESSAGE_BYTES = 400
-MAX_DETAIL_BYTES = 2_048
 
 _BY_CODE: dict[str, type[errors.PredServerError]] = {
     kind.code: kind
@@ -33,7 +30,7 @@ _BY_CODE: dict[str, type[errors.PredServerError]] = {
 
 
 def to_status(error: errors.PredServerError) -> grpc.Status:
-    """What a server answers: the code, the sentence and the fields at fault."""
+    """Return what a server answers: the code, the sentence and the fields at fault."""
     status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=_clip_bytes(str(error)))
     if isinstance(error, errors.InvalidInput) and error.violations:
         bad_request = error_details_pb2.BadRequest()
@@ -43,14 +40,16 @@ def to_status(error: errors.PredServerError) -> grpc.Status:
                 del bad_request.field_violations[-1]
         _pack(status, bad_request)
     if isinstance(error, errors.LimitExceeded):
-        told = {"limit": str(error.limit), "flag": error.flag} if error.flag else {}
-        _pack(status, error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=told))
+        limit = {"limit": str(error.limit), "flag": error.flag} if error.flag else {}
+        _pack(status, error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=limit))
+    if isinstance(error, errors.ModelNotFound):
+        _pack(status, error_details_pb2.ErrorInfo(reason="MODEL_NOT_FOUND", domain=DOMAIN, metadata=error.asked))
     answer: grpc.Status = rpc_status.to_status(status)
     return answer
 
 
 def from_call(call: grpc.Call) -> errors.PredServerError:
-    """What a client raises for a failed call, of this server or of any other."""
+    """Return the error that a client raises for a failed call, of this server or of any other."""
     code, message = call.code().name, call.details() or "no message"
     kind = _BY_CODE.get(code, errors.RemoteError)
     if code == "UNIMPLEMENTED":
@@ -67,8 +66,12 @@ def from_call(call: grpc.Call) -> errors.PredServerError:
     if kind is errors.InvalidInput:
         bad_request = error_details_pb2.BadRequest()
         _unpack(call, bad_request)
-        found = [errors.Violation(each.field, each.description) for each in bad_request.field_violations]
-        return errors.InvalidInput(message, found)
+        violations = [errors.Violation(at.field, at.description) for at in bad_request.field_violations]
+        return errors.InvalidInput(message, violations)
+    if kind is errors.ModelNotFound:
+        info = error_details_pb2.ErrorInfo()
+        _unpack(call, info)
+        return errors.ModelNotFound(message, dict(info.metadata))
     if kind is errors.Unavailable and "connect" in message:
         message = f"nobody answers at that address; is the server running there? ({message})"
     return kind(message)
@@ -76,7 +79,7 @@ def from_call(call: grpc.Call) -> errors.PredServerError:
 
 def _clip_bytes(text: str) -> str:
     data = text.encode()
-    return text if len(data) <= MAX_MESSAGE_BYTES else data[:MAX_MESSAGE_BYTES].decode(errors="ignore") + "…"
+    return text if len(data) <= MAX_ERROR_BYTES else data[:MAX_ERROR_BYTES].decode(errors="ignore") + "…"
 
 
 def _pack(status: status_pb2.Status, detail: error_details_pb2.BadRequest | error_details_pb2.ErrorInfo) -> None:

@@ -1,27 +1,30 @@
-"""A table as pandas, NumPy and Arrow have it: what a client takes, and each kind as another."""
+"""The tables that a caller hands in, of pandas, NumPy and Arrow, and how each becomes another."""
 
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from pred_server.errors import InvalidInput, Violation
+from pred_server.errors import InvalidInput
 from pred_server.wire.schema import NUMERIC_DTYPES, plain
 
-Table: TypeAlias = "pd.DataFrame | np.ndarray | pa.Table"
+Table: TypeAlias = pd.DataFrame | np.ndarray | pa.Table
 
 _GAPS = {
     **{kind: pd.Int64Dtype() for kind in (pa.int8(), pa.int16(), pa.int32(), pa.int64())},
     **{kind: pd.UInt64Dtype() for kind in (pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64())},
     pa.bool_(): pd.BooleanDtype(),
 }
+# Cut large tables at multiples of this: the rest of a block would be computed by itself (`model.row_blocks`).
+ROW_BLOCK = 16
 # The integers that a float64 holds exactly lie between this and its negative.
 EXACT = 2**53
 
 
 def as_table(table: Any) -> Table:
-    """The table as it is, if it is one. Raises InvalidInput."""
+    """Return the table as it is, if it is one. Raises InvalidInput."""
     if isinstance(table, pa.RecordBatch):
         return pa.Table.from_batches([table])
     if isinstance(table, np.ma.MaskedArray):
@@ -35,8 +38,10 @@ def as_table(table: Any) -> Table:
     return table
 
 
-def count_bytes(table: Table) -> int:
-    """About how many bytes the values take."""
+def count_bytes(table: Table | str) -> int:
+    """Return about how many bytes the values take."""
+    if isinstance(table, str):
+        return len(table)
     if not isinstance(table, pd.DataFrame):
         return int(table.nbytes)
     if all(isinstance(kind, np.dtype) and kind.kind != "O" for kind in set(table.dtypes)):
@@ -45,15 +50,29 @@ def count_bytes(table: Table) -> int:
     return int(some.memory_usage(index=False, deep=True).sum() * len(table) / max(len(some), 1))
 
 
-def cut(table: Table, start: int, stop: int) -> Table:
-    """The rows from `start` on, up to `stop`, without a copy."""
-    if isinstance(table, pa.Table):
-        return table.slice(start, stop - start)
-    return table.iloc[start:stop] if isinstance(table, pd.DataFrame) else table[start:stop]
+def chunks(table: Table, n_rows: int) -> Iterator[Table]:
+    """Cut a table into pieces of so many rows, without a copy; at least one piece."""
+    for start in range(0, max(len(table), 1), n_rows):
+        if isinstance(table, pa.Table):
+            yield table.slice(start, n_rows)
+        else:
+            yield (
+                table.iloc[start : start + n_rows] if isinstance(table, pd.DataFrame) else table[start : start + n_rows]
+            )
+
+
+def without_columns(table: pd.DataFrame | pa.Table, known: set[str]) -> tuple[Table, list[str]]:
+    """Return the table without the columns that are not known, and their names; the whole where none is known."""
+    names = [str(name) for name in (table.columns if isinstance(table, pd.DataFrame) else table.column_names)]
+    unknown = [name for name in names if name not in known]
+    if not unknown or len(unknown) == len(names):
+        return table, []
+    places = [place for place, name in enumerate(names) if name in known]
+    return table.iloc[:, places] if isinstance(table, pd.DataFrame) else table.select(places), unknown
 
 
 def to_frame(table: Table, names: list[str]) -> pd.DataFrame:
-    """The table as a DataFrame; `names` are for an array, which has none."""
+    """Return the table as a DataFrame; `names` are for an array, which has none."""
     if isinstance(table, pa.Table):
         return table.to_pandas()
     if isinstance(table, pd.DataFrame):
@@ -64,7 +83,7 @@ def to_frame(table: Table, names: list[str]) -> pd.DataFrame:
 
 
 def to_arrow(table: Table) -> pa.Table:
-    """The table as an Arrow table. A NaN stays one where pandas has floats of NumPy's, and is a null elsewhere.
+    """Return the table as an Arrow table. A NaN stays one where pandas has floats of NumPy's, and is a null elsewhere.
 
     Raises
     ------
@@ -83,14 +102,20 @@ def to_arrow(table: Table) -> pa.Table:
             held = values.to_numpy() if isinstance(values.dtype, np.dtype) else values.array
             columns[str(name)] = pa.array(held, from_pandas=nan_as_null)
         except (pa.ArrowException, ValueError, OverflowError) as error:
-            raise InvalidInput.at([Violation(str(name), "holds values of several kinds, or of one unknown")]) from error
+            what = "holds values of several kinds, or of one unknown"
+            raise InvalidInput.field(str(name), what) from error
     if len(columns) < frame.shape[1]:
         raise InvalidInput("the table has two columns of one name")
     return pa.table(columns)
 
 
+def arrow_columns(table: pa.Table) -> list[tuple[str, pa.Array]]:
+    """Return the names and values of an Arrow table, each column in one piece."""
+    return [(name, column.combine_chunks()) for name, column in zip(table.column_names, table.columns, strict=True)]
+
+
 def from_arrow(values: pa.Array) -> Any:
-    """The values as a NumPy array where Arrow's type is one of NumPy's, else as pandas has them."""
+    """Return the values as a NumPy array where Arrow's type is one of NumPy's, else as pandas has them."""
     if pa.types.is_primitive(values.type) and (values.null_count == 0 or pa.types.is_floating(values.type)):
         return values.to_numpy(zero_copy_only=False)
     if pa.types.is_integer(values.type) or pa.types.is_boolean(values.type):  # pandas has gaps among these
@@ -101,7 +126,7 @@ def from_arrow(values: pa.Array) -> Any:
 
 
 def to_array(table: Table) -> tuple[np.ndarray, list[str]]:
-    """The table as one array of shape (n_rows, n_columns), and the names of its columns, none for an array.
+    """Return the table as one array of shape (n_rows, n_columns), and the names of its columns, none for an array.
 
     Raises
     ------
@@ -133,10 +158,10 @@ def to_array(table: Table) -> tuple[np.ndarray, list[str]]:
 
 def _require_number(name: str, dtype: Any) -> None:
     if str(dtype) not in NUMERIC_DTYPES:
-        raise InvalidInput.at([Violation(name, f"has dtype {dtype}, and a tensor holds numbers; use columns or arrow")])
+        raise InvalidInput.field(name, f"has dtype {dtype}, and a tensor holds numbers; use columns or arrow")
 
 
 def _require_exact(name: str, values: pd.Series, dtype: np.dtype, common: np.dtype) -> None:
     limit = EXACT if common.itemsize == 8 else 2**24
     if dtype.kind in "iu" and dtype.itemsize > 2 and not values.between(-limit, limit)[values.notna()].all():
-        raise InvalidInput.at([Violation(name, f"has integers that {common} does not hold; use columns or arrow")])
+        raise InvalidInput.field(name, f"has integers that {common} does not hold; use columns or arrow")

@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 
 from pred_server import Client, serve
+from pred_server.client.waterfall import PHASES, Waterfall
 from pred_server.tutorial.background import Server
 from pred_server.wire.codec import CODECS
-from pred_server.wire.timing import PHASES, SERVER_PHASES, Stopwatch, Waterfall, parse_header
+from pred_server.wire.timing import SERVER_PHASES, Stopwatch, parse_header
 
 INJECTED_MS = 50.0
 CHUNKS = 4
@@ -19,26 +20,19 @@ CHUNKS = 4
 SLEEP = "import time; from unittest import mock\n"
 PATCHES = {
     "transport": """
-import pred_server.generated.pred_pb2_grpc as g
-from pred_server.generated.pred_pb2 import Request
-def slow(data):
-    time.sleep(0.05)
-    return Request.FromString(data)
-real = g.grpc.unary_unary_rpc_method_handler
-def handler(behavior, request_deserializer, response_serializer):
-    deserializer = slow if request_deserializer == Request.FromString else request_deserializer
-    return real(behavior, request_deserializer=deserializer, response_serializer=response_serializer)
-g.grpc.unary_unary_rpc_method_handler = handler
+import pred_server.server.service as s
+real = s.read_inline
+s.read_inline = lambda *all: (time.sleep(0.05), real(*all))[1]
 """,
     "decode": """
 import pred_server.wire.csv as c
-real = c.Csv.read_table
-c.Csv.read_table = lambda *all: (time.sleep(0.05), real(*all))[1]
+real = c.CsvCodec.read_table
+c.CsvCodec.read_table = lambda *all: (time.sleep(0.05), real(*all))[1]
 """,
     "queue": """
 import pred_server.server.predictor as p
-real = p.Predictor._compute
-p.Predictor._compute = lambda self, batch: (time.sleep(0.05), real(self, batch))[1]
+real = p.Predictor._answer_apart
+p.Predictor._answer_apart = lambda self, batch: (time.sleep(0.05), real(self, batch))[1]
 """,
     "predict": """
 import pred_server.model.builtin as m
@@ -47,8 +41,8 @@ m.Sum.predict = lambda self, table: (time.sleep(0.05), real(self, table))[1]
 """,
     "encode": """
 import pred_server.wire.csv as c
-real = c.Csv.write_result
-c.Csv.write_result = lambda *all: (time.sleep(0.05), real(*all))[1]
+real = c.CsvCodec.write_result
+c.CsvCodec.write_result = lambda *all: (time.sleep(0.05), real(*all))[1]
 """,
 }
 XY = pd.DataFrame({"x": [1.0, 2.0], "y": [0.5, 0.25]})
@@ -152,7 +146,7 @@ def test_errors_are_timed_too(plain: Server) -> None:
     from pred_server.generated.pred_pb2 import Request
 
     with pytest.raises(grpc.RpcError) as caught:
-        plain.client()._stubs[0].Predict(Request(input_data="x,y\n1,a\n"))
+        next(plain.client()._connection._stubs).Predict(Request(input_data="x,y\n1,a\n"))
     header = dict(caught.value.trailing_metadata())["server-timing"]
     assert "decode" in parse_header(header)[0]
 

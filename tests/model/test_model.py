@@ -22,8 +22,7 @@ from sklearn.preprocessing import OrdinalEncoder, StandardScaler
 
 from pred_server import Model, load, save
 from pred_server.errors import InvalidInput, ModelFileError
-from pred_server.model.sklearn_engine import ROW_BLOCK
-from pred_server.wire.rows import to_frame
+from pred_server.wire.tables import ROW_BLOCK
 
 IRIS = load_iris(as_frame=True)
 TABLE, LABELS = IRIS.data, IRIS.target_names[IRIS.target]
@@ -72,10 +71,11 @@ def test_any_fitted_estimator_is_saved_and_comes_back_the_same(
     save(estimator, TABLE, tmp_path / "mine")
     model = load(tmp_path / "mine")
     assert model.schema.target.dtype == dtype
-    # Whole blocks only: what is left over of one, scikit-learn rounds in another way (engines.find_row_block).
+    # Whole blocks only: what is left over of one, scikit-learn rounds in another way (row_blocks.find_row_block).
     whole = TABLE.head(len(TABLE) // ROW_BLOCK * ROW_BLOCK)
     assert np.array_equal(
-        model.predict(TABLE)[: len(whole)], estimator.predict(to_frame(model.schema.align(whole), model.schema.index))
+        model.predict(TABLE)[: len(whole)],
+        estimator.predict(model.schema.frame_to_rows(whole).to_frame(model.schema.index)),
     )
     if dtype == "float64":
         assert model.predict(TABLE) == pytest.approx(estimator.predict(TABLE), rel=1e-12)
@@ -224,7 +224,7 @@ def test_a_model_shows_itself_escaped() -> None:
     model = load("sum")
     assert repr(model) == "Model('sum', version 1: x, y -> 0)"
     assert "<b>Model sum v1</b>" in model._repr_html_()
-    assert "<script" not in Model("<script>", "1", model.schema, None)._repr_html_()
+    assert "<script" not in Model("<script>", "1", model.schema, None, model.engine)._repr_html_()
 
 
 @pytest.mark.parametrize("n_features", [3, 10])

@@ -34,13 +34,13 @@ SCHEMA = Schema(tuple(Column(name, "float64") for name in TABLE), Column("y", "f
 )
 def test_an_estimator_is_asked_with_arrays_where_it_predicts_the_same(estimator: Any, takes_arrays: bool) -> None:
     estimator.fit(TABLE, TARGET)
-    asked = for_arrays(estimator, TABLE.head(50), SCHEMA)
+    asked = for_arrays(estimator, SCHEMA.frame_to_rows(TABLE.head(50)), SCHEMA.index)
     assert hasattr(asked, "feature_names_in_") is not takes_arrays
     assert list(estimator.feature_names_in_) == ["a", "b", "c"], "the caller's own estimator is left as it was"
     with warnings.catch_warnings(action="error"):
         for rows in (1, 7, 200):
-            array = SCHEMA.align(TABLE.head(rows))
-            assert np.array_equal(call_estimator(asked, array, SCHEMA.index), estimator.predict(TABLE.head(rows)))
+            sent = SCHEMA.frame_to_rows(TABLE.head(rows))
+            assert np.array_equal(call_estimator(asked, sent, SCHEMA.index), estimator.predict(TABLE.head(rows)))
 
 
 def test_probabilities_are_compared_where_labels_would_hide_a_difference() -> None:
@@ -49,7 +49,7 @@ def test_probabilities_are_compared_where_labels_would_hide_a_difference() -> No
 
     estimator = make_pipeline(FunctionTransformer(doubled), LogisticRegression(fit_intercept=False))
     estimator.fit(TABLE, TARGET > 0)
-    array = SCHEMA.align(TABLE)
+    rows = SCHEMA.frame_to_rows(TABLE)
     bare = make_pipeline(*(step for _, step in estimator.steps[1:]))
-    assert np.array_equal(bare.predict(array), estimator.predict(TABLE)), "the labels do not tell"
-    assert for_arrays(estimator, TABLE, SCHEMA) is estimator
+    assert np.array_equal(bare.predict(rows.array), estimator.predict(TABLE)), "the labels do not tell"
+    assert for_arrays(estimator, rows, SCHEMA.index) is estimator

@@ -46,7 +46,7 @@ def test_predict_prints_the_predictions_as_csv(flights_server: Server, flights_m
     [
         (["nowhere.csv"], None, "cannot read nowhere.csv: No such file or directory"),
         (["-"], "month\n1\n", "pred-server: day: the column is missing (the table has 'month') (and 7 more)\n  hour:"),
-        (["-", "--model", "none"], "a\n1\n", "no model none v(any) here; there is flights v1"),
+        (["-", "--model", "none"], "a\n1\n", "no model none here; there is flights v1"),
         (["-", "--address", "127.0.0.1:1"], "a\n1\n", "pred-server: "),
     ],
 )

@@ -177,7 +177,7 @@ def test_what_nobody_waits_for_is_not_computed() -> None:
         wait_until(lambda: "computing" in server.logs(), "the model to be busy")
         late = [pool.submit(client.predict, pd.concat([xy(0)] * 7), timeout_s=0.3) for _ in range(3)]
         assert all(isinstance(each.exception(), DeadlineExceeded) for each in late)
-        stub = client._stubs[0]
+        stub = next(client._connection._stubs)
         from pred_server.generated.pred_pb2 import Request
 
         gone = stub.Predict.future(Request(input_data="x,y\n" + "0,1\n" * 9))
@@ -517,6 +517,6 @@ def test_metadata_of_errors_stays_small_whatever_the_names(sum_server: Server) -
 
     names = ",".join(f"☃{number:03}" * 12 for number in range(40))
     with pytest.raises(grpc.RpcError) as caught:
-        sum_server.client()._stubs[0].Predict(Request(input_data=f"{names},{names}\n1\n"))
+        next(sum_server.client()._connection._stubs).Predict(Request(input_data=f"{names},{names}\n1\n"))
     size = sum(len(key) + len(value) for key, value in caught.value.trailing_metadata())
     assert size + 3 * len(caught.value.details().encode()) < 4_096

@@ -12,10 +12,15 @@ import pred_server.server.predictor as predictor_module
 from pred_server.errors import InvalidInput, Unavailable
 from pred_server.limits import Limits
 from pred_server.model.model import Model
-from pred_server.server.predictor import INLINE_NS, INLINE_ROWS, NEVER_AGAIN_NS, QUIET_TURNS, Computed, Predictor, _kind
+from pred_server.server.inline import INLINE_ROWS, NEVER_AGAIN_NS, _key
+from pred_server.server.predictor import QUIET_TURNS, Predictor
+from pred_server.wire.result import Result
+from pred_server.wire.rows import Rows
 from pred_server.wire.schema import Column, Schema
+from pred_server.wire.timing import Stopwatch
 
 LOOP, THREAD = "MainThread", "compute"
+INLINE_NS = round(Limits().max_inline_ms * 1e6)
 
 
 class Recorder:
@@ -31,12 +36,12 @@ class Recorder:
         self.gate = threading.Event()
         self.gate.set()
 
-    def predict(self, table: np.ndarray, output: str) -> np.ndarray:
-        self.asked.append((threading.current_thread().name, len(table)))
+    def predict(self, rows: Rows, output: str) -> np.ndarray:
+        self.asked.append((threading.current_thread().name, len(rows)))
         assert self.gate.wait(30)
-        if (table < 0).any():
+        if (rows.array < 0).any():
             raise ValueError("negative")
-        return 2 * table[:, 0]
+        return 2 * rows.array[:, 0]
 
 
 def doubling(engine: Recorder) -> Model:
@@ -46,12 +51,12 @@ def doubling(engine: Recorder) -> Model:
 def as_quick_as(predictor: Predictor, model: Model, ns: float) -> None:
     """As if it had been measured: a test must not depend on how fast the machine is."""
     for n_rows in range(INLINE_ROWS + 1):
-        predictor._slowest_ns[_kind(model, "labels", n_rows)] = ns
+        predictor.quick._slowest_ns[_key(model, "labels", n_rows)] = ns
 
 
-async def predict(predictor: Predictor, model: Model, *values: float) -> Computed:
-    table = np.array(values).reshape(-1, 1)
-    return await predictor.predict(model, table, "labels", time.monotonic() + 30)
+async def predict(predictor: Predictor, model: Model, *values: float, watch: Stopwatch | None = None) -> Result:
+    rows = Rows(np.array(values).reshape(-1, 1))
+    return await predictor.predict(model, rows, "labels", time.monotonic() + 30, watch or Stopwatch())
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +100,7 @@ def test_a_model_that_is_quick_for_one_row_need_not_be_for_sixty() -> None:
     async def run() -> None:
         engine, predictor = Recorder(), Predictor(Limits())
         model = doubling(engine)
-        predictor._slowest_ns[_kind(model, "labels", 1)] = INLINE_NS
+        predictor.quick._slowest_ns[_key(model, "labels", 1)] = INLINE_NS
         await predict(predictor, model, 1.0)
         await predict(predictor, model, *range(60))
         assert engine.asked == [(LOOP, 1), (THREAD, 60)]
@@ -133,7 +138,7 @@ def test_what_was_gathered_is_computed_model_by_model_and_by_the_thread_where_th
         assert [each.values.tolist() for each in found] == 4 * [[2.0]]
         assert (one.asked, other.asked) == ([(LOOP, 2)], [(THREAD, 2)])
         predictor = await crowded(*models)
-        predictor._slowest_ns[_kind(models[0], "labels", 3)] = INLINE_NS + 1
+        predictor.quick._slowest_ns[_key(models[0], "labels", 3)] = INLINE_NS + 1
         await asyncio.gather(*(predict(predictor, models[0], 1.0) for _ in range(3)))
         assert one.asked[1:] == [(THREAD, 3)]
 
@@ -149,7 +154,7 @@ def test_among_what_was_gathered_a_bad_request_or_one_that_is_taken_back_harms_o
         await asyncio.sleep(0)
         calls[3].cancel()
         found = await asyncio.gather(*calls, return_exceptions=True)
-        assert [type(each) for each in found] == [Computed, InvalidInput, Computed, asyncio.CancelledError]
+        assert [type(each) for each in found] == [Result, InvalidInput, Result, asyncio.CancelledError]
         # The thread finds out which it is: the loop has not the time.
         assert engine.asked == [(LOOP, 3), (THREAD, 3), (THREAD, 1), (THREAD, 2), (THREAD, 1), (THREAD, 1)]
 
@@ -158,9 +163,9 @@ def test_among_what_was_gathered_a_bad_request_or_one_that_is_taken_back_harms_o
 
 def test_a_quick_model_that_once_took_very_long_is_never_again_asked_on_the_loop() -> None:
     class Slow(Recorder):
-        def predict(self, table: np.ndarray, output: str) -> np.ndarray:
+        def predict(self, rows: Rows, output: str) -> np.ndarray:
             until_ns = time.thread_time_ns() + (NEVER_AGAIN_NS if not self.asked else 0)
-            result = super().predict(table, output)
+            result = super().predict(rows, output)
             while time.thread_time_ns() <= until_ns:  # computing, not waiting for a core
                 pass
             return result
@@ -181,16 +186,18 @@ def test_what_waits_while_the_model_computes_is_computed_together_and_one_bad_re
         engine, predictor = Recorder(), Predictor(Limits())
         model = doubling(engine)
         engine.gate.clear()
-        first = asyncio.create_task(predict(predictor, model, 0.0))
+        watch = Stopwatch()
+        first = asyncio.create_task(predict(predictor, model, 0.0, watch=watch))
         await until(lambda: bool(engine.asked))
         values = (1.0, 2.0, -3.0, 4.0, 5.0)
         waiting = [asyncio.create_task(predict(predictor, model, value)) for value in values]
         await until(lambda: len(predictor._waiting) == len(values))
         engine.gate.set()
-        assert (await first).batch_rows == 1
+        await first
+        assert watch.batch_rows == 1
         found = await asyncio.gather(*waiting, return_exceptions=True)
         assert isinstance(found.pop(2), InvalidInput)
-        assert [each.values.tolist() for each in found if isinstance(each, Computed)] == [[2.0], [4.0], [8.0], [10.0]]
+        assert [each.values.tolist() for each in found if isinstance(each, Result)] == [[2.0], [4.0], [8.0], [10.0]]
         assert engine.asked[:2] == [(THREAD, 1), (THREAD, 5)]
 
     asyncio.run(run())
@@ -237,8 +244,8 @@ def test_whoever_waits_for_room_is_told_when_the_server_stops() -> None:
         calls = [asyncio.create_task(predict(predictor, model, 0.0))]
         await until(lambda: bool(engine.asked))
         calls.append(asyncio.create_task(predict(predictor, model, 1.0)))
-        table = np.array([[2.0]])
-        work = predictor.predict(model, table, "labels", time.monotonic() + 30, wait_for_room=True)
+        rows = Rows(np.array([[2.0]]))
+        work = predictor.predict(model, rows, "labels", time.monotonic() + 30, Stopwatch(), wait_for_room=True)
         calls.append(asyncio.create_task(work))
         await until(lambda: bool(predictor._for_room))
         predictor.give_up(Unavailable("stopped"))

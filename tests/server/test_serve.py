@@ -33,7 +33,6 @@ from pred_server.errors import (
     Unavailable,
 )
 from pred_server.generated.pred_pb2 import Request
-from pred_server.generated.pred_pb2_grpc import PredictionStub
 from pred_server.tutorial.background import Server
 
 XY = pd.DataFrame({"x": [1.0, 0.1, np.nan, 5e-324], "y": [2.0, 0.2, 1.0, 5e-324]}, index=[7, 7, 3, 1])
@@ -354,7 +353,7 @@ def test_a_signal_ends_the_server_cleanly_and_the_accepted_call_is_answered(
 
 def test_cancelling_leaves_the_server_well(flights_server: Server, flights: pd.DataFrame) -> None:
     client = flights_server.client()
-    stub = PredictionStub(client._channels[0])
+    stub = next(client._connection._stubs)
     call = stub.Predict.future(Request(input_data=flights.to_csv(index=False)))
     call.cancel()
     assert call.cancelled()

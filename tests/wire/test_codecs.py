@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from pred_server.errors import InvalidInput, LimitExceeded
 from pred_server.generated.pred_pb2 import Request, Response, Tensor
-from pred_server.wire.codec import CODECS, QUICK_BYTES, codec_of, is_plain, is_quick
-from pred_server.wire.rows import to_frame
+from pred_server.wire.codec import CODECS, codec_of
+from pred_server.wire.result import Result
 from pred_server.wire.schema import DTYPES, NUMERIC_DTYPES, Column, Schema
 from pred_server.wire.tables import Table, as_table
 
@@ -71,8 +71,8 @@ def send(encoding: str, table: Table, schema: Schema) -> tuple[pd.DataFrame, lis
     CODECS[encoding].write_table(table, request)
     arrived = Request.FromString(request.SerializeToString())
     assert codec_of(arrived).name == encoding
-    aligned, ignored = CODECS[encoding].read_table(arrived, schema, max_rows=10)
-    return to_frame(aligned, schema.index), ignored
+    rows, ignored = CODECS[encoding].read_table(arrived, schema, max_rows=10)
+    return rows.to_frame(schema.index), ignored
 
 
 @any_codec
@@ -105,10 +105,10 @@ def test_an_array_arrives_whatever_its_memory_layout(order: str, rows: list[tupl
 def test_results_arrive_bit_for_bit(encoding: str, values: list[float]) -> None:
     for sent in (np.array(values), np.array([values, values]).T):
         response, columns = Response(), ["delay, in minutes", "ü"][: sent.ndim]
-        CODECS[encoding].write_result(sent, columns, response)
-        got, named = CODECS[encoding].read_result(Response.FromString(response.SerializeToString()), "float64")
-        assert named == columns
-        for column in got:
+        CODECS[encoding].write_result(Result(sent, columns, "float64"), response)
+        got = CODECS[encoding].read_result(Response.FromString(response.SerializeToString()), "float64")
+        assert got.names == columns
+        for column in got.columns:
             assert_same_bits(pd.Series(values), pd.Series(column))
 
 
@@ -116,17 +116,17 @@ def test_results_arrive_bit_for_bit(encoding: str, values: list[float]) -> None:
 @given(labels=st.lists(st.text(characters), min_size=1))
 def test_labels_arrive_as_they_are(encoding: str, labels: list[str]) -> None:
     response = Response()
-    CODECS[encoding].write_result(np.array(labels, dtype=object), ["label"], response)
-    (got,), named = CODECS[encoding].read_result(response, "str")
-    assert (list(got), named) == (labels, ["label"])
+    CODECS[encoding].write_result(Result(np.array(labels, dtype=object), ["label"], "str"), response)
+    got = CODECS[encoding].read_result(response, "str")
+    assert (list(got.values), got.names) == (labels, ["label"])
 
 
 @any_codec
 @pytest.mark.parametrize("labels", [np.array([True, False]), np.array([3, -4]), np.array([2**64 - 1], np.uint64)])
 def test_labels_of_other_types_keep_their_type(encoding: str, labels: np.ndarray) -> None:
     response = Response()
-    CODECS[encoding].write_result(labels, ["label"], response)
-    (got,), _ = CODECS[encoding].read_result(response, str(labels.dtype))
+    CODECS[encoding].write_result(Result(labels, ["label"], str(labels.dtype)), response)
+    got = CODECS[encoding].read_result(response, str(labels.dtype)).values
     assert got.dtype == labels.dtype
     assert got.tolist() == labels.tolist()
 
@@ -164,27 +164,8 @@ def test_nullable_and_categorical_columns_of_pandas_are_sent_as_what_they_hold()
 def test_an_array_of_big_endian_numbers_arrives() -> None:
     request = Request()
     CODECS["tensor"].write_table(np.array([[1.5, -2.0]], dtype=">f8"), request)
-    table, _ = CODECS["tensor"].read_table(request, XY, max_rows=10)
-    assert np.asarray(table).tolist() == [[1.5, -2.0]]
-
-
-def test_a_tensor_is_plain_where_the_model_takes_it_as_it_is() -> None:
-    assert is_plain(tensor(), XY)
-    assert is_plain(tensor(names=()), XY)
-    assert not is_plain(tensor(names=("y", "x")), XY)
-    assert not is_plain(tensor(dtype="float32"), XY)
-    assert not is_plain(tensor(), Schema((Column("x", "float64"), Column("y", "str")), Column("z", "float64")))
-
-
-def test_only_what_is_small_or_a_tensor_and_nothing_else_is_read_by_the_event_loop() -> None:
-    small, large = (np.zeros((rows, 2)) for rows in (10, 10_000))
-    for encoding, table, quick in (("csv", small, True), ("csv", large, False), ("tensor", large, True)):
-        request = Request()
-        CODECS[encoding].write_table(pd.DataFrame(table, columns=["x", "y"]), request)
-        assert is_quick(request.SerializeToString()) is quick
-    assert not is_quick(request.SerializeToString() + Request(arrow=b"1").SerializeToString())
-    assert not is_quick(b"\x12" + b"\xff" * QUICK_BYTES)
-    assert is_quick(b"")
+    rows, _ = CODECS["tensor"].read_table(request, XY, max_rows=10)
+    assert rows.array.tolist() == [[1.5, -2.0]]
 
 
 def test_a_tensor_without_rows_may_not_claim_any_number_of_columns() -> None:

@@ -11,7 +11,7 @@ from pred_server.errors import InvalidInput, LimitExceeded, PredServerError
 from pred_server.generated.pred_pb2 import Request, Response
 from pred_server.wire import csv as csv_text
 from pred_server.wire.codec import CODECS
-from pred_server.wire.rows import to_frame
+from pred_server.wire.result import Result
 from pred_server.wire.schema import DTYPES, Column, Schema
 
 CSV = CODECS["csv"]
@@ -19,7 +19,7 @@ XY = Schema((Column("x", "float64", nullable=True), Column("n", "int64"), Column
 
 
 def read(text: str, schema: Schema = XY, max_rows: int = 1_000) -> pd.DataFrame:
-    return to_frame(CSV.read_table(Request(input_data=text), schema, max_rows)[0], schema.index)
+    return CSV.read_table(Request(input_data=text), schema, max_rows)[0].to_frame(schema.index)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_header_beyond_any_sense_is_refused_before_it_is_read() -> None:
 def test_a_float32_travels_as_the_number_that_it_is() -> None:
     request, sent = Request(), pd.DataFrame({"x": np.float32([0.1, np.nan]), "n": [1, 2], "s": "a"})
     CSV.write_table(sent, request)
-    got = CSV.read_table(request, XY, 10)[0]["x"]
+    got = CSV.read_table(request, XY, 10)[0].columns["x"]
     assert got[0] == float(np.float32(0.1))
     assert math.isnan(got[1])
 
@@ -233,10 +233,10 @@ def test_few_plain_rows_are_read_without_pyarrow(monkeypatch: pytest.MonkeyPatch
 def test_few_predictions_read_back_like_many(values: list[float]) -> None:
     for sent in (np.array(values), np.array([values, values]), np.array(values * 100)):
         response, names = Response(), ["a, b", "c"][: sent.ndim]
-        CSV.write_result(sent, names, response)
-        got, header = CSV.read_result(response, "float64")
-        assert header == names
-        assert np.array(got).T.ravel().tobytes() == sent.ravel().tobytes()
+        CSV.write_result(Result(sent, names, "float64"), response)
+        got = CSV.read_result(response, "float64")
+        assert got.names == names
+        assert got.values.ravel().tobytes() == sent.ravel().tobytes()
 
 
 def test_a_long_table_is_written_and_read_by_several_threads_with_every_bit() -> None:
@@ -245,7 +245,8 @@ def test_a_long_table_is_written_and_read_by_several_threads_with_every_bit() ->
     schema, request = Schema((Column("x", "float64"), Column("y", "float64")), XY.target), Request()
     CSV.write_table(sent, request)
     assert len(request.input_data) > 2 * csv_text.BLOCK_BYTES
-    got, _ = CSV.read_table(request, schema, len(sent))
+    rows, _ = CSV.read_table(request, schema, len(sent))
+    got = rows.array
     assert isinstance(got, np.ndarray)
     assert got.flags.f_contiguous
     assert got.tobytes() == sent.to_numpy().tobytes()

@@ -89,11 +89,36 @@ def test_10000_flights(
 
 def test_auto_takes_the_tensor_for_numbers_and_asks_what_the_server_has(server: Server, flights: pd.DataFrame) -> None:
     client, numbers = server.client(), pd.DataFrame(np.ones((3, 10))).add_prefix("x")
-    assert client._choose(numbers, None, 10) == "tensor"
-    assert client._choose(flights.head(3), None, 10) == "columns"
-    assert client._choose(flights, None, 10) == "arrow"
+    assert client.prepare(numbers).codec.name == "tensor"
+    assert server.client(model="flights").prepare(flights.head(3)).codec.name == "columns"
+    assert server.client(model="flights").prepare(flights).codec.name == "arrow"
     with serve("sum", module="pred_server.tutorial.article") as article:
-        assert article.client()._choose(flights, None, 10) == "csv"
+        assert article.client().prepare(flights).codec.name == "csv"
+
+
+def test_auto_looks_only_at_the_columns_that_the_model_knows(server: Server) -> None:
+    client, numbers = server.client(), pd.DataFrame(np.ones((3, 10))).add_prefix("x")
+    prepared = client.prepare(numbers.assign(stray="text"))
+    assert (prepared.codec.name, prepared.ignored) == ("tensor", ["stray"])
+    with pytest.warns(UserWarning, match="ignored them: stray"):
+        served = client.predict(numbers.assign(stray="text"))
+    assert served.tolist() == client.predict(numbers).tolist()
+    with pytest.warns(UserWarning, match="ignored them: stray"):
+        (streamed,) = client.predict_stream([numbers.assign(stray="text")])
+    assert streamed.tolist() == served.tolist()
+
+
+@pytest.mark.parametrize("encoding", ["auto", *CODECS])
+def test_csv_text_is_a_table_too(server: Server, encoding: str) -> None:
+    client = server.client(encoding=encoding)
+    numbers = pd.DataFrame(np.random.default_rng(0).normal(size=(3, 10))).add_prefix("x")
+    assert client.predict(numbers.to_csv(index=False)).tolist() == client.predict(numbers).tolist()
+    many = pd.concat([numbers] * 5_000)
+    text = many.to_csv(index=False)
+    assert len(text) > 1_500_000
+    assert client.predict(text).to_numpy().tobytes() == client.predict(many).to_numpy().tobytes()
+    with pytest.raises(InvalidInput, match="x0: line 3: 'a' is not a number"):
+        client.predict("x0\n1\na\n".replace("\n", ",1" * 9 + "\n").replace("x0,1,1,1,1,1,1,1,1,1", ",".join(numbers)))
 
 
 def test_a_classifiers_probabilities(tmp_path: Path) -> None:

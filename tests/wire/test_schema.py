@@ -3,13 +3,13 @@ import pandas as pd
 import pytest
 
 from pred_server.errors import InvalidInput
-from pred_server.wire.rows import concat, count_rows, take, to_frame
+from pred_server.wire.rows import Rows
 from pred_server.wire.schema import Column, Schema, infer_column
 
 
 def align(values: object, column: Column) -> pd.Series:
     schema = Schema((column,), Column("t", "float64"))
-    return to_frame(schema.align(pd.DataFrame({column.name: values})), schema.index)[column.name]
+    return schema.frame_to_rows(pd.DataFrame({column.name: values})).to_frame(schema.index)[column.name]
 
 
 @pytest.mark.parametrize(
@@ -58,13 +58,16 @@ def test_values_are_cast_where_nothing_is_lost(values: object, column: Column) -
 def test_columns_are_matched_by_name() -> None:
     schema = Schema((Column("a", "int64"), Column("b", "str")), Column("t", "float64"))
     table = pd.DataFrame({"c": [0, 0], "b": ["x", "y"], "a": [1, 2]}, index=["same", "same"])
-    assert {name: list(values) for name, values in schema.align(table).items()} == {"a": [1, 2], "b": ["x", "y"]}
+    assert {name: list(values) for name, values in schema.frame_to_rows(table).columns.items()} == {
+        "a": [1, 2],
+        "b": ["x", "y"],
+    }
     with pytest.raises(InvalidInput, match="b: the column is missing"):
-        schema.align(table.drop(columns="b"))
+        schema.frame_to_rows(table.drop(columns="b"))
     with pytest.raises(InvalidInput, match="a: the column stands more than once"):
-        schema.align(pd.concat([table, table[["a"]]], axis=1))
+        schema.frame_to_rows(pd.concat([table, table[["a"]]], axis=1))
     with pytest.raises(InvalidInput, match="no rows"):
-        schema.align(table.head(0))
+        schema.frame_to_rows(table.head(0))
 
 
 def test_columns_of_one_type_become_one_array_by_columns() -> None:
@@ -73,18 +76,18 @@ def test_columns_of_one_type_become_one_array_by_columns() -> None:
         array = np.arange(2.0 * n_rows).reshape(n_rows, 2)
         frame = pd.DataFrame(array, columns=["b", "a"])
         for got in (
-            schema.align(frame),
-            schema.align_array(array, ["b", "a"]),
-            schema.align_array(array[:, ::-1], ["a", "b"]),
+            schema.frame_to_rows(frame),
+            schema.array_to_rows(array, ["b", "a"]),
+            schema.array_to_rows(array[:, ::-1], ["a", "b"]),
         ):
-            assert got.flags.f_contiguous
-            assert got.tolist() == array[:, ::-1].tolist()
-            assert count_rows(got) == n_rows
+            assert got.array.flags.f_contiguous
+            assert got.array.tolist() == array[:, ::-1].tolist()
+            assert len(got) == n_rows
     view = np.asfortranarray(array)
-    assert np.shares_memory(schema.align_array(view, ["a", "b"]), view)
+    assert np.shares_memory(schema.array_to_rows(view, ["a", "b"]).array, view)
     with pytest.raises(InvalidInput, match="a: row 2 has no value"):
-        schema.align_array(np.array([[1, 2], [np.nan, np.nan]]), ["a", "b"])
-    assert np.isnan(schema.align_array(np.array([[1, np.nan]]), ["a", "b"])[0, 1])
+        schema.array_to_rows(np.array([[1, 2], [np.nan, np.nan]]), ["a", "b"])
+    assert np.isnan(schema.array_to_rows(np.array([[1, np.nan]]), ["a", "b"]).array[0, 1])
 
 
 @pytest.mark.parametrize("dtypes", [("float64", "float64"), ("float64", "str")])
@@ -93,11 +96,11 @@ def test_tables_are_joined_and_cut_by_rows(dtypes: tuple[str, str]) -> None:
         tuple(Column(name, dtype) for name, dtype in zip("ab", dtypes, strict=True)), Column("t", "float64")
     )
     frame = pd.DataFrame({"a": np.arange(9.0), "b": np.arange(9.0)}).astype(dict(zip("ab", dtypes, strict=True)))
-    parts = [schema.align(frame.iloc[start : start + n]) for start, n in ((0, 1), (1, 3), (4, 5))]
-    joined = concat(parts)
-    pd.testing.assert_frame_equal(to_frame(joined, schema.index), frame)
-    assert isinstance(joined, dict) or joined.flags.f_contiguous
-    some = to_frame(take(joined, np.array([8, 0, 0])), schema.index)
+    parts = [schema.frame_to_rows(frame.iloc[start : start + n]) for start, n in ((0, 1), (1, 3), (4, 5))]
+    joined = Rows.concat(parts)
+    pd.testing.assert_frame_equal(joined.to_frame(schema.index), frame)
+    assert joined.array is None or joined.array.flags.f_contiguous
+    some = joined.take(np.array([8, 0, 0])).to_frame(schema.index)
     pd.testing.assert_frame_equal(some, frame.iloc[[8, 0, 0]].reset_index(drop=True))
 
 

@@ -1,0 +1,106 @@
+"""The waterfall of a call: its time by phase, as numbers, text, HTML or a figure."""
+
+import html
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from pred_server.wire.timing import SERVER_PHASES, Stopwatch, parse_header
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PHASES = {
+    "client encode": "the table becomes a message",
+    "transport": "the wire, and protobuf on both ends",
+    "decode": "the server reads the table and checks it",
+    "queue": "it waits for a thread",
+    "predict": "the model computes",
+    "encode": "the predictions become a message",
+    "client decode": "the message becomes a Series",
+}
+COLOURS = ("#56B4E9", "#999999", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#0072B2")
+
+
+@dataclass(frozen=True)
+class Waterfall:
+    """One call's time by phase, in milliseconds.
+
+    In a unary call the phases follow one another and add up to `wall_ms`; transport is what is left of it. In a stream
+    they overlap: each is the time for which that phase was busy, and transport cannot be told from waiting.
+    """
+
+    phases_ms: Mapping[str, float]
+    wall_ms: float
+    batch_rows: int = 0
+    chunks: int = 0
+    """How many messages a stream had; 0 for a unary call."""
+
+    @classmethod
+    def of_call(cls, client: Stopwatch, server_timing: str, wall_ms: float, chunks: int = 0) -> "Waterfall":
+        server, batch_rows = parse_header(server_timing)
+        phases = {**client.phases_ms, **{phase: server[phase] for phase in SERVER_PHASES if phase in server}}
+        if not chunks:
+            phases["transport"] = max(0.0, wall_ms - sum(phases.values()))
+        return cls({phase: phases[phase] for phase in PHASES if phase in phases}, wall_ms, batch_rows, chunks)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The phases in the order in which they happen: milliseconds, and their share of the wall time."""
+        table = pd.DataFrame({"ms": pd.Series(dict(self.phases_ms), dtype=float)}).rename_axis("phase")
+        return table.assign(share=table["ms"] / self.wall_ms)
+
+    def _title(self) -> str:
+        kind = f"a stream of {self.chunks:,} chunks: busy time by phase" if self.chunks else "one call"
+        return f"{self.wall_ms:.2f} ms, {kind}"
+
+    def _bars(self) -> Iterator[tuple[str, float, float, str]]:
+        """Phase, where its bar begins, how long it is, in milliseconds, and its colour."""
+        start_ms = 0.0
+        for phase, ms in self.phases_ms.items():
+            yield phase, start_ms, ms, COLOURS[list(PHASES).index(phase)]
+            start_ms += 0.0 if self.chunks else ms  # in a stream, phases overlap
+
+    def plot(self) -> "Figure":
+        """A figure with one bar for each phase; in a unary call each begins where the one before it ends."""
+        from matplotlib.figure import Figure  # comes with the extra `lab`; a server does not need it
+
+        figure = Figure(figsize=(7.5, 2.6), layout="constrained")
+        axes = figure.subplots()
+        for place, (_, start, ms, colour) in enumerate(self._bars()):
+            axes.barh(place, ms, left=start, color=colour, edgecolor="0.2", linewidth=0.5)
+            axes.annotate(f" {ms:.2f}", (start + ms, place), va="center", fontsize=8)
+        axes.axvline(self.wall_ms, color="0.45", linestyle=":")
+        axes.set_yticks(range(len(self.phases_ms)), list(self.phases_ms))
+        axes.invert_yaxis()
+        axes.margins(x=0.12)
+        axes.set(xlim=(0, None), xlabel="milliseconds (dotted: wall time)", title=self._title())
+        return figure
+
+    def text(self, width: int = 40) -> str:
+        """The bars in characters, for a terminal."""
+        lines = [self._title()]
+        scale = width / max(self.wall_ms, *self.phases_ms.values(), 1e-9)
+        for phase, start, ms, _ in self._bars():
+            bar = " " * round(start * scale) + "█" * max(1, round(ms * scale))
+            lines.append(f"  {phase:13} {ms:10.3f} ms  {bar}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"Waterfall({self._title()}: {', '.join(f'{name} {ms:.2f}' for name, ms in self.phases_ms.items())})"
+
+    def _repr_html_(self) -> str:
+        rows = ""
+        whole = max(self.wall_ms, *self.phases_ms.values(), 1e-9)
+        for phase, start, ms, colour in self._bars():
+            left, width = 100 * start / whole, max(0.3, 100 * ms / whole)
+            bar = f"margin-left:{left:.1f}%;width:{width:.1f}%;height:0.9em;background:{colour}"
+            rows += (
+                f"<tr><td>{html.escape(phase)}</td><td>{ms:.3f}</td>"
+                f'<td style="min-width:22em"><div style="{bar}"></div></td><td>{html.escape(PHASES[phase])}</td></tr>'
+            )
+        batch = f"; the model computed {self.batch_rows:,} rows at once" if self.batch_rows else ""
+        head = "<tr><th>phase</th><th>ms</th><th></th><th></th></tr>"
+        return f"<b>{html.escape(self._title() + batch)}</b><table>{head}{rows}</table>"

@@ -1,0 +1,41 @@
+"""Row blocks: how a row gets the same prediction, to the bit, whatever rows come with it.
+
+Matrix products take rows four or eight at a time and round the rest in another way. So the last bit of a linear model's
+sum may depend on how many rows are predicted together. A model of this type is always asked for whole blocks: the last
+block is filled up with copies of its last row. Trees need no blocks, and get none.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from pred_server.wire.rows import Rows
+from pred_server.wire.tables import ROW_BLOCK
+
+
+def predict_in_blocks(predict: Callable[[Rows], np.ndarray], rows: Rows, block: int) -> np.ndarray:
+    """Predict whole blocks of rows, and drop the predictions that fill up the last one."""
+    n_rows = len(rows)
+    rest = n_rows % block
+    if rest == 0:
+        return predict(rows)
+    whole = n_rows - rest
+    tail = predict(rows.take(np.minimum(np.arange(whole, whole + block), n_rows - 1)))[:rest]
+    return np.concatenate([predict(rows.take(slice(whole))), tail]) if whole else tail
+
+
+def find_row_block(predict: Callable[[Rows], np.ndarray], sample: Rows) -> int:
+    """Return the smallest block size, 1 or `ROW_BLOCK`, for which a row's result does not depend on its neighbours.
+
+    The same rows are predicted as one table and in pieces.
+    """
+    n_rows = 1_024  # as many as a large batch has, which may be computed in another way
+    rows = sample.take(np.arange(n_rows) % len(sample))
+    alone = np.split(np.arange(64), 64)
+    together = np.split(np.arange(64), np.cumsum([1, 2, 3, 5, 7, 11, 13]))
+    whole = predict(rows)[:64]
+    for pieces in (together, alone):
+        apart = np.concatenate([predict(rows.take(piece)) for piece in pieces])
+        if not np.array_equal(apart, whole, equal_nan=whole.dtype.kind == "f"):
+            return ROW_BLOCK
+    return 1

@@ -1,0 +1,93 @@
+"""What may run on the event loop: the one rule, for reading a table, for predicting, and for writing predictions.
+
+To wake a thread and to be woken by it costs 0.1 to 0.2 ms, more than many models take for a row. Work that is known to
+take less than half a millisecond runs on the event loop, which no other call can use meanwhile; everything else runs on
+a thread. Under `--max-inline-ms 0` no model runs on the loop; data/RESULTS.md says what that costs.
+"""
+
+import math
+
+from pred_server.generated.pred_pb2 import Request
+from pred_server.limits import KIB, MIB, Limits
+from pred_server.model.model import Model
+from pred_server.wire.codec import Codec
+from pred_server.wire.result import Result
+from pred_server.wire.schema import Schema
+
+# Requests of up to so many bytes are read within half a millisecond. A plain tensor may be larger.
+QUICK_BYTES, QUICK_TENSOR_BYTES = 16 * KIB, 3 * MIB // 2
+# Labels of text take longer to write than numbers do.
+QUICK_LABELS = 1_000
+# The tag of a field: its number, and 2 for bytes, text and messages.
+_TENSOR_TAG = Request.DESCRIPTOR.fields_by_name["tensor"].number << 3 | 2
+
+INLINE_ROWS = 64
+NEVER_AGAIN_NS = 10_000_000
+
+
+def read_inline(data: bytes, schema: Schema) -> Request | None:
+    """Return the request, where reading its table is quick: it is small, or a tensor just as the model takes it.
+
+    Raises
+    ------
+    DecodeError
+        The bytes are no request.
+    """
+    if len(data) <= QUICK_BYTES:
+        return Request.FromString(data)
+    if len(data) > QUICK_TENSOR_BYTES or data[0] != _TENSOR_TAG or _first_field_bytes(data) != len(data):
+        return None
+    request = Request.FromString(data)
+    tensor = request.tensor
+    is_plain = (
+        schema.uniform is not None
+        and tensor.dtype == schema.uniform.name
+        and len(tensor.names) in (0, len(schema.names))
+        and list(tensor.names) in ([], schema.names)
+    )
+    return request if is_plain else None
+
+
+def _first_field_bytes(data: bytes) -> int:
+    """Return how far the first field of a message reaches: behind its tag stands its length, seven bits a byte."""
+    length = 0
+    for place, byte in enumerate(data[1:6]):
+        length |= (byte & 0x7F) << 7 * place
+        if byte < 0x80:
+            return 2 + place + length
+    return 0
+
+
+def may_write_inline(codec: Codec, result: Result) -> bool:
+    """Whether a codec writes a result quickly."""
+    most = codec.quick_values if result.values.dtype.kind in "biuf" else QUICK_LABELS
+    return bool(result.values.size <= most)
+
+
+class QuickModels:
+    """How long each model took of late, by the number of rows; and so whether it may run on the event loop.
+
+    After one very slow call a model never runs there again: its time may depend on the values.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._max_ns = limits.max_inline_ms * 1e6
+        self._slowest_ns: dict[tuple[int, str, int], float] = {}
+
+    def has(self, model: Model, output: str, n_rows: int) -> bool:
+        """Whether a model is known to be quick for so many rows."""
+        return n_rows <= INLINE_ROWS and self._slowest_ns.get(_key(model, output, n_rows), math.inf) <= self._max_ns
+
+    def record(self, model: Model, output: str, n_rows: int, took_ns: int, computed_ns: int) -> None:
+        """Note the time of a call, and how much of it the thread really computed: the rest it waited for a core."""
+        if n_rows > INLINE_ROWS:
+            return
+        key = _key(model, output, n_rows)
+        slowest_ns = self._slowest_ns.get(key, 0.0)
+        never_again = 0 < slowest_ns <= self._max_ns and computed_ns > NEVER_AGAIN_NS
+        self._slowest_ns[key] = math.inf if never_again else max(took_ns, 0.95 * slowest_ns)
+
+
+def _key(model: Model, output: str, n_rows: int) -> tuple[int, str, int]:
+    """Calls of one key take about the same time: a model may be quick for one row and slow for sixty."""
+    return id(model), output, n_rows.bit_length()

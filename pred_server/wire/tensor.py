@@ -1,0 +1,92 @@
+"""Tensor: one block of little-endian numbers. The least work of all, for tables whose columns have one type."""
+
+from typing import Literal
+
+import numpy as np
+
+from pred_server.errors import InvalidInput, ServerFault, clip
+from pred_server.generated.pred_pb2 import Request, Response, Tensor
+from pred_server.limits import check_columns, check_rows
+from pred_server.wire.result import Result
+from pred_server.wire.rows import Rows
+from pred_server.wire.schema import NUMERIC_DTYPES, Schema
+from pred_server.wire.tables import Table, to_array
+
+_DTYPES = {name: np.dtype(name).newbyteorder("<") for name in (*NUMERIC_DTYPES, "bool")}
+_NAMES = {np.dtype(name): name for name in _DTYPES}  # `dtype.name` is Python, and slow for one row
+_ORDERS: dict[int, Literal["C", "F"]] = {Tensor.ORDER_ROW_MAJOR_UNSPECIFIED: "C", Tensor.ORDER_COLUMN_MAJOR: "F"}
+
+
+class TensorCodec:
+    name = field = "tensor"
+    quick_values = 100_000
+
+    def write_table(self, table: Table, request: Request) -> None:
+        array, names = to_array(table)
+        _write(request.tensor, array, names)
+
+    def read_table(self, request: Request, schema: Schema, max_rows: int) -> tuple[Rows, list[str]]:
+        tensor = request.tensor
+        if tensor.categories:
+            raise InvalidInput.field("tensor.categories", "are for replies; send text as columns or arrow")
+        check_columns(len(tensor.names))
+        array = _read(tensor, max_rows)
+        names = list(tensor.names) or schema.names
+        if len(names) != array.shape[1]:
+            raise InvalidInput.field("tensor.names", f"are {len(names)}, and the tensor has {array.shape[1]} columns")
+        ignored = [] if names == schema.names else schema.check_names(names)
+        return schema.array_to_rows(array, names), ignored
+
+    def write_result(self, result: Result, response: Response) -> None:
+        values, categories = result.values, list[str]()
+        if values.dtype.kind in "UOT":
+            labels, values = np.unique(values.astype(str), return_inverse=True)
+            categories, values = labels.tolist(), values.astype(np.int32)
+        _write(response.tensor, values.reshape(len(values), -1), result.names)
+        response.tensor.categories.extend(categories)
+
+    def read_result(self, response: Response, dtype: str | None) -> Result:
+        tensor = response.tensor
+        try:
+            columns = list(_read(tensor).T)
+            if tensor.categories:
+                labels = np.array(tensor.categories, dtype=object)
+                columns = [labels[places] for places in columns]
+        except (InvalidInput, IndexError) as error:
+            raise ServerFault("the server's answer is not a tensor") from error
+        return Result.of_columns(columns, tensor.names, dtype)
+
+
+def _write(tensor: Tensor, array: np.ndarray, names: list[str]) -> None:
+    by_columns = abs(array.strides[0]) < abs(array.strides[1])  # also in a slice of a longer table
+    tensor.dtype = _NAMES[array.dtype.newbyteorder("=")]
+    tensor.shape.extend(array.shape)
+    tensor.names.extend(names)
+    tensor.data = array.astype(_DTYPES[tensor.dtype], copy=False).tobytes("F" if by_columns else "C")
+    tensor.order = Tensor.ORDER_COLUMN_MAJOR if by_columns else Tensor.ORDER_ROW_MAJOR_UNSPECIFIED
+
+
+def _read(tensor: Tensor, max_rows: int | None = None) -> np.ndarray:
+    """Return the values in the tensor's shape, as a view of its bytes."""
+    dtype = _DTYPES.get(tensor.dtype)
+    if dtype is None:
+        known = ", ".join(NUMERIC_DTYPES)
+        raise InvalidInput.field("tensor.dtype", f"is {clip(tensor.dtype)!r}; use {known} or bool")
+    shape = tuple(tensor.shape[:3])  # one too many is enough to see that it is wrong
+    if len(shape) != 2 or min(shape) < 0:
+        what = f"is {clip(str(list(shape)))}; two numbers are needed, rows and columns"
+        raise InvalidInput.field("tensor.shape", what)
+    if max_rows is not None:
+        check_rows(shape[0], max_rows)
+    order = _ORDERS.get(tensor.order)
+    if order is None:
+        raise InvalidInput.field("tensor.order", f"is {tensor.order}; use one of {', '.join(Tensor.Order.keys())}")
+    data = tensor.data  # once: protobuf copies it for each look
+    needed = shape[0] * shape[1] * dtype.itemsize
+    if len(data) != needed:
+        what = f"has {len(data)} bytes; {shape[0]} rows of {shape[1]} columns of {tensor.dtype} take {needed}"
+        raise InvalidInput.field("tensor.data", what)
+    check_columns(shape[1])  # without rows it could be any number
+    if dtype.kind == "b" and needed and np.frombuffer(data, np.uint8).max() > 1:
+        raise InvalidInput.field("tensor.data", "has a byte other than 0 and 1 where booleans are announced")
+    return np.frombuffer(data, dtype).reshape(shape, order=order)
