@@ -88,7 +88,7 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
     def run_program(address: str, *changes: tuple[str, str]) -> "subprocess.CompletedProcess[str]":
         code = PROGRAMS[request.param]
         for pattern, replacement in (("127.0.0.1:50051", address), *changes):
-            code, count = re.subn(pattern, lambda _, new=replacement: new, code)  # type: ignore[misc]
+            code, count = re.subn(pattern, lambda _, new=replacement: new, code)
             assert count == 1, f"{pattern!r} stands {count} times in the {request.param} program"
         command = builders[request.param](code, tmp_path)
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
