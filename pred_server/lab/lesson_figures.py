@@ -1,0 +1,110 @@
+"""Figures of the lessons: the lines of matplotlib that would hide what a cell is about."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from pred_server.lab.plots import COLOURS
+
+MARKERS = "osD^v"
+LINES = ("-", "--", "-.", "-", "--")
+GREY = {"color": "0.45", "marker": ".", "linestyle": ":"}
+
+
+def lines(
+    points: pd.DataFrame,
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    *,
+    bands: Mapping[str, pd.DataFrame] | None = None,
+    band_label: str = "",
+    grey: Collection[str] = (),
+    log: bool = False,
+    height: float = 3.6,
+) -> Figure:
+    """Draw a line for each column of a table against its index, with a legend.
+
+    Parameters
+    ----------
+    points : DataFrame of shape (n_points, n_lines); an index of text is drawn as equally spaced groups
+    bands : for some lines, a DataFrame of shape (n_points, 2): lower and upper edge of a band around the line
+    band_label : what a band means, for the legend
+    grey : the lines that the others are compared with
+    log : whether both axes are logarithmic
+    height : of the figure, in inches
+    """
+    figure = Figure(figsize=(7, height), layout="constrained")
+    axes = figure.subplots()
+    styles = iter(zip(COLOURS, MARKERS, LINES, strict=False))
+    for name in points.columns.astype(str):
+        style: dict[str, Any] = GREY
+        if name not in grey:
+            style = dict(zip(("color", "marker", "linestyle"), next(styles), strict=True))
+        axes.plot(points.index, points[name], label=name, **style)
+        if bands and name in bands:
+            low, high = bands[name].iloc[:, 0], bands[name].iloc[:, 1]
+            label = band_label if len(bands) == 1 else f"{name}: {band_label}"
+            axes.fill_between(points.index, low, high, color=style["color"], alpha=0.2, linewidth=0, label=label)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set_title(title, fontsize=11)
+    if log:
+        _label_log_axes(axes)
+    axes.grid(True, alpha=0.3)
+    axes.legend(frameon=False, loc="upper left", fontsize=9)
+    return figure
+
+
+def _label_log_axes(axes: Axes) -> None:
+    """Make both axes logarithmic, with ticks at 1, 2, 5, 10 … where a decade has room for them."""
+    axes.set(xscale="log", yscale="log")
+    for axis in (axes.xaxis, axes.yaxis):
+        low, high = sorted(axis.get_view_interval())
+        if high < 1_000 * low:
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:,.10g}")
+        axis.set_minor_formatter(NullFormatter())
+
+
+def byte_boxes(data: bytes, parts: Sequence[tuple[str, int, str]], n_text: int, title: str) -> Figure:
+    """Draw a box for each byte of a message: its value, whose it is (above), what it says (below).
+
+    Parameters
+    ----------
+    parts : owner, number of bytes and meaning of each part, in order; there are three owners
+    n_text : how many bytes at the end are ASCII text; their boxes show the character too
+
+    Raises
+    ------
+    ValueError
+        The parts and the data do not have the same number of bytes.
+    """
+    figure = Figure(figsize=(9, 2.7), layout="constrained")
+    axes = figure.subplots()
+    owners = list(dict.fromkeys(owner for owner, _, _ in parts))
+    colours = dict(zip(owners, (COLOURS[4], COLOURS[5], COLOURS[2]), strict=True))
+    places: dict[str, list[int]] = {owner: [] for owner in owners}
+    begin = 0
+    for owner, size, meaning in parts:
+        end = begin + size
+        axes.bar(range(begin, end), 1, width=0.92, color=colours[owner], alpha=0.55, edgecolor="0.3")
+        axes.plot([begin - 0.42, end - 0.58], [-0.1, -0.1], color="0.3", linewidth=1)
+        axes.text((begin + end - 1) / 2, -0.2, meaning, ha="center", va="top", fontsize=8.5)
+        places[owner] += range(begin, end)
+        begin = end
+    if begin != len(data):
+        raise ValueError(f"the parts have {begin} bytes, the data {len(data)}")
+    for owner, taken in places.items():
+        axes.text((taken[0] + taken[-1]) / 2, 1.1, owner, ha="center", fontsize=10)
+    for place, byte in enumerate(data):
+        axes.text(place, 0.64, f"{byte:02x}", ha="center", va="center", family="monospace", fontsize=13)
+    for place in range(len(data) - n_text, len(data)):
+        axes.text(place, 0.26, repr(chr(data[place])), ha="center", va="center", family="monospace", fontsize=10)
+    axes.set(xlim=(-0.6, len(data) - 0.4), ylim=(-1, 1.35))
+    axes.set_title(title)
+    axes.axis("off")
+    return figure

@@ -1,0 +1,70 @@
+"""The figures of the lessons, from small tables: what they say, and that their lines can be told apart."""
+
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgba
+
+from pred_server.lab.lesson_figures import byte_boxes, lines
+
+ROWS = pd.Index([1, 10, 100], name="rows")
+POINTS = pd.DataFrame({"served": [2.0, 3.0, 9.0], "floor": [1.0, 1.5, 8.0]}, index=ROWS)
+BAND = pd.DataFrame({"low": [1.0, 2.0, 8.0], "high": [3.0, 5.0, 12.0]}, index=ROWS)
+
+
+def test_lines_draws_every_column_and_names_it_and_its_band() -> None:
+    figure = lines(
+        POINTS, "a finding", "rows", "ms", bands={"served": BAND}, band_label="9 of 10 calls", grey=["floor"], log=True
+    )
+    (axes,) = figure.axes
+    served, floor = axes.get_lines()
+    assert list(served.get_ydata()) == [2, 3, 9]
+    assert list(floor.get_ydata()) == [1, 1.5, 8]
+    assert to_rgba(floor.get_color()) == to_rgba("0.45")
+    assert (served.get_color(), served.get_linestyle()) != (floor.get_color(), floor.get_linestyle())
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["served", "9 of 10 calls", "floor"]
+    assert (axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) == ("a finding", "rows", "ms")
+    (band,) = axes.collections
+    assert {tuple(corner) for corner in band.get_paths()[0].vertices} >= {(1, 1), (1, 3), (100, 8), (100, 12)}
+
+
+def test_bands_of_several_lines_are_told_apart_by_the_names_of_the_lines() -> None:
+    figure = lines(POINTS, "", "rows", "ms", bands={"served": BAND, "floor": BAND}, band_label="9 of 10 calls")
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == ["served", "served: 9 of 10 calls", "floor", "floor: 9 of 10 calls"]
+
+
+def test_a_logarithmic_axis_has_more_ticks_than_its_powers_of_ten() -> None:
+    figure = lines(POINTS, "", "rows", "ms", log=True)
+    (axes,) = figure.axes
+    low, high = axes.get_ylim()
+    ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]
+    assert ticks == [1, 2, 5, 10]
+    figure.draw_without_rendering()
+    shown = {label.get_text() for label in axes.get_yticklabels()}
+    assert shown >= {"1", "2", "5", "10"}
+
+
+def test_an_index_of_text_is_drawn_as_groups() -> None:
+    figure = lines(POINTS.set_axis(["early", "late", "very late"]), "", "group", "ms")
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["early", "late", "very late"]
+
+
+def test_byte_boxes_shows_each_byte_its_owner_and_its_meaning() -> None:
+    parts = [("frame", 1, "length"), ("message", 1, "tag"), ("text", 2, "two letters")]
+    figure = byte_boxes(b"\x03\x0aab", parts, n_text=2, title="four bytes")
+    (axes,) = figure.axes
+    written = [text.get_text() for text in axes.texts]
+    for text in ("03", "0a", "61", "62", "'a'", "'b'", "frame", "message", "text", "length", "tag", "two letters"):
+        assert written.count(text) == 1, f"{text} stands {written.count(text)} times among {written}"
+    assert len(axes.patches) == 4
+    assert axes.get_title() == "four bytes"
+
+
+def test_byte_boxes_refuses_parts_that_do_not_add_up() -> None:
+    with pytest.raises(ValueError, match="the parts have 3 bytes, the data 2"):
+        byte_boxes(b"\x03\x0a", [("frame", 1, ""), ("message", 1, ""), ("text", 1, "")], n_text=0, title="")
