@@ -3,18 +3,25 @@
 #
 # **What is the gRPC-ML pattern, and how fast is one call?**
 #
-# A team trains a model in Python. Another team serves the web, in Go, say. Between them stands a small server that
-# takes a table and gives predictions: Python inside, callable from any language. In this notebook we start that
-# server, ask it about real flights, and draw a first plot of how long an answer takes.
+# A team trains a model in Python. Another team writes the web server, in Go for example. Between them stands a small
+# prediction server. It takes a table and returns predictions. It is written in Python, and any language can call it.
+# *gRPC* is the way to call it: one program calls a function of another program, over the network.
+#
+# The idea comes from an article: abap34,
+# [gRPCを使ったプロセス間通信でGoからいい感じに学習済みモデルを呼び出して推論](https://abap34.com/posts/grpc_ml.html)
+# (2023, in Japanese). Its title says: from Go, call a trained model over gRPC and predict. It ends with a question: how
+# fast is that? In this notebook we start such a server, send it real flights, and measure one call.
 #
 # You will
 #
 # - start a prediction server in the background and call it;
-# - check that what comes back is, to the last bit, what the model says in this process;
-# - measure one call, by the size of its table, beside the least that it could take.
+# - check that the server's answers equal the model's own answers, to the last bit;
+# - measure how long a call takes, and how much of that is not the model.
 #
-# **Needs:** what `make lab` has set up: the packages and the trained model. **Takes:** under a minute.
+# **Needs:** `make lab` has installed the packages and trained the model. **Takes:** 20 s to run, about 20 minutes to read.
 # **Built before:** nothing.
+#
+# **Core:** all of it, with exercise 1. **Optional:** "Why gRPC, and not just REST?", exercises 2 and 3.
 
 # %%
 import sys
@@ -31,8 +38,9 @@ CALLS = 30  # calls for each size
 # %% [markdown]
 # ## A server, in one line
 #
-# `serve` (in `pred_server/tutorial/background.py`) starts `pred-server serve` as a process of its own, on a free port of this
-# machine, and waits until it is ready. A *port* is the number under which a program on a machine can be called.
+# `serve` starts the command `pred-server serve` as a process of its own, on a free port of this machine. It waits until
+# the server is ready. (A *port* is the number under which a program on a machine can be called. `serve` is in
+# `pred_server/tutorial/background.py`.)
 
 # %%
 from pred_server import serve
@@ -43,8 +51,8 @@ server
 # %% [markdown]
 # ## A table of flights
 #
-# The model predicts how late a flight arrives, in minutes, from what is known when it leaves the gate. Here are some
-# of the flights that left New York in 2013; negative delays are early.
+# The model predicts how late a flight arrives, in minutes. It uses what is known when the flight leaves the gate. Here
+# are five of the flights that left New York in 2013. A negative delay means early.
 
 # %% tags=["deterministic"]
 import pandas as pd
@@ -56,11 +64,11 @@ some = flights.sample(5, random_state=1)
 some
 
 # %% [markdown]
-# ## Ask
+# ## A call
 #
-# A *client* is the side that asks. It turns the table into CSV text, sends it in one message, and turns the answer into
-# a pandas Series with the index of the table. (CSV is what the pattern began with, and what everybody can read; lesson
-# 03b has quicker ways.) Every call has a *deadline*: how long the caller is willing to wait.
+# A *client* is the side that calls. Our client turns the table into CSV text and sends it in one message. It turns the
+# reply into a pandas Series with the index of the table. (The article used CSV, and everybody can read it. Lesson 03b
+# has faster ways.) Every call has a *deadline*: the longest time that the caller will wait, here 10 seconds.
 
 # %%
 client = server.client(timeout_s=10, encoding="csv")
@@ -71,8 +79,8 @@ some.assign(predicted=client.predict(table).round(1))[["carrier", "dest", "dep_d
 # %% [markdown]
 # ## Is it the same model?
 #
-# The table went out as text and came back as text, so a doubt is allowed. Let us load the model into this notebook as
-# well, and compare 10,000 predictions, bit for bit.
+# The table was sent as text, and the predictions came back as text. Did we lose digits on the way? To find out, we load
+# the model into this notebook too, and compare 10,000 predictions bit by bit.
 
 # %% tags=["deterministic"]
 import numpy as np
@@ -85,14 +93,26 @@ served, in_process = client.predict(many), model.predict(many)
 print("equal to the last bit:", np.array_equal(served, in_process))
 
 # %% [markdown]
-# They are equal since a 64-bit number is written with as many digits as it takes to read the same bits back, in both
-# directions. That is a promise of this project, and a test holds it.
+# They are equal. Client and server write each 64-bit number with enough digits to read the same bits back. The project
+# promises this, and a test checks it.
 #
-# ## How long does a call take?
+# ## How long does a call take? Guess first
 #
-# We time the same tables twice: over gRPC, and by calling the model right here. The second is the *floor*: no server
-# can answer sooner than its model predicts. We take turns between the two, so that a slow moment of the machine hits
-# both, and look at the *median* (p50: half of the calls are faster) and at p90 (nine of ten are).
+# We shall time calls with tables of different sizes, from one flight to 10,000. Before you run on, write down your guess:
+# **how many times as long does a call with the largest table take as a call with one flight?**
+
+# %%
+GUESS_TIMES = None  # your guess, a number
+
+# %% [markdown]
+# ## Then measure
+#
+# We predict each table twice: over gRPC, and *in process*, with the model in this notebook. The two take turns, so a slow
+# moment of the machine hits both. The first calls only warm up and are not counted.
+#
+# One more number comes with each reply: how long the server's model computed. We subtract it from the time of the call.
+# The rest is **the hop**: writing, sending and reading the table, and the way back. It is the price of having the model
+# in another process. (`waterfall` holds the times of a call; lesson 03b explains it.)
 
 # %%
 import time
@@ -100,60 +120,87 @@ import time
 from tqdm.auto import tqdm
 
 
-def milliseconds(predict, batch):
+def timed(predict, batch):
+    """Predict once; return the predictions and the time it took, in milliseconds."""
     start_ns = time.perf_counter_ns()
-    predict(batch)
-    return (time.perf_counter_ns() - start_ns) / 1e6
+    predictions = predict(batch)
+    return predictions, (time.perf_counter_ns() - start_ns) / 1e6
 
 
-ways = {"over gRPC": client.predict, "in process (floor)": model.predict}
 calls = []
 for rows in tqdm(ROWS, desc="sizes"):
     batch = many.head(rows)
-    for predict in ways.values():
-        predict(batch)  # a first call, to warm up; not counted
-    for _ in range(CALLS):
-        calls += [(way, rows, milliseconds(predict, batch)) for way, predict in ways.items()]
+    for call in range(-3, CALLS):
+        predictions, served_ms = timed(client.predict, batch)
+        _, in_process_ms = timed(model.predict, batch)
+        hop_ms = served_ms - predictions.waterfall.phases_ms["predict"]
+        if call >= 0:  # the first three only warm up
+            calls.append({"rows": rows, "over gRPC": served_ms, "hop": hop_ms, "in process": in_process_ms})
 
-latencies = pd.DataFrame(calls, columns=["way", "rows", "latency_ms"])
-medians = latencies.groupby(["rows", "way"])["latency_ms"].median().unstack()
+by_rows = pd.DataFrame(calls).groupby("rows")
+medians = by_rows.median()
 medians.round(2)
 
+# %% [markdown]
+# The table shows *medians*, in milliseconds: half of the calls are faster than the median, half are slower. Another name
+# for the median is p50. In the same way, nine of ten calls are faster than p90.
+
 # %%
-import matplotlib.pyplot as plt
+from IPython.display import Markdown
 
-from pred_server.lab.plots import show  # shows a figure with a text for those who cannot see it
-
-figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-styles = {"over gRPC": ("#0072B2", "o", "-"), "in process (floor)": ("0.45", ".", ":")}
-for way, (colour, marker, line) in styles.items():
-    by_rows = latencies[latencies["way"] == way].groupby("rows")["latency_ms"]
-    axes.plot(by_rows.median(), color=colour, marker=marker, linestyle=line, label=way)
-    axes.fill_between(list(by_rows.groups), by_rows.median(), by_rows.quantile(0.9), color=colour, alpha=0.15)
-small, large = medians.index.min(), medians.index.max()
-times = medians.loc[large].max() / medians.loc[small].max()
-finding = f"{large // small:,} times the rows cost {times:.0f} times the time"
-axes.set(xscale="log", yscale="log", xlabel="rows in one call", ylabel="latency, p50 to p90 (ms)", title=finding)
-axes.set_ylim(bottom=1)
-for axis in (axes.xaxis, axes.yaxis):
-    axis.set_major_formatter("{x:,.0f}")
-axes.legend(frameon=False)
-show(figure, f"Latency against rows, both axes logarithmic, over gRPC and in process. {finding}.")
-plt.close(figure)
+one, large = medians.iloc[0], medians.iloc[-1]
+most_rows = medians.index[-1]
+times = large["over gRPC"] / one["over gRPC"]
+Markdown(
+    f"- For one flight, **the hop costs {one['hop']:.1f} ms**. The rest of the {one['over gRPC']:.1f} ms is "
+    "the prediction itself.\n"
+    f"- A call with {most_rows:,} flights took **{times:.0f} times** as long as a call with one. "
+    f"Your guess: {GUESS_TIMES or 'none yet'}."
+)
 
 # %% [markdown]
-# The line over gRPC is flat for small tables: a call has a fixed price, whatever it carries. For large ones most of the
-# time is the model's, and what is left is mostly the price of text, written and parsed once in each direction. So one
-# call with a thousand rows is far cheaper than a thousand calls with one. [03b](03b_under_the_hood.ipynb) takes a call
-# apart.
+# Why do we read the hop from the call itself, and not as "over gRPC" minus "in process"? The notebook and the server are
+# two processes, and they share the cores of this machine. On a busy machine, either one may be slowed down. So the two
+# columns can differ by more than the hop, in both directions. README's tables come from quieter runs, with a core for
+# each process. [Lesson 05](05_how_fast_is_it.ipynb) shows how to measure with care.
 #
-# ## Why gRPC, and not just REST?
+# Here are the same numbers as a figure. `lines` (in `pred_server/lab/lesson_figures.py`) draws it. `show` adds a
+# description for readers who cannot see it.
+
+# %%
+from pred_server.lab.lesson_figures import lines
+from pred_server.lab.plots import show
+
+ways = ["over gRPC", "in process"]
+middle_to_slow = {way: pd.DataFrame({"p50": medians[way], "p90": by_rows[way].quantile(0.9)}) for way in ways}
+finding = f"{most_rows:,} times the rows cost {times:.0f} times the time"
+
+figure = lines(
+    medians[ways], finding, "rows in one call", "latency (ms)",
+    bands=middle_to_slow, band_label="from p50 to p90", grey=["in process"], log=True,
+)  # fmt: skip
+show(figure, f"Latency against rows, both axes logarithmic, over gRPC and in process. {finding}.")
+
+# %%
+price = 1_000 * medians["over gRPC"] / medians.index  # microseconds
+Markdown(
+    f"- In one call with {most_rows:,} rows, a flight costs {price.iloc[-1]:,.1f} µs. In a call of its own it costs "
+    f"{price.iloc[0]:,.0f} µs, **{price.iloc[0] / price.iloc[-1]:,.0f} times** as much.\n"
+    f"- In the largest call the model computes {1 - large['hop'] / large['over gRPC']:.0%} of the time."
+)
+
+# %% [markdown]
+# A call has a fixed price, whatever it carries: so send many rows in one call. For a large table the hop is mostly the
+# price of text: each side writes it once and parses it once. [03b](03b_under_the_hood.ipynb) takes a call apart.
 #
-# With REST, the contract is yours to write and to hold everyone to; gRPC begins with it, and generates the code of both
-# ends, in a dozen languages, from one file. A call carries a deadline and can be cancelled, on both sides of the wire,
-# without a line of yours. It runs over one lasting HTTP/2 connection, which many calls share at the same time.
+# ## Why gRPC, and not just REST? (optional)
 #
-# To the browser, REST it remains: that is what the gateway in Go is for ([04](04_call_it_from_go.ipynb)).
+# *REST* is the usual style of a web API: HTTP requests with JSON. There you write the contract yourself, and you make
+# sure that everyone keeps it. gRPC begins with the contract: from one file it generates the code of both sides, in a dozen
+# languages. Each call carries a deadline and can be cancelled, and both sides know about it without extra code. Many
+# calls share one connection at the same time, and it stays open. (It is an HTTP/2 connection.)
+#
+# For a browser, REST is still the right choice. That is what the gateway in Go is for ([04](04_call_it_from_go.ipynb)).
 #
 # ## The lessons
 #
@@ -174,38 +221,86 @@ plt.close(figure)
 # ## What we found
 
 # %%
-from IPython.display import Markdown
-
-row = medians.loc[small]
 Markdown(
-    f"- One flight takes **{row['over gRPC']:.1f} ms** over gRPC, and {row['in process (floor)']:.1f} ms in process "
+    f"- One flight takes **{one['over gRPC']:.1f} ms** over gRPC. The hop is {one['hop']:.1f} ms of it "
     f"(medians of {CALLS} calls, on this machine).\n"
-    f"- {large:,} flights take **{medians.loc[large, 'over gRPC']:.0f} ms** in one call: "
-    f"{medians.loc[large, 'over gRPC'] / large * 1000:.0f} µs a flight.\n"
-    "- The predictions are those of the model in process, to the last bit."
+    f"- {most_rows:,} flights take **{large['over gRPC']:.0f} ms** in one call: {price.iloc[-1]:,.1f} µs a flight.\n"
+    "- The predictions equal those of the model in process, to the last bit."
 )
 
 # %% [markdown]
 # ## Exercises
 #
-# 1. Send a table without the column `dest`, and one with a column more. What does the client say to each?
-# 2. Make a client of your own, `from pred_server import Client; mine = Client(server.address)`. Stop the server with
-#    `server.close()`, then call `mine.predict(table)`. Which error comes, and how soon?
+# **1.** A colleague has a table that is too large for one message. Write a function that predicts it in several calls.
+# Replace the last line of the function, then run this cell and the next one. The next cell checks your answer.
+
+
+# %%
+def predict_in_batches(client, table, rows):
+    """Predict `table` in calls of at most `rows` rows; return one Series with the index of the table."""
+    return None  # your code
+
+
+# %% tags=["deterministic"]
+class CountingClient:
+    """Counts the rows of each call, and asks the real client."""
+
+    def __init__(self):
+        self.rows_of_calls = []
+
+    def predict(self, batch):
+        self.rows_of_calls.append(len(batch))
+        return client.predict(batch)
+
+
+counting = CountingClient()
+answer = predict_in_batches(counting, many.head(1_000), 300)
+if answer is None:
+    print("exercise 1: not yet answered")
+else:
+    sent = counting.rows_of_calls
+    assert sent, "call `client.predict`, with the client that the function is given"
+    assert max(sent) <= 300, f"no call may have more than 300 rows; yours had {sent}"
+    assert sum(sent) == 1_000, f"the calls must hold each of the 1,000 rows once; yours held {sum(sent):,} rows: {sent}"
+    assert isinstance(answer, pd.Series), f"return a pandas Series, not a {type(answer).__name__}"
+    assert answer.index.equals(many.index[:1_000]), "the index of the Series is not the index of the table"
+    assert np.array_equal(answer, served[:1_000]), "the predictions differ from those of one call"
+    print(f"exercise 1: right; {len(sent)} calls with {sent} rows")
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# ```python
+# def predict_in_batches(client, table, rows):
+#     parts = [client.predict(table.iloc[start : start + rows]) for start in range(0, len(table), rows)]
+#     return pd.concat(parts)
+# ```
+#
+# Each part of the reply has the index of its part of the table. So `pd.concat` needs no `ignore_index`, and must not have
+# it. You will seldom need this function: the client sends a large table as a *stream*, which does the same within one
+# call ([03b](03b_under_the_hood.ipynb)).
+#
+# </details>
+#
+# **2. (optional)** Send a table without the column `dest`, and one with an extra column. What does the client say to each?
+#
+# **3. (optional)** Make a client of your own: `from pred_server import Client; mine = Client(server.address)`. Stop the
+# server with `server.close()`, then call `mine.predict(table)`. Which error do you get, and how soon?
 #
 # <details><summary>Answers</summary>
 #
-# 1. `client.predict(table.drop(columns="dest"))` raises `InvalidInput`: the message names the missing column and those
-#    that are there. `client.predict(table.assign(tail="N123"))` answers, and warns that `tail` was ignored.
-# 2. `Unavailable`, after some seven seconds: nobody listens on that port, and the client asks five times, with growing
-#    pauses, for the case that the server is only being replaced. `Client(server.address, retry=False)`
-#    gives up at once, within milliseconds. (A client of the server's, such as `client`, is closed with it. Restart the
-#    notebook to go on.)
+# 2. `client.predict(table.drop(columns="dest"))` raises `InvalidInput`. The message names the missing column and the
+#    columns that the table has. `client.predict(table.assign(tail="N123"))` returns predictions, and warns that `tail` was
+#    ignored.
+# 3. `Unavailable`, after some seconds. No program listens on that port any more. The client tries several times, with
+#    growing pauses, because the server may be restarting. `Client(server.address, retry=False)` gives up at once.
+#    (`client` came from `server.client()`, and `server.close()` closes it too. Restart the notebook to go on.)
 #
 # </details>
 #
 # ## Close
 #
-# A server that a notebook started ends with the notebook's kernel; closing it is good manners all the same.
+# The server ends when the notebook's kernel ends. It is good style to close it all the same.
 
 # %%
 server.close()
