@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -288,8 +289,26 @@ def refused(client: Client) -> bool:
     return False
 
 
+def successor(address: str, imported: Path) -> Server:
+    """A server that takes an address over: it binds once nobody answers there, however slowly the machine starts it."""
+    host, port = address.split(":")
+    code = f"""
+import pathlib, socket, time
+import pred_server.model.store, pred_server.server.run
+from pred_server.cli import main
+pathlib.Path({str(imported)!r}).touch()
+while True:
+    with socket.socket() as probe:
+        if probe.connect_ex(({host!r}, {port})):
+            break
+    time.sleep(0.01)
+raise SystemExit(main(["serve", "--model", "linear", "--address", {address!r}]))
+"""
+    return Server([sys.executable, "-c", code], start_timeout_s=60)
+
+
 @pytest.mark.parametrize("rows", [1, 30_000])
-def test_killed_and_restarted_under_load_every_call_is_answered_rightly(rows: int) -> None:
+def test_killed_and_restarted_under_load_every_call_is_answered_rightly(rows: int, tmp_path: Path) -> None:
     """30,000 rows are 2.3 MiB in one message: more than gRPC keeps for another try by itself."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -306,14 +325,20 @@ def test_killed_and_restarted_under_load_every_call_is_answered_rightly(rows: in
             except Exception as error:
                 outcomes.append(error)
 
-    with serve("linear", "--address", address) as first, Client(address) as client:
+    with (
+        serve("linear", "--address", address) as first,
+        ThreadPoolExecutor(1) as pool,
+        Client(address) as client,
+    ):
         threads = [threading.Thread(target=ask) for _ in range(4)]
         for thread in threads:
             thread.start()
+        second = pool.submit(successor, address, tmp_path / "imported")
+        wait_until((tmp_path / "imported").exists, "the second server to have all but the port")
         wait_until(lambda: len(outcomes) > 10, "the load to run")
         os.kill(first.pid, signal.SIGKILL)
         before = len(outcomes)
-        with serve("linear", "--address", address):
+        with second.result():
             wait_until(lambda: len(outcomes) > before + 20, "answers of the second server")
             stop.set()
             for thread in threads:
