@@ -9,9 +9,10 @@ import itertools
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterator
+from dataclasses import Field, fields, replace
 from pathlib import Path
+from typing import Any
 
 from pred_server.checkout import ROOT
 from pred_server.errors import InvalidInput, PredServerError
@@ -139,96 +140,16 @@ def _describe(args: argparse.Namespace) -> None:
 
 
 def _bench(args: argparse.Namespace) -> None:
-    from pred_server.lab import bench
+    from pred_server.lab import report, studies
 
-    experiment = bench.declared(args.varies, args.model, args.encodings, args.rows, args.quick)
-    bench.bench(replace(experiment, seed=args.seed, pin=experiment.pin and not args.unpinned), args.out)
+    experiment = studies.declared(args.varies, args.model, args.encodings, args.rows, args.quick)
+    report.bench(replace(experiment, seed=args.seed, pin=experiment.pin and not args.unpinned), args.out)
 
 
 def _plot(args: argparse.Namespace) -> None:
-    from pred_server.lab import bench
+    from pred_server.lab import report
 
-    bench.plot(args.results, args.out, args.readme)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="pred-server", description="Serve a scikit-learn model over gRPC, ask it, and measure it."
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def command(name: str, run: object, help: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-        added.set_defaults(run=run)
-        return added
-
-    train = command("train", _train, "train the flights model, judge it, save it")
-    train.add_argument("--out", type=Path, default=Path("models/flights"), help="the model directory to write")
-    train.add_argument("--iterations", type=_at_least_one, default=200, help="boosting rounds")
-
-    make_stubs = command("stubs", _stubs, "generate the stubs from proto/ into generated/")
-    make_stubs.add_argument("--out", type=Path, default=ROOT, help="folder to hold generated/")
-
-    serve = command("serve", _serve, "serve one or more models on one port")
-    serve.add_argument(
-        "--model",
-        action="append",
-        default=argparse.SUPPRESS,
-        help="sum, linear, flights, or a model directory; may be repeated (default: flights)",
-    )
-    serve.add_argument("--address", default="127.0.0.1:50051", help="HOST:PORT; port 0 picks a free one")
-    serve.add_argument("--engine", default="sklearn", choices=["sklearn", "onnx"], help="what computes the predictions")
-    serve.add_argument("--trust", action="append", default=[], metavar="TYPE", help="a further type for model.skops")
-    serve.add_argument(
-        "--log-level", default="warning", choices=["debug", "info", "warning", "error"], help="to stderr"
-    )
-    serve.add_argument(
-        "--log-format", default="text", choices=["text", "json"], help="how a line of the log is written"
-    )
-    serve.add_argument("--no-timing", action="store_true", help="leave server-timing out of the replies")
-    serve.add_argument(
-        "--expose-to-network", action="store_true", help="allow an address that others can reach, without encryption"
-    )
-    for limit in fields(Limits):
-        of_unit = _milliseconds if limit.name.endswith("_ms") else _seconds
-        number = _at_least_one if isinstance(limit.default, int) else of_unit
-        serve.add_argument(flag(limit.name), type=number, default=limit.default, help=limit.metadata["help"])
-
-    predict = command("predict", _predict, "send a CSV file of any size, print the predictions as CSV")
-    predict.add_argument("file", metavar="FILE.csv", help="a header and rows; - reads standard input")
-    predict.add_argument("--address", default="127.0.0.1:50051", help="HOST:PORT of the server")
-    predict.add_argument("--model", help="ask for this model; else the server's first")
-    predict.add_argument("--encoding", default="csv", help=f"how the table travels: {ENCODINGS}")
-    predict.add_argument("--output", default="labels", choices=["labels", "probabilities"], help="what to predict")
-    predict.add_argument("--timing", action="store_true", help="draw where the time went, on stderr")
-    predict.add_argument(
-        "--resume", action="store_true", help="go on where a connection broke, once the server is back"
-    )
-    predict.add_argument("--timeout-s", type=_seconds, default=STREAM_TIMEOUT_S, help="deadline in seconds")
-
-    describe = command("describe", _describe, "print what a server's model takes and gives")
-    describe.add_argument("--address", default="127.0.0.1:50051", help="HOST:PORT of the server")
-    describe.add_argument("--model", help="this model; else the server's first")
-
-    bench = command("bench", _bench, "measure how fast it is, beside floors and other ways to serve the same model")
-    bench.add_argument(
-        "--varies", choices=["rows", "load", "chunks", "ladder", "floor"], default="rows", help="what is varied"
-    )
-    bench.add_argument(
-        "--model", default="flights", help="sum, linear, flights, or a model directory, whose sample is sent"
-    )
-    bench.add_argument("--encodings", nargs="+", default=[], help=f"{ENCODINGS} (default: all)")
-    bench.add_argument("--rows", nargs="+", type=_at_least_one, default=[], help="rows in one call (default: a sweep)")
-    bench.add_argument("--out", type=Path, default=Path("latency.parquet"), help="where to write every call")
-    bench.add_argument("--seed", type=int, default=0, help="of the order, the rows and the arrivals")
-    bench.add_argument("--quick", action="store_true", help="two minutes in place of fifteen, and less sure")
-    bench.add_argument("--unpinned", action="store_true", help="let servers and generator share all cores")
-
-    plot = command("plot", _plot, "draw what `bench` measured")
-    plot.add_argument("results", type=Path, nargs="+", metavar="RESULTS", help="files that `bench` wrote")
-    plot.add_argument("--out", type=Path, default=Path(), help="folder for the figures")
-    plot.add_argument("--readme", type=Path, help="a page with markers, to write the numbers between them")
-    return parser
+    report.plot(args.results, args.out, args.page)
 
 
 def _at_least_one(text: str) -> int:
@@ -253,3 +174,117 @@ def _number(text: str, least: float, what: str) -> float:
     if not least <= number < 1e6:
         raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
     return number
+
+
+Argument = tuple[str, dict[str, Any]]
+
+
+def _argument(name: str, help: str, **settings: Any) -> Argument:
+    return name, {"help": help, **settings}
+
+
+def _limit(limit: Field[Any]) -> Argument:
+    of_unit = _milliseconds if limit.name.endswith("_ms") else _seconds
+    number = _at_least_one if isinstance(limit.default, int) else of_unit
+    return _argument(flag(limit.name), limit.metadata["help"], type=number, default=limit.default)
+
+
+ADDRESS = _argument("--address", "HOST:PORT of the server", default="127.0.0.1:50051")
+
+# Each command: what runs it, what it does, its arguments.
+COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], str, list[Argument]]] = {
+    "train": (
+        _train,
+        "train the flights model, judge it, save it",
+        [
+            _argument("--out", "the model directory to write", type=Path, default=Path("models/flights")),
+            _argument("--iterations", "boosting rounds", type=_at_least_one, default=200),
+        ],
+    ),
+    "stubs": (
+        _stubs,
+        "generate the stubs from proto/ into generated/",
+        [_argument("--out", "folder to hold generated/", type=Path, default=ROOT)],
+    ),
+    "serve": (
+        _serve,
+        "serve one or more models on one port",
+        [
+            _argument(
+                "--model",
+                "sum, linear, flights, or a model directory; may be repeated (default: flights)",
+                action="append",
+                default=argparse.SUPPRESS,
+            ),
+            _argument("--address", "HOST:PORT; port 0 picks a free one", default="127.0.0.1:50051"),
+            _argument("--engine", "what computes the predictions", default="sklearn", choices=["sklearn", "onnx"]),
+            _argument("--trust", "a further type for model.skops", action="append", default=[], metavar="TYPE"),
+            _argument("--log-level", "to stderr", default="warning", choices=["debug", "info", "warning", "error"]),
+            _argument("--log-format", "how a line of the log is written", default="text", choices=["text", "json"]),
+            _argument("--no-timing", "leave server-timing out of the replies", action="store_true"),
+            _argument(
+                "--expose-to-network",
+                "allow an address that others can reach, without encryption",
+                action="store_true",
+            ),
+            *map(_limit, fields(Limits)),
+        ],
+    ),
+    "predict": (
+        _predict,
+        "send a CSV file of any size, print the predictions as CSV",
+        [
+            _argument("file", "a header and rows; - reads standard input", metavar="FILE.csv"),
+            ADDRESS,
+            _argument("--model", "ask for this model; else the server's first"),
+            _argument("--encoding", f"how the table travels: {ENCODINGS}", default="csv"),
+            _argument("--output", "what to predict", default="labels", choices=["labels", "probabilities"]),
+            _argument("--timing", "draw where the time went, on stderr", action="store_true"),
+            _argument("--resume", "continue where a connection broke, once the server is back", action="store_true"),
+            _argument("--timeout-s", "deadline in seconds", type=_seconds, default=STREAM_TIMEOUT_S),
+        ],
+    ),
+    "describe": (
+        _describe,
+        "print what a server's model takes and gives",
+        [ADDRESS, _argument("--model", "this model; else the server's first")],
+    ),
+    "bench": (
+        _bench,
+        "measure how fast it is, beside floors and other ways to serve the same model",
+        [
+            _argument(
+                "--varies", "what is varied", choices=["rows", "load", "chunks", "ladder", "floor"], default="rows"
+            ),
+            _argument("--model", "sum, linear, flights, or a model directory, whose sample is sent", default="flights"),
+            _argument("--encodings", f"{ENCODINGS} (default: all)", nargs="+", default=[]),
+            _argument("--rows", "rows in one call (default: a sweep)", nargs="+", type=_at_least_one, default=[]),
+            _argument("--out", "where to write every call", type=Path, default=Path("latency.parquet")),
+            _argument("--seed", "of the order, the rows and the arrivals", type=int, default=0),
+            _argument("--quick", "two minutes in place of fifteen, and less sure", action="store_true"),
+            _argument("--unpinned", "let servers and generator share all cores", action="store_true"),
+        ],
+    ),
+    "plot": (
+        _plot,
+        "draw what `bench` measured",
+        [
+            _argument("results", "files that `bench` wrote", type=Path, nargs="+", metavar="RESULTS"),
+            _argument("--out", "folder for the figures", type=Path, default=Path()),
+            _argument("--page", "pages with markers, to write the numbers between", type=Path, nargs="+", default=[]),
+        ],
+    ),
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pred-server", description="Serve a scikit-learn model over gRPC, ask it, and measure it."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, (run, help, arguments) in COMMANDS.items():
+        command = commands.add_parser(name, help=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        command.set_defaults(run=run)
+        for argument, settings in arguments:
+            command.add_argument(argument, **settings)
+    return parser

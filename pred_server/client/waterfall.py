@@ -1,16 +1,12 @@
-"""The waterfall of a call: its time by phase, as numbers, text, HTML or a figure."""
+"""The waterfall of a call: its time by phase, as numbers, text or HTML."""
 
 import html
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from pred_server.wire.timing import SERVER_PHASES, Stopwatch, parse_header
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 PHASES = {
     "client encode": "the table becomes a message",
@@ -62,22 +58,6 @@ class Waterfall:
         for phase, ms in self.phases_ms.items():
             yield phase, start_ms, ms, COLOURS[list(PHASES).index(phase)]
             start_ms += 0.0 if self.chunks else ms  # in a stream, phases overlap
-
-    def plot(self) -> "Figure":
-        """A figure with one bar for each phase; in a unary call each begins where the one before it ends."""
-        from matplotlib.figure import Figure  # comes with the extra `lab`; a server does not need it
-
-        figure = Figure(figsize=(7.5, 2.6), layout="constrained")
-        axes = figure.subplots()
-        for place, (_, start, ms, colour) in enumerate(self._bars()):
-            axes.barh(place, ms, left=start, color=colour, edgecolor="0.2", linewidth=0.5)
-            axes.annotate(f" {ms:.2f}", (start + ms, place), va="center", fontsize=8)
-        axes.axvline(self.wall_ms, color="0.45", linestyle=":")
-        axes.set_yticks(range(len(self.phases_ms)), list(self.phases_ms))
-        axes.invert_yaxis()
-        axes.margins(x=0.12)
-        axes.set(xlim=(0, None), xlabel="milliseconds (dotted: wall time)", title=self._title())
-        return figure
 
     def text(self, width: int = 40) -> str:
         """The bars in characters, for a terminal."""

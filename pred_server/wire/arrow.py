@@ -68,8 +68,9 @@ def _require_plain(name: str, arrow_type: pa.DataType) -> None:
     for is_plain in ("floating", "integer", "boolean", "string", "large_string", "null"):
         if getattr(pa.types, f"is_{is_plain}")(arrow_type):
             return
-    what = f"has the Arrow type {clip(str(arrow_type))}; use numbers, booleans or plain strings"
-    raise InvalidInput.field(name, what)
+    raise InvalidInput.field(
+        name, f"has the Arrow type {clip(str(arrow_type))}; use numbers, booleans or plain strings"
+    )
 
 
 def _refuse_compression(data: pa.Buffer) -> None:

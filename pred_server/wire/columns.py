@@ -47,8 +47,9 @@ class ColumnsCodec:
             length = len(getattr(column, used))
             check_rows(length, max_rows)
             if n_rows not in (-1, length):
-                what = f"{clip(column.name)!r} has {length} values, and the columns before it {n_rows}"
-                raise InvalidInput.field(where, what)
+                raise InvalidInput.field(
+                    where, f"{clip(column.name)!r} has {length} values, and the columns before it {n_rows}"
+                )
             n_rows = length
             data[column.name] = _read(column, used, where)
         return schema.to_rows(data), ignored
@@ -90,16 +91,16 @@ def _list_of(column: Column, where: str) -> str:
     """Return the name of the list that holds a column's values; any, if none does."""
     used = [name for name in _LISTS if len(getattr(column, name))]
     if len(used) > 1:
-        what = f"{clip(column.name)!r} has values in {' and '.join(used)}; one list is needed"
-        raise InvalidInput.field(where, what)
+        raise InvalidInput.field(where, f"{clip(column.name)!r} has values in {' and '.join(used)}; one list is needed")
     return used[0] if used else "float64"
 
 
 def _read(column: Column, used: str, where: str) -> Any:
     values, missing = getattr(column, used), np.array(column.missing, np.int64)
     if len(missing) and (missing[-1] >= len(values) or (np.diff(missing) <= 0).any()):
-        what = f"are not rising places below {len(values)}, which {clip(column.name)!r} has"
-        raise InvalidInput.field(f"{where}.missing", what)
+        raise InvalidInput.field(
+            f"{where}.missing", f"are not rising places below {len(values)}, which {clip(column.name)!r} has"
+        )
     if len(missing) == len(values) > 0:
         return np.full(len(values), None)  # nothing at all is of any type
     array: Any = np.array(values, object) if used == "str" else np.fromiter(values, used, len(values))

@@ -102,8 +102,7 @@ def to_arrow(table: Table) -> pa.Table:
             held = values.to_numpy() if isinstance(values.dtype, np.dtype) else values.array
             columns[str(name)] = pa.array(held, from_pandas=nan_as_null)
         except (pa.ArrowException, ValueError, OverflowError) as error:
-            what = "holds values of several kinds, or of one unknown"
-            raise InvalidInput.field(str(name), what) from error
+            raise InvalidInput.field(str(name), "holds values of several kinds, or of one unknown") from error
     if len(columns) < frame.shape[1]:
         raise InvalidInput("the table has two columns of one name")
     return pa.table(columns)

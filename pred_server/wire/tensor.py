@@ -74,8 +74,9 @@ def _read(tensor: Tensor, max_rows: int | None = None) -> np.ndarray:
         raise InvalidInput.field("tensor.dtype", f"is {clip(tensor.dtype)!r}; use {known} or bool")
     shape = tuple(tensor.shape[:3])  # one too many is enough to see that it is wrong
     if len(shape) != 2 or min(shape) < 0:
-        what = f"is {clip(str(list(shape)))}; two numbers are needed, rows and columns"
-        raise InvalidInput.field("tensor.shape", what)
+        raise InvalidInput.field(
+            "tensor.shape", f"is {clip(str(list(shape)))}; two numbers are needed, rows and columns"
+        )
     if max_rows is not None:
         check_rows(shape[0], max_rows)
     order = _ORDERS.get(tensor.order)
@@ -84,8 +85,10 @@ def _read(tensor: Tensor, max_rows: int | None = None) -> np.ndarray:
     data = tensor.data  # once: protobuf copies it for each look
     needed = shape[0] * shape[1] * dtype.itemsize
     if len(data) != needed:
-        what = f"has {len(data)} bytes; {shape[0]} rows of {shape[1]} columns of {tensor.dtype} take {needed}"
-        raise InvalidInput.field("tensor.data", what)
+        raise InvalidInput.field(
+            "tensor.data",
+            f"has {len(data)} bytes; {shape[0]} rows of {shape[1]} columns of {tensor.dtype} take {needed}",
+        )
     check_columns(shape[1])  # without rows it could be any number
     if dtype.kind == "b" and needed and np.frombuffer(data, np.uint8).max() > 1:
         raise InvalidInput.field("tensor.data", "has a byte other than 0 and 1 where booleans are announced")

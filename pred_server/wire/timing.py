@@ -3,6 +3,8 @@
 import re
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 SERVER_PHASES = ("decode", "queue", "predict", "encode")
 
@@ -19,9 +21,14 @@ class Stopwatch:
         with self._lock:
             self.phases_ms[phase] = self.phases_ms.get(phase, 0.0) + (until_ns - since_ns) / 1e6
 
-    def __call__(self, phase: str) -> "_Lap":
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
         """Return a context whose time counts for a phase."""
-        return _Lap(self, phase)
+        start_ns = time.perf_counter_ns()
+        try:
+            yield
+        finally:
+            self.add(phase, start_ns, time.perf_counter_ns())
 
     def header(self) -> str:
         """Return the times as a `Server-Timing` value (https://www.w3.org/TR/server-timing/), in milliseconds.
@@ -32,21 +39,6 @@ class Stopwatch:
         if self.batch_rows:
             parts.append(f'batch;desc="{self.batch_rows} rows"')
         return ", ".join(parts)
-
-
-class _Lap:
-    """A context manager at a third of the price of `contextlib.contextmanager`: each small call needs two."""
-
-    __slots__ = ("_phase", "_start_ns", "_watch")
-
-    def __init__(self, watch: Stopwatch, phase: str):
-        self._watch, self._phase = watch, phase
-
-    def __enter__(self) -> None:
-        self._start_ns = time.perf_counter_ns()
-
-    def __exit__(self, *_: object) -> None:
-        self._watch.add(self._phase, self._start_ns, time.perf_counter_ns())
 
 
 def parse_header(text: str) -> tuple[dict[str, float], int]:
