@@ -48,9 +48,9 @@ stubs: .venv/ready  ## generate the stubs in generated/ from proto/
 notebooks: setup  ## run every lesson in notebooks/scripts and write it, with outputs, to notebooks/ (ONLY=00 for one)
 	$(BIN)/python notebooks/build.py $(ONLY)
 
-plots: setup  ## draw the published results (data/figures), and write README's numbers, from data/results
+plots: setup  ## draw the published results (data/figures), and write their numbers into README.md and data/RESULTS.md
 	rm -f data/figures/*.png
-	$(BIN)/pred-server plot data/results/*.parquet --out data/figures --readme README.md
+	$(BIN)/pred-server plot data/results/*.parquet --out data/figures --page README.md data/RESULTS.md
 
 bench: setup  ## measure how fast it is: the published results, data/results; QUICK=--quick for a shorter, less sure run
 	@mkdir -p data/results

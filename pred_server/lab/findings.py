@@ -1,0 +1,183 @@
+"""What the declared studies found: the steps of a ladder, the cases of the floor, the loads that were kept up with."""
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from pred_server.lab import stats
+
+AS_AN_END = ", as an end"  # of the names of arms that measure a ladder's ends a second time
+# Names of steps in results that were published before the steps had plainer names.
+RENAMED = {"what waits, as one": "batching", "ours, each call by itself": "ours, no batching"}
+FIRST = "first predictions"  # a stream's, compared with its own whole time
+
+
+@dataclass(frozen=True)
+class Case:
+    """A ratio with a target: the latency of `over` divided by that of `under`.
+
+    Parameters
+    ----------
+    over, under : names of arms; with " + " between several names, their medians are added
+    target : the ratio must be at least this; at most this, if `at_most`
+    rates : compare the time of a stretch of calls divided by their number, the inverse of their rate, and not latency
+    """
+
+    name: str
+    over: str
+    under: str
+    target: float
+    at_most: bool = False
+    rows: int = 1
+    rates: bool = False
+
+    @property
+    def target_text(self) -> str:
+        return f"{'≤' if self.at_most else '≥'} {self.target:g}"
+
+
+CASES = (
+    Case("linear, 1 row: ours ÷ (echo + predict)", "linear", "echo + linear in process", 1.2, at_most=True),
+    Case("the same, predict given a checked array", "linear", "echo + linear, checked", 1.2, at_most=True),
+    Case("linear, 1 row, one caller: batching on ÷ off", "linear", "linear, no batching", 1.03, at_most=True),
+    Case("forest of 100 trees, 1 row: article ÷ ours with ONNX", "forest, article", "forest, ONNX", 8),
+    Case("flights, 1 row as CSV: article ÷ ours with ONNX", "flights, article", "flights, ONNX", 8),
+    Case(
+        "forest, 1 row, 32 callers: rate of ours with ONNX ÷ rate of the echo",
+        "echo, 32 callers", "forest, 32 callers", 0.85, rates=True,
+    ),
+    Case(
+        "boosting, 1 row, 32 callers: rate of ours ÷ rate of the article",
+        "boosting, article", "boosting", 10, rates=True,
+    ),
+    Case(
+        "linear, 100,000 rows, DataFrame to Series, CSV: article ÷ ours",
+        "article, frame", "CSV, frame", 7, rows=100_000,
+    ),
+    Case("linear, 100,000 rows of ready CSV text: article ÷ ours", "article, text", "CSV, text", 3.5, rows=100_000),
+    Case(
+        "linear, 1,000,000 rows: ours ÷ (raw TCP + predict)",
+        "tensor", "TCP + in process", 2.5, at_most=True, rows=1_000_000,
+    ),
+    Case("linear, 1,000,000 rows: Arrow Flight ÷ ours", "Flight", "tensor", 1.2, rows=1_000_000),
+    Case(
+        "linear, 1,000,000 rows, DataFrame to Series: article ÷ ours",
+        "article, frame", "tensor, frame", 100, rows=1_000_000,
+    ),
+    Case(
+        "linear, 1,000,000 rows: first predictions ÷ whole stream",
+        FIRST, "tensor", 0.1, at_most=True, rows=1_000_000,
+    ),
+)  # fmt: skip
+
+
+def cases(calls: pd.DataFrame) -> pd.DataFrame:
+    """Return the outcome of each case whose arms were measured.
+
+    Returns
+    -------
+    DataFrame with the columns case, target (as text), ratio, low, high (95 % interval), margin, margin_low, margin_high
+    (how far beyond the target: 1 where it is just met), doubt
+    """
+    outcomes = []
+    for case in CASES:
+        ratio = stats.ratio(_measured(calls[calls["rows"] == case.rows], case), case.over, case.under)
+        for _, row in ratio.iterrows():
+            numbers = row[["ratio", "low", "high"]].astype(float)
+            margins = case.target / numbers if case.at_most else numbers / case.target
+            outcome = {"case": case.name, "target": case.target_text, **numbers, "margin": margins["ratio"]}
+            outcome |= {"margin_low": margins.min(), "margin_high": margins.max(), "doubt": stats.doubt(row)}
+            outcomes.append(outcome)
+    return pd.DataFrame(outcomes)
+
+
+def _measured(calls: pd.DataFrame, case: Case) -> pd.DataFrame:
+    """Return the calls with the number that the case compares as their latency."""
+    if case.over == FIRST:
+        first = calls[calls["arm"] == case.under]
+        return pd.concat([calls, first.assign(arm=FIRST, latency_ms=first["first_ms"])])
+    if not case.rates:
+        return calls
+    stretches = calls.groupby(["arm", "rows", "block", "half"], as_index=False)
+    times = stretches.agg(
+        first=("sent_ns", "min"), last=("done_ns", "max"), n=("call", "size"), ok=("ok", "all"), valid=("valid", "all")
+    )
+    return times.assign(latency_ms=(times["last"] - times["first"]) / times["n"] / 1e6)
+
+
+def ladders(calls: pd.DataFrame) -> list[tuple[int, int]]:
+    """Return rows and callers of each ladder that was measured."""
+    return sorted({(int(rows), int(callers)) for rows, callers in zip(calls["rows"], calls["callers"], strict=True)})
+
+
+def steps_at(calls: pd.DataFrame, rows: int, callers: int = 1) -> pd.DataFrame:
+    """Return the ladder at one number of rows and callers.
+
+    Returns
+    -------
+    DataFrame with the columns step, factor, low, high (how many times as fast as the step before, with its 95 %
+    interval), doubt, p50_ms. The last two rows are the product of the steps, and the ends measured against each other.
+    """
+    calls = calls[(calls["rows"] == rows) & (calls["callers"] == callers)]
+    p50_ms = stats.summary(calls).set_index("arm")["p50_ms"]
+    again = (stats.control(calls) or ("",))[0]
+    arms = [arm["name"] for arm in calls.attrs["experiment"]["arms"] if arm["name"] in p50_ms]
+    names = [name for name in arms if name != again and not name.endswith(AS_AN_END)]
+    short = [name.removesuffix(callers_suffix(callers)) for name in names]
+    labels = [RENAMED.get(name, name) for name in short]
+    steps: list[dict[str, Any]] = [{"step": labels[0], "p50_ms": p50_ms[names[0]], "doubt": ""}]
+    for label, (before, after) in zip(labels[1:], itertools.pairwise(names), strict=True):
+        steps.append({"step": label, "p50_ms": p50_ms[after], **_faster(calls, after, before)})
+    product = math.prod(step["factor"] for step in steps[1:])
+    steps.append({"step": "all steps, multiplied", "factor": product, "low": product, "high": product, "doubt": ""})
+    ends = _faster(calls, names[-1] + AS_AN_END, names[0] + AS_AN_END)
+    steps.append({"step": "the ends, side by side", **ends})
+    return pd.DataFrame(steps)
+
+
+def callers_suffix(callers: int) -> str:
+    """Return the end of the names of arms with many callers, in a ladder."""
+    return f", {callers} callers" if callers > 1 else ""
+
+
+def _faster(calls: pd.DataFrame, arm: str, base: str) -> dict[str, Any]:
+    row = stats.ratio(calls, base, arm).iloc[0]
+    return {"factor": row["ratio"], "low": row["low"], "high": row["high"], "doubt": stats.doubt(row)}
+
+
+def load_points(calls: pd.DataFrame) -> pd.DataFrame:
+    """Return what became of each offered load: `stats.throughput` by server and rate_per_s, and whether it kept up."""
+    calls = calls[calls["process"] == 0]
+    calls = calls.assign(server=calls["arm"].str.rpartition(", ")[0]).sort_values(["server", "rate_per_s"])
+    points = stats.throughput(calls, ("server", "rate_per_s"))
+    answered = (points["calls_per_s"] > 0.95 * points["rate_per_s"]) & (points["failed_share"] == 0)
+    return points.assign(kept_up=points["valid"] & answered)
+
+
+def kept_up(points: pd.DataFrame) -> "pd.Series[float]":
+    """Return the highest rate, in calls per second, that each server kept up with."""
+    return points[points["kept_up"]].groupby("server", sort=False)["rate_per_s"].max()
+
+
+def rates_in_words(points: pd.DataFrame) -> list[str]:
+    """Return what each server kept up with: "csv 800/s (the highest rate tried)"."""
+    highest = points["rate_per_s"].max()
+    notes = {True: " (the highest rate tried)", False: ""}
+    return [f"{server} {rate:,.0f}/s{notes[bool(rate == highest)]}" for server, rate in kept_up(points).items()]
+
+
+def shared_rate(points: pd.DataFrame) -> float:
+    """Return the highest rate that every server kept up with; the lowest of all rates, if there is none."""
+    most = kept_up(points)
+    return float((points["rate_per_s"] if most.empty else most).min())
+
+
+def echo_of(calls: pd.DataFrame) -> str:
+    """Return the name of the echo with the bytes that raw TCP carries too, or else of the first echo."""
+    arms = calls.attrs["experiment"]["arms"]
+    carried = [arm["encoding"] for arm in arms if arm["server"] == "tcp"]
+    echoes = [arm for arm in arms if arm["server"] == "echo" and arm["encoding"] in (carried or [arm["encoding"]])]
+    return echoes[0]["name"] if echoes else ""

@@ -1,0 +1,278 @@
+"""The declared experiments: what `pred-server bench --varies` offers.
+
+A study takes the model, the served arms (one for each encoding), the streamed arm, the numbers of rows (empty for its
+default) and whether to be quick. `floor` has models and sizes of its own.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from pred_server.checkout import MODELS
+from pred_server.client.client import CHUNK_BYTES, FEW_ROWS
+from pred_server.engines.onnx import with_onnx
+from pred_server.errors import InvalidInput, ServerStartError
+from pred_server.lab.experiments import Experiment, sample, table_of
+from pred_server.lab.findings import AS_AN_END, CASES, FIRST, callers_suffix
+from pred_server.lab.ways import WAYS, Arm, messages_of
+from pred_server.limits import MIB
+from pred_server.model.sklearn_engine import ROW_BLOCK
+from pred_server.model.store import load, save
+from pred_server.wire.codec import CODECS
+
+ARTICLE = Arm("the article's server", "article")
+IN_PROCESS = Arm("in process", "predict")
+STREAMED = ("tensor", "arrow", "columns", "csv")  # the first of them that can carry the table is also streamed
+# With the default limit of 64 MiB the largest tables would be refused, and have no time.
+ROOMY = ("--max-message-bytes", str(512 * MIB))
+ONNX = ("--engine", "onnx")
+CALLERS = 32
+HTTP2_OPTIONS = {
+    "frames of 1 MiB": ("--option", "grpc.http2.max_frame_size", str(MIB)),
+    "a window of 16 MiB": ("--option", "grpc.http2.lookahead_bytes", str(16 * MIB)),
+    "no probe of the bandwidth": ("--option", "grpc.http2.bdp_probe", "0"),
+}
+
+
+def declared(
+    varies: str, model: str, encodings: Sequence[str] = (), rows: Sequence[int] = (), quick: bool = False
+) -> Experiment:
+    """Return a study as an experiment, for this model and the encodings that can carry its table.
+
+    Parameters
+    ----------
+    varies : a key of `STUDIES`, or "floor"
+    encodings : all of them by default
+    rows : rows in one call; by default a sweep
+    quick : measure less, in two minutes instead of fifteen
+
+    Raises
+    ------
+    InvalidInput
+        No encoding can carry the table, or "floor" was asked for with another model, encodings or rows.
+    """
+    if varies == "floor":
+        if model != "flights" or encodings or rows:
+            raise InvalidInput("floor has models and sizes of its own; leave out --model, --encodings and --rows")
+        return floor(quick)
+    loaded = load(model)
+    table = sample(table_of(loaded), 1_000, seed=0)
+    arms, sizes = {}, {}
+    for encoding in encodings or CODECS:
+        arm = Arm(encoding, encoding=encoding, flags=ROOMY)
+        try:
+            sizes[encoding] = len(messages_of(arm, table)[0])
+            arms[encoding] = arm
+        except InvalidInput as error:
+            print(f"left out: {encoding} cannot carry this model's table: {error}")
+    if not arms:
+        raise InvalidInput("none of the encodings can carry this model's table")
+    best = next(encoding for encoding in STREAMED if encoding in arms)
+    chunk_rows = max(1, CHUNK_BYTES * len(table) // sizes[best] // ROW_BLOCK) * ROW_BLOCK
+    stream = replace(arms[best], name=f"streamed {best}", chunk_rows=chunk_rows)
+    return STUDIES[varies](model, list(arms.values()), stream, tuple(rows), quick)
+
+
+def rows(model: str, served: Sequence[Arm], stream: Arm, rows: tuple[int, ...], quick: bool) -> Experiment:
+    """Latency of one call by rows: every encoding, the article's server, the competitors and the floors."""
+    first, whole = served[0], replace(stream, name=stream.encoding, chunk_rows=0)
+    again = replace(first, name=f"{first.name}, again", process=1)
+    others = [] if quick else [Arm(way.title, way.name) for way in WAYS.values() if way.title]
+    tcp = [] if quick else [Arm("raw TCP", "tcp", stream.encoding)]
+    echoes = [replace(arm, name=f"echo of {arm.name}", server="echo", flags=()) for arm in (*served, stream)]
+    compare = [(arm.name, ARTICLE.name) for arm in (*served, stream, *others)]
+    compare += [(arm.name, first.name) for arm in served[1:]]
+    compare += [(stream.name, whole.name), (first.name, IN_PROCESS.name), (whole.name, IN_PROCESS.name)]
+    return Experiment(
+        (ARTICLE, *served, stream, again, *others, IN_PROCESS, *echoes, *tcp),
+        tuple(dict.fromkeys(compare)),
+        (again.name, first.name),
+        "rows",
+        model,
+        rows or ((1, 100, 10_000) if quick else (1, 10, 100, 1_000, 10_000, 100_000)),
+        blocks=3 if quick else 5,
+        calls=8 if quick else 20,
+        most_rows=20_000 if quick else 200_000,
+    )
+
+
+def offered_load(model: str, served: Sequence[Arm], stream: Arm, rows: tuple[int, ...], quick: bool) -> Experiment:
+    """Response time by offered load: an open loop at rising rates, our server and the article's."""
+    rates = (50, 200, 800) if quick else (50, 100, 200, 400, 800)
+    ours, theirs = (
+        [replace(arm, name=f"{arm.name}, {rate}/s", rate_per_s=rate) for rate in rates] for arm in (served[0], ARTICLE)
+    )
+    again = replace(ours[0], name=f"{ours[0].name}, again", process=1)
+    return Experiment(
+        (*ours, *theirs, again),
+        tuple((arm.name, base.name) for arm, base in zip(ours, theirs, strict=True)),
+        (again.name, ours[0].name),
+        "load",
+        model,
+        rows or (1,),
+        blocks=3,
+        most_rows=10**9,
+        seconds=0.5 if quick else 1.5,
+    )
+
+
+def chunks(model: str, served: Sequence[Arm], stream: Arm, rows: tuple[int, ...], quick: bool) -> Experiment:
+    """Throughput of a stream by the size of its chunks, beside raw TCP and one message with all rows.
+
+    The receiver sets HTTP/2's options, so they are tried on an echo, with chunks of about the client's size.
+    """
+    total = max(rows, default=20_000 if quick else 200_000)
+    sizes = [size for size in (100, 300, 1_000, 3_000, 10_000, 30_000, 100_000) if total // 1_000 <= size < total]
+    whole = replace(stream, name="one message", chunk_rows=0)
+    again = replace(whole, name="one message, again", process=1)
+    streams = [replace(stream, name=f"chunks of {size:,}", chunk_rows=size) for size in sizes]
+    usual = min(streams, key=lambda arm: abs(arm.chunk_rows - stream.chunk_rows))
+    echo = replace(usual, name="echo", server="echo", flags=())
+    tuned = [replace(echo, name=f"echo with {option}", flags=flags) for option, flags in HTTP2_OPTIONS.items()]
+    return Experiment(
+        (whole, again, *streams, Arm("raw TCP", "tcp", stream.encoding), echo, *tuned),
+        (*((arm.name, whole.name) for arm in streams), *((arm.name, echo.name) for arm in tuned)),
+        (again.name, whole.name),
+        "chunks",
+        model,
+        (total,),
+        blocks=3 if quick else 5,
+        calls=2,
+        most_rows=2 * total,
+    )
+
+
+def ladder(model: str, served: Sequence[Arm], stream: Arm, rows: tuple[int, ...], quick: bool) -> Experiment:
+    """Each step against the step before it: one caller by rows, and many callers with few rows.
+
+    The first and the last step, the ends, are also measured against each other, with servers and calls of their own.
+    If they shared the calls of the steps, the steps' product would equal the ratio of the ends by arithmetic alone.
+    """
+    rows = rows or ((1, 2_000) if quick else (1, 100_000))
+    by_encoding = {arm.encoding: arm for arm in served}
+    if "csv" not in by_encoding:
+        raise InvalidInput("the ladder begins with CSV; name it among --encodings")
+    csv = replace(by_encoding["csv"], name="ours, CSV as well")
+    single = replace(csv, name="ours, no batching", flags=(*csv.flags, "--max-batch-rows", "1"))
+    again = replace(csv, name=f"{csv.name}, again", process=1)
+    onnx = _onnx_flags(model)
+
+    def typed(n_rows: int) -> list[Arm]:
+        """Return the steps after CSV, with the encoding that our client would choose."""
+        few = n_rows <= FEW_ROWS and stream.encoding == "arrow"
+        arm = by_encoding.get("columns", stream) if few else stream
+        steps, how = [replace(arm, name=f"{arm.encoding} in place of CSV", chunk_rows=0)], arm.encoding
+        if n_rows > stream.chunk_rows:
+            how = "as a stream"
+            steps.append(replace(stream, name=how))
+        if onnx:
+            steps.append(replace(steps[-1], name=f"ONNX Runtime, {how}", flags=(*stream.flags, *onnx)))
+        return steps
+
+    climbs = [(n_rows, [ARTICLE, csv, *typed(n_rows)]) for n_rows in rows]
+    if min(rows) <= FEW_ROWS:
+        crowd = [ARTICLE, single, replace(csv, name="batching"), *typed(min(rows))]
+        calls = CALLERS * (2 if quick else 8)
+        crowd = [replace(arm, name=arm.name + callers_suffix(CALLERS), callers=CALLERS, calls=calls) for arm in crowd]
+        climbs.append((min(rows), crowd))
+    sizes: dict[Arm, list[int]] = {again: list(rows)}
+    pairs = []
+    for n_rows, steps in climbs:
+        ends = [replace(arm, name=arm.name + AS_AN_END, process=1) for arm in (steps[0], steps[-1])]
+        for arm in (*steps, *ends):
+            sizes.setdefault(arm, []).append(n_rows)
+        pairs += [(after.name, before.name) for before, after in (*itertools.pairwise(steps), ends)]
+    return Experiment(
+        tuple(replace(arm, rows=tuple(its_sizes)) for arm, its_sizes in sizes.items()),
+        tuple(dict.fromkeys(pairs)),
+        (again.name, csv.name),
+        "ladder",
+        model,
+        rows,
+        blocks=3 if quick else 5,
+        calls=8 if quick else 20,
+        most_rows=20_000 if quick else 200_000,
+    )
+
+
+def _onnx_flags(model: str) -> tuple[str, ...]:
+    try:
+        with_onnx(load(model))
+    except ServerStartError as error:
+        print(f"left out: {error}")
+        return ()
+    return ONNX
+
+
+def floor(quick: bool = False) -> Experiment:
+    """Every case of `CASES`; a quick run leaves out the one that takes minutes."""
+    sizes = (1, 100_000, 1_000_000)
+    few, many, most = ((size,) for size in sizes)
+    chunk_rows = CHUNK_BYTES // 80 // ROW_BLOCK * ROW_BLOCK  # of ten doubles
+    linear = Arm("linear", encoding="tensor", flags=ROOMY, rows=few, calls=20 if quick else 150)
+    forest = Arm("forest, ONNX", encoding="tensor", flags=ONNX, model=_trained("forest"), rows=few)
+    boosting = Arm("boosting", encoding="tensor", model=_trained("boosting"), callers=32, calls=320, rows=few)
+    flights = Arm("flights, ONNX", flags=ONNX, model="flights", rows=few)
+    echo = Arm("echo", "echo", "tensor", rows=few)
+    tensor = Arm("tensor", encoding="tensor", flags=ROOMY, chunk_rows=chunk_rows, rows=most, calls=4)
+    text = Arm("CSV, text", flags=ROOMY, chunk_rows=20_000, rows=many, calls=10)  # chunks of about 4 MB
+    arms = (
+        linear,
+        replace(linear, name="linear, again", process=1),
+        replace(linear, name="linear, no batching", flags=(*ROOMY, "--max-batch-rows", "1")),
+        echo,
+        Arm("linear in process", "predict", rows=few),
+        Arm("linear, checked", "predict", "tensor", rows=few),
+        forest,
+        Arm("forest, article", "article", model=forest.model, rows=few),
+        flights,
+        Arm("flights, article", "article", model="flights", rows=few),
+        replace(forest, name="forest, 32 callers", callers=32, calls=320),
+        replace(echo, name="echo, 32 callers", callers=32, calls=320),
+        boosting,
+        replace(boosting, name="boosting, article", server="article", encoding="csv"),
+        replace(text, name="CSV, frame", chunk_rows=0, frame=True),
+        Arm("article, frame", "article", frame=True, rows=many if quick else (*many, *most), calls=1),
+        text,
+        replace(text, name="CSV, one message", chunk_rows=0),
+        Arm("article, text", "article", rows=many, calls=10),
+        tensor,
+        replace(tensor, name="tensor, frame", chunk_rows=0, frame=True),
+        Arm("TCP", "tcp", "tensor", chunk_rows=chunk_rows, rows=most, calls=4),
+        Arm("in process", "predict", rows=most, calls=4),
+        Arm("Flight", "flight", rows=most, calls=4),
+    )
+    return Experiment(
+        arms,
+        tuple((case.over, case.under) for case in CASES if case.over != FIRST),
+        ("linear, again", "linear"),
+        "floor",
+        "linear",
+        sizes,
+        blocks=3 if quick else 16,
+        calls=20 if quick else 50,
+        most_rows=99_999,
+        pin=False,
+    )
+
+
+def _trained(name: str) -> str:
+    """Train a model on ten numbers, unless it exists already. Return its name."""
+    if not (MODELS / name / "manifest.json").exists():
+        from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
+
+        rng = np.random.default_rng(0)
+        table = pd.DataFrame(rng.normal(size=(2_000, 10))).add_prefix("x")
+        target = table["x0"] * table["x1"] + np.sin(table["x2"]) + rng.normal(scale=0.1, size=len(table))
+        estimators = {
+            "forest": RandomForestRegressor(n_estimators=100, random_state=0),
+            "boosting": HistGradientBoostingRegressor(random_state=0),
+        }
+        save(estimators[name].fit(table, target), table, MODELS / name)
+    return name
+
+
+STUDIES = {"rows": rows, "load": offered_load, "chunks": chunks, "ladder": ladder}

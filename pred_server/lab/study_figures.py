@@ -1,0 +1,143 @@
+"""The figures of a study's result: `figures_of` needs nothing but the calls that `experiments.read` returns."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from pred_server.lab import figures, findings, stats, words
+
+Drawn = dict[str, Figure]
+
+
+def figures_of(calls: pd.DataFrame) -> Drawn:
+    """Return the figures of an experiment's result, by name. Their titles say the findings."""
+    return STUDIES[calls.attrs["experiment"]["varies"]](calls, calls.attrs["stamp"])
+
+
+def _rows(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
+    again = (stats.control(calls) or ("",))[0]
+    compared = stats.declared(calls).query("arm != @again")
+    order = {arm["name"]: place for place, arm in enumerate(calls.attrs["experiment"]["arms"])}
+    calls = calls[calls["arm"] != again].sort_values("arm", key=lambda arms: arms.map(order), kind="stable")
+    floors = list(calls.loc[calls["server"].isin(["predict", "echo", "tcp"]), "arm"].unique())
+    drawn = calls[(calls["server"] != "echo") | (calls["arm"] == findings.echo_of(calls))]
+    result = {"latency": figures.latency_by_rows(stats.summary(drawn), floors, _largest(compared), stamp)}
+    phases = stats.phases(calls)
+    keys = ["encoding", "chunk_rows", "rows"]
+    echo_ms = calls[calls["server"] == "echo"].groupby(keys)["service_ms"].median().rename("echo_ms")
+    phases = phases.join(echo_ms, on=keys).assign(label=phases["arm"])
+    sizes = sorted(phases["rows"].unique())
+    for rows in dict.fromkeys(sizes[:1] + sizes[len(sizes) // 2 :][:1] + sizes[-1:]):
+        part = phases[phases["rows"] == rows].dropna(axis="columns", how="all")
+        known = part[[column for column in figures.PHASES if column in part]]
+        slowest = known.sum(axis=1).idxmax()
+        phase = figures.PHASES[str(known.loc[slowest].idxmax())]
+        title = f"{words.capital(words.at(rows))} `{part.loc[slowest, 'arm']}` spends most of its time on: {phase}"
+        result[f"waterfall_{rows}"] = figures.waterfall(part, title, stamp)
+    for arm, base in compared[["arm", "base"]].drop_duplicates().itertuples(index=False):
+        point, low, high = stats.crossover(calls, arm, base)
+        if np.isfinite(point):
+            title = f"{arm} and {base} take equally long at {words.about(point)} rows"
+            title = words.capital(f"{title} [{words.about(low)}, {words.about(high)}], interpolated")
+            name = "".join(letter if letter.isalnum() else "_" for letter in f"{arm}_{base}")
+            result[f"crossover_{name}"] = figures.crossover(calls, arm, base, title, stamp)
+    return result
+
+
+def _largest(compared: pd.DataFrame) -> str:
+    """Return the sentence of the largest difference to the first base, at the most rows that have one."""
+    base = compared["base"].iloc[0]
+    sure = compared[(compared["base"] == base) & compared["verdict"].isin(["faster", "slower"])]
+    if sure.empty:
+        return f"No difference found between {base} and the others"
+    sure = sure[sure["rows"] == sure["rows"].max()]
+    return words.capital(words.sentence(sure.sort_values("ratio", key=lambda ratio: np.log(ratio).abs()).iloc[-1]))
+
+
+def _load(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
+    points = findings.load_points(calls)
+    title = "Not a valid point: the generator was late or saturated at every load"
+    if points["valid"].any():
+        rates = findings.rates_in_words(points)
+        title = f"Kept up with: {', '.join(rates) or 'none of the offered loads'}"
+    result = {"load": figures.load(points, title, stamp)}
+    if points["valid"].any():
+        shown = calls[(calls["process"] == 0) & (calls["rate_per_s"] == findings.shared_rate(points))]
+        shown = shown.sort_values("arm", kind="stable")
+        result["spectrum"] = figures.spectrum(shown, figures.p99_title(shown), stamp)
+    return result
+
+
+def _chunks(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
+    calls = calls[(calls["process"] == 0) & (calls["server"] != "echo")]
+    points = stats.throughput(calls, ("arm", "chunk_rows"))
+    streams, others = points[points["chunk_rows"] > 0], points[points["chunk_rows"] == 0]
+    best = streams.sort_values("rows_per_s").iloc[-1]
+    title = f"Chunks of {best['chunk_rows']:,} rows are fastest: {words.about(best['rows_per_s'])} rows per second"
+    levels = dict(zip(others["arm"], others["rows_per_s"], strict=True))
+    return {"chunks": figures.chunks(streams, levels, title, stamp)}
+
+
+def _ladder(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
+    return {
+        f"ladder_{rows}{f'_callers_{callers}' if callers > 1 else ''}": ladder(
+            findings.steps_at(calls, rows, callers), rows, callers, stamp
+        )
+        for rows, callers in findings.ladders(calls)
+    }
+
+
+def ladder(steps: pd.DataFrame, rows: int, callers: int = 1, stamp: figures.Stamp = None) -> Figure:
+    """Draw what each step gave: its factor with the interval, and beside it the median latency that is left.
+
+    Parameters
+    ----------
+    steps : what `findings.steps_at` returns for these rows and callers
+    """
+    product, ends = steps["factor"].iloc[-2:]
+    where = words.capital(words.at(rows)) + (f" and {callers} callers" if callers > 1 else "")
+    title = f"{where} the last step is {ends:.3g} times as fast as the first; the product of the steps is {product:.3g}"
+    alt = "; ".join(f"{step} {factor:.3g} times" for step, factor in steps[["step", "factor"]].iloc[1:].to_numpy())
+    left = [f"({words.duration(p50_ms)} left)" if p50_ms > 0 else "" for p50_ms in steps["p50_ms"]]
+    factor = [f"{factor:.3g}×" for factor in steps["factor"]]
+    lines = pd.DataFrame({"label": steps["step"], "ratio": steps["factor"], "low": steps["low"], "high": steps["high"]})
+    lines["text"] = [" ".join(texts) for texts in zip(factor, left, steps["doubt"], strict=True)]
+    lines["style"] = [7, *[0] * (len(steps) - 3), 6, 6]
+    lines.loc[0, ["ratio", "low", "high", "text"]] = 1, 1, 1, words.duration(steps["p50_ms"].iloc[0])
+    xlabel = "times as fast as the step before, 95 % interval"
+    return figures.factors(lines, title, f"Each step against the one before it: {alt}", xlabel, stamp)
+
+
+def _floor(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
+    return {"cases": margins(findings.cases(calls), stamp)}
+
+
+def margins(cases: pd.DataFrame, stamp: figures.Stamp = None) -> Figure:
+    """Draw how far beyond its target each case is: right of the line is better than the target.
+
+    Parameters
+    ----------
+    cases : what `findings.cases` returns
+    """
+    met = cases["margin"] >= 1
+    title = f"{met.sum()} of {len(cases)} targets are met; right of the line is better than the target"
+    alt = "; ".join(f"{case.case} {case.ratio:.3g}, target {case.target}" for case in cases.itertuples())
+    lines = pd.DataFrame(
+        {
+            "label": cases["case"] + " " + cases["target"],
+            "ratio": cases["margin"],
+            "low": cases["margin_low"],
+            "high": cases["margin_high"],
+            "text": cases["ratio"].map("{:.3g}".format),
+            "style": np.where(met, 2, 1),
+        }
+    )
+    return figures.factors(lines, title, alt, "how far beyond the target, 95 % interval (1: just met)", stamp)
+
+
+STUDIES: dict[str, Callable[[pd.DataFrame, dict[str, Any]], Drawn]] = {
+    "rows": _rows, "load": _load, "chunks": _chunks, "ladder": _ladder, "floor": _floor,
+}  # fmt: skip

@@ -1,0 +1,38 @@
+"""The article's server, without gRPC's limit of 4 MiB, so that a large table has a time and is not refused."""
+
+import io
+from concurrent import futures
+from contextlib import AsyncExitStack
+
+import grpc
+import pandas as pd
+
+from pred_server.generated.pred_pb2 import Request
+from pred_server.generated.pred_pb2_grpc import PredictionStub, add_PredictionServicer_to_server
+from pred_server.lab.ways.transports import OPTIONS, blocking, frame_of, grpc_bytes
+from pred_server.lab.ways.way import UNLIMITED, Call, Options, Target, Way, ready
+from pred_server.tutorial.article import Prediction, model_named
+
+
+class Article(Way):
+    name = "article"
+
+    def run(self, address: str, model: str, options: Options) -> None:
+        server = grpc.server(futures.ThreadPoolExecutor(max_workers=10), options=[*UNLIMITED, *options])
+        add_PredictionServicer_to_server(Prediction(model_named(model)), server)
+        port = server.add_insecure_port(address)
+        server.start()
+        ready(self, address, port, model)
+        server.wait_for_termination()
+
+    def connect(self, target: Target, stack: AsyncExitStack) -> Call:
+        if not target.arm.frame:
+            return grpc_bytes(target, stack)
+        table, channel = frame_of(target), stack.enter_context(grpc.insecure_channel(target.address, OPTIONS))
+        stub = PredictionStub(channel)
+
+        def predict() -> pd.Series:
+            response = stub.Predict(Request(input_data=table.to_csv(index=False)), timeout=target.timeout_s)
+            return pd.read_csv(io.StringIO(response.result)).iloc[:, 0]
+
+        return blocking(predict)

@@ -1,0 +1,46 @@
+"""A floor: a gRPC server that sends the request's bytes back, or only as many as the call's metadata asks for."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any
+
+import grpc
+
+from pred_server.lab.ways.transports import grpc_bytes
+from pred_server.lab.ways.way import UNLIMITED, Call, Options, Target, Way, ready
+
+
+class Echo(Way):
+    name = "echo"
+
+    def run(self, address: str, model: str, options: Options) -> None:
+        asyncio.run(self._serve(address, options))
+
+    async def _serve(self, address: str, options: Options) -> None:
+        handlers: dict[str, Any] = {
+            "Predict": grpc.unary_unary_rpc_method_handler(_echo),  # without serializers: bytes in, bytes out
+            "PredictStream": grpc.stream_stream_rpc_method_handler(_echo_stream),
+        }
+        server = grpc.aio.server(options=[*UNLIMITED, *options])
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("prediction.Prediction", handlers),))
+        port = server.add_insecure_port(address)
+        await server.start()
+        ready(self, address, port, "gRPC")
+        await server.wait_for_termination()
+
+    def connect(self, target: Target, stack: AsyncExitStack) -> Call:
+        wanted = str(target.reply_bytes // len(target.messages))  # in each message of the reply
+        metadata = (("reply-bytes", wanted),) if target.reply_bytes else ()
+        return grpc_bytes(replace(target, metadata=(*target.metadata, *metadata)), stack)
+
+
+async def _echo(request: bytes, context: Any) -> bytes:
+    wanted = dict(context.invocation_metadata()).get("reply-bytes")
+    return request[: int(wanted)] if wanted else request
+
+
+async def _echo_stream(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+    async for request in requests:
+        yield await _echo(request, context)

@@ -1,0 +1,30 @@
+"""A floor: `Model.predict` in the generator's own process, without a server or a message.
+
+It is given a DataFrame, and must check it; a server that reads a tensor has less to check, so it can be quicker than
+this floor. With the encoding "tensor" the table is checked beforehand, and only the computation is timed.
+"""
+
+from contextlib import AsyncExitStack, ExitStack
+
+import pandas as pd
+
+from pred_server.lab.ways.transports import blocking, frame_of
+from pred_server.lab.ways.way import Arm, Call, Target, Way
+from pred_server.model.store import load
+
+
+class Predict(Way):
+    name = "predict"
+
+    def start(self, arm: Arm, model: str, stack: ExitStack) -> str:
+        return model
+
+    def messages(self, arm: Arm, table: pd.DataFrame) -> tuple[bytes, ...]:
+        return (table.to_parquet(),)
+
+    def connect(self, target: Target, stack: AsyncExitStack) -> Call:
+        model, table = load(target.address), frame_of(target)
+        if target.arm.encoding != "tensor":
+            return blocking(lambda: model.predict(table))
+        checked = model.schema.align(table)
+        return blocking(lambda: model.predict_aligned(checked))

@@ -1,0 +1,101 @@
+"""How one call travels, for several ways: ready bytes over gRPC or HTTP, or a function that takes a DataFrame.
+
+Each function connects to a target and returns the function that makes one call. A failed call raises an exception.
+"""
+
+import io
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import grpc
+import pandas as pd
+
+from pred_server.lab.ways.way import Call, Reply, Target
+
+METHOD = "/prediction.Prediction/Predict"
+OPTIONS = (
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),  # or equal channels would share one socket
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+)
+
+
+def grpc_bytes(target: Target, stack: AsyncExitStack) -> Call:
+    """Call Predict with the target's message, or PredictStream with its chunks."""
+    if target.arm.chunk_rows:
+        return stream(target, stack, f"{METHOD}Stream")
+    return unary(target, stack, METHOD)
+
+
+def unary(target: Target, stack: AsyncExitStack, method: str) -> Call:
+    """Call a gRPC method with one message."""
+    # Without serializers a channel carries bytes: no protobuf work is in the measured time.
+    send: Any = _channel(target, stack).unary_unary(method)
+    (message,) = target.messages
+
+    async def call() -> Reply:
+        sent = send(message, timeout=target.timeout_s, metadata=target.metadata)
+        reply_bytes = len(await sent)
+        return Reply("OK", reply_bytes, await _timing(sent))
+
+    return call
+
+
+def stream(target: Target, stack: AsyncExitStack, method: str) -> Call:
+    """Call a gRPC method with a stream of messages, and read its replies to the end."""
+    send: Any = _channel(target, stack).stream_stream(method)
+
+    async def call() -> Reply:
+        sent = send(target.messages, timeout=target.timeout_s, metadata=target.metadata)
+        reply_bytes = first_ns = 0
+        async for reply in sent:
+            first_ns = first_ns or time.monotonic_ns()
+            reply_bytes += len(reply)
+        return Reply("OK", reply_bytes, await _timing(sent), first_ns)
+
+    return call
+
+
+def _channel(target: Target, stack: AsyncExitStack) -> grpc.aio.Channel:
+    channel = grpc.aio.insecure_channel(target.address, OPTIONS)
+    stack.push_async_callback(channel.close)
+    return channel
+
+
+async def _timing(sent: Any) -> str:
+    trailing = await sent.trailing_metadata()
+    return next((value for key, value in trailing or () if key == "server-timing"), "")
+
+
+def http(target: Target, stack: AsyncExitStack, path: str, content_type: str) -> Call:
+    """Post the message to a path of an HTTP server."""
+    import httpx
+
+    client = httpx.AsyncClient(trust_env=False, timeout=target.timeout_s, headers={"content-type": content_type})
+    stack.push_async_callback(client.aclose)
+    (message,), url = target.messages, target.address + path
+
+    async def call() -> Reply:
+        answer = await client.post(url, content=message)
+        code = "OK" if answer.is_success else f"HTTP {answer.status_code}"
+        return Reply(code, len(answer.content), answer.headers.get("server-timing", ""))
+
+    return call
+
+
+def frame_of(target: Target) -> pd.DataFrame:
+    """Return the table of a target whose message is a Parquet file."""
+    return pd.read_parquet(io.BytesIO(target.messages[0]))
+
+
+def blocking(predict: Callable[[], Any]) -> Call:
+    """Call a function. For one caller at a time, since the function blocks the event loop."""
+
+    async def call() -> Reply:
+        predict()
+        return Reply("OK")
+
+    return call

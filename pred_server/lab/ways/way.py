@@ -1,0 +1,148 @@
+"""What all ways to a prediction share: the interface `Way`, and what an experiment says to it.
+
+`Arm` is one of the things that an experiment compares, `Target` is where its calls go, `Reply` what came back.
+"""
+
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import pandas as pd
+
+from pred_server.generated.pred_pb2 import Request
+from pred_server.tutorial.background import Server, serve
+from pred_server.wire.codec import CODECS
+
+CARRIERS = ("echo", "tcp")  # carry the same bytes as `serve`, and compute nothing
+FLOORS = (*CARRIERS, "predict")
+
+Options = list[tuple[str, int]]
+UNLIMITED: Options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the things that an experiment compares: who answers, what travels, and under which load.
+
+    Parameters
+    ----------
+    server : the way to a prediction, a name in `ways.WAYS`
+    encoding : how the table travels, for `serve`, `article`, `echo` and `tcp`; with `predict`, "tensor" means that the
+        table is checked beforehand, as in a server that has read a tensor
+    chunk_rows : if above 0, send a stream of chunks with so many rows each
+    flags : further flags of the server
+    process : arms with equal server, flags, model and process share one server process
+    callers : the number of callers in a closed loop; ignored if `rate_per_s` is given, which makes an open loop
+    frame : time the whole way from a DataFrame to a Series: by our `Client` for `serve` (it cuts a large table into
+        chunks by itself), by pandas for `article`
+    model : the model to serve, if it differs from the experiment's
+    rows : the numbers of rows at which the arm takes part; empty for all of them
+    calls : calls in each half of a block, if the number differs from the experiment's
+    """
+
+    name: str
+    server: str = "serve"
+    encoding: str = "csv"
+    chunk_rows: int = 0
+    flags: tuple[str, ...] = ()
+    process: int = 0
+    callers: int = 1
+    rate_per_s: float = 0.0
+    arrivals: str = "poisson"
+    frame: bool = False
+    model: str = ""
+    rows: tuple[int, ...] = ()
+    calls: int = 0
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where an arm's calls go, and what one call sends.
+
+    Parameters
+    ----------
+    address : HOST:PORT; for HTTP the server's URL; in process the name of the model
+    messages : ready bytes: one message, or the chunks of a stream. If `arm.frame` is set, and in process, it is the
+        table as a Parquet file
+    metadata : gRPC metadata sent with each call
+    reply_bytes : the size of a reply that `echo` or `tcp` is asked for; 0 means all of the request from `echo`, and
+        nothing from `tcp`
+    """
+
+    arm: Arm
+    address: str
+    messages: tuple[bytes, ...]
+    metadata: tuple[tuple[str, str], ...] = ()
+    reply_bytes: int = 0
+    timeout_s: float = 60.0
+
+
+class Reply(NamedTuple):
+    """The outcome of one call."""
+
+    code: str
+    reply_bytes: int = 0
+    timing: str = ""  # in the Server-Timing syntax
+    first_ns: int = 0  # when the first message of a stream arrived
+
+
+Call = Callable[[], Awaitable[Reply]]  # makes one call; raises where it fails
+
+
+class Way:
+    """One thing that can be measured. A way overrides what differs; here are the messages that `serve` takes.
+
+    To add a competitor, write a subclass in a file of its own, and name it in the list in `ways/__init__.py`.
+    """
+
+    name: ClassVar[str]
+    """What `Arm.server` says."""
+    title: ClassVar[str] = ""
+    """The name in figures of a competitor, which makes it take part in the study of rows."""
+
+    def start(self, arm: Arm, model: str, stack: ExitStack) -> str:
+        """Start the server, to be closed with the stack, and return its address."""
+        return stack.enter_context(start_own(self.name, model, *arm.flags)).address
+
+    def run(self, address: str, model: str, options: Options) -> None:
+        """Be the server, in a process that `start_own` has started: say `ready`, then answer until ended."""
+        raise NotImplementedError(f"{self.name} is no server of the lab's")
+
+    def messages(self, arm: Arm, table: pd.DataFrame) -> tuple[bytes, ...]:
+        """Return what one call sends."""
+        if arm.frame:
+            return (table.to_parquet(),)
+        step = arm.chunk_rows or len(table)
+        chunks = (table.iloc[start : start + step].reset_index(drop=True) for start in range(0, len(table), step))
+        return tuple(request_of(chunk, arm.encoding).SerializeToString() for chunk in chunks)
+
+    def connect(self, target: Target, stack: AsyncExitStack) -> Call:
+        """Connect, inside a running event loop, and return the function that makes one call."""
+        raise NotImplementedError
+
+
+def request_of(table: pd.DataFrame, encoding: str) -> Request:
+    request = Request()
+    CODECS[encoding].write_table(table, request)
+    return request
+
+
+def start_own(way: str, model: str, *flags: str) -> Server:
+    """Start a server of the lab's own, such as `echo`, in a process of its own. Close it, or use it in `with`."""
+    return serve(model, "--way", way, *flags, module="pred_server.lab.ways")
+
+
+def listen(address: str) -> socket.socket:
+    """Listen on HOST:PORT; port 0 picks a free one."""
+    host, _, port = address.rpartition(":")
+    listener = socket.create_server((host, int(port)))
+    # Connections inherit it. Without it, a reply in two parts waits 40 ms for the acknowledgement of the first.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+def ready(way: Way, address: str, port: int, serves: str) -> None:
+    """Print the line that `start_own` waits for. `address` is what was asked for, `port` the one in use."""
+    print(f"{way.name} ready on {address.rpartition(':')[0]}:{port} ({serves})", flush=True)
