@@ -168,8 +168,8 @@ Markdown(
 # description for readers who cannot see it.
 
 # %%
+from pred_server.lab.figures import show
 from pred_server.lab.lesson_figures import lines
-from pred_server.lab.plots import show
 
 ways = ["over gRPC", "in process"]
 middle_to_slow = {way: pd.DataFrame({"p50": medians[way], "p90": by_rows[way].quantile(0.9)}) for way in ways}

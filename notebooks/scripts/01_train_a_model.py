@@ -92,8 +92,8 @@ flights.dtypes.rename("dtype").to_frame().T
 # %%
 import numpy as np
 
+from pred_server.lab.figures import show
 from pred_server.lab.lesson_figures import lines
-from pred_server.lab.plots import show
 
 steps = pd.cut(flights["dep_delay"], np.arange(-20, 181, 10))
 arrival = flights.groupby(steps, observed=True)["arr_delay"].quantile([0.1, 0.5, 0.9]).unstack()

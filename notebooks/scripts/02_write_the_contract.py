@@ -383,8 +383,8 @@ print(framed.hex(" "))
 # twice as a line break. Only its place says which. (`byte_boxes` is in `pred_server/lab/lesson_figures.py`.)
 
 # %%
+from pred_server.lab.figures import show
 from pred_server.lab.lesson_figures import byte_boxes
-from pred_server.lab.plots import show
 
 parts = [  # whose bytes, how many, what they say
     ("gRPC's frame", 1, "com-\npressed?\nno"),

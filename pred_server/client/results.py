@@ -16,7 +16,7 @@ from pred_server.wire.result import Result
 class Predictions(pd.Series):
     """One prediction for each row, named after the target; `waterfall` says where the time of the call went."""
 
-    _metadata = [*pd.Series._metadata, "waterfall"]  # noqa: RUF012 - attributes that pandas keeps
+    _metadata = ["_name", "waterfall"]  # noqa: RUF012 - attributes that pandas keeps
     waterfall: Waterfall
 
 

@@ -16,8 +16,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from pred_server.client import waterfall as call_waterfall
 from pred_server.lab import stats, words
-from pred_server.wire import timing
 
 # Okabe and Ito's palette (https://jfly.uni-koeln.de/color/), for colour-blind readers too; wine in place of yellow.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255")
@@ -25,7 +25,7 @@ MARKERS = "osD^vPXp"
 LINES = ("-", "--", "-.", ":")
 FLOOR_MARKERS = ".1+x"
 FLOOR_STYLE: dict[str, Any] = {"color": "0.45", "linestyle": (0, (1, 1))}
-PHASES = {f"{name.replace(' ', '_')}_ms": name for name in timing.PHASES}
+PHASES = {f"{name.replace(' ', '_')}_ms": name for name in call_waterfall.PHASES}
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++", "oo")
 INVALID: dict[str, Any] = {"marker": "x", "color": "red", "markersize": 11, "markeredgewidth": 2, "linestyle": "none"}
 Stamp = dict[str, Any] | None
@@ -73,7 +73,7 @@ def waterfall(phases: pd.DataFrame, title: str, stamp: Stamp = None) -> Figure:
     alt = f"One call's time by phase, a bar each for {', '.join(phases['label'])}"
     figure, axes = titled(title, alt, stamp, height=1.6 + 0.45 * len(phases))
     places, left = np.arange(len(phases)), np.zeros(len(phases))
-    for (column, name), colour, hatch in zip(PHASES.items(), timing.COLOURS, HATCHES, strict=True):
+    for (column, name), colour, hatch in zip(PHASES.items(), call_waterfall.COLOURS, HATCHES, strict=True):
         if column in phases:
             widths = phases[column].fillna(0).to_numpy()
             style = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.5}

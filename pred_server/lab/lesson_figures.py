@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from pred_server.lab.plots import COLOURS
+from pred_server.lab.figures import COLOURS
 
 MARKERS = "osD^v"
 LINES = ("-", "--", "-.", "-", "--")

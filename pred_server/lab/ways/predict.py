@@ -26,5 +26,5 @@ class Predict(Way):
         model, table = load(target.address), frame_of(target)
         if target.arm.encoding != "tensor":
             return blocking(lambda: model.predict(table))
-        checked = model.schema.align(table)
-        return blocking(lambda: model.predict_aligned(checked))
+        checked = model.schema.frame_to_rows(table)
+        return blocking(lambda: model.predict_rows(checked))
