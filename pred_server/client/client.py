@@ -131,9 +131,18 @@ class Client:
         Parameters and errors are those of `predict`; `timeout_s` is for the whole stream. The tables are drawn in
         another thread, ahead of the predictions.
         """
-        prepared = (self.prepare(table, encoding, self.timeout_s) for table in tables)
+
+        def prepared() -> Iterator[Prepared]:
+            for number, table in enumerate(tables, start=1):
+                try:
+                    ready = self.prepare(table, encoding)
+                except InvalidInput as error:
+                    error.args = (f"in chunk {number}: {error}",)
+                    raise
+                yield ready
+
         open_stream = partial(self.stream, output=output, resume=resume, timeout_s=timeout_s)
-        return PredictionStream(open_stream, prepared, output)
+        return PredictionStream(open_stream, prepared(), output)
 
     def describe(self, *, timeout_s: float | None = None) -> Description:
         """Return what the model takes and gives. Raises as `predict` does; RemoteError where the server cannot say."""

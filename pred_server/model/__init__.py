@@ -1,0 +1,1 @@
+"""What predicts, and how it is kept."""
