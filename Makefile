@@ -4,6 +4,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 MODEL := models/flights/manifest.json
 PORT ?= 8888
+# Extras of pyproject.toml: what the lessons need, and with it what tests, lints and benchmarks need.
+LESSONS := serve,onnx,lab,notebooks,gateway
+EVERYTHING := $(LESSONS),bench,test
+# requirements.lock pins whatever is installed, for both sets; setuptools, too, which builds the package.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 BENCH := $(BIN)/pred-server bench $(QUICK) --out data/results
 GO := GOTOOLCHAIN=local $(BIN)/go
 # A Go module of its own: with Arrow in it, `make gateway` would fetch five times as much.
@@ -15,11 +20,12 @@ NO_GO := no gateway: Go or its modules cannot be reached. The lessons and tests 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-lab: setup  ## set up everything and open JupyterLab on the first lesson
-	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb --port=$(PORT) $(LAB_FLAGS) \
+lab: setup  ## set up what the lessons need and open JupyterLab on the first one
+	JUPYTER_CONFIG_PATH="$(CURDIR)/notebooks$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" \
+	  $(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb --port=$(PORT) $(LAB_FLAGS) \
 	  $(if $(filter 0,$(shell id -u)),--allow-root)
 
-test: setup  ## set up everything and run every test: Python, notebooks, Go
+test: setup .venv/test-ready  ## set up everything and run every test: Python, notebooks, Go
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 	@if [ -x bin/gateway ]; then $(MAKE) --no-print-directory test-go; else echo "$(NO_GO)"; fi
 
@@ -35,7 +41,7 @@ endif
 demo: setup  ## the whole story without a browser: train, stubs, serve, predict, latency table and plot, HTTP
 	$(BIN)/python -m pred_server.lab.demo
 
-setup: .venv/ready $(MODEL) gateway  ## only set up: .venv, pinned dependencies, the trained model, bin/gateway
+setup: .venv/ready $(MODEL) gateway  ## only set up: .venv with what the lessons need, the trained model, bin/gateway
 
 gateway: .venv/ready  ## build the HTTP gateway, bin/gateway
 	@mkdir -p bin; [ -x bin/gateway ] || echo "building the gateway, bin/gateway; the first time this takes a minute or two"
@@ -52,7 +58,7 @@ plots: setup  ## draw the published results (data/figures), and write their numb
 	rm -f data/figures/*.png
 	$(BIN)/pred-server plot data/results/*.parquet --out data/figures --page README.md data/RESULTS.md
 
-bench: setup  ## measure how fast it is: the published results, data/results; QUICK=--quick for a shorter, less sure run
+bench: setup .venv/test-ready  ## measure how fast it is: the published results, data/results; QUICK=--quick for a shorter, less sure run
 	@mkdir -p data/results
 	$(BENCH)/rows_linear.parquet --model linear --rows 1 10 100 1000 10000 100000 1000000
 	$(BENCH)/rows_flights.parquet --model flights --rows 1 100 10000 100000
@@ -61,7 +67,7 @@ bench: setup  ## measure how fast it is: the published results, data/results; QU
 	$(BENCH)/ladder.parquet --model flights --varies ladder
 	$(BENCH)/floor.parquet --varies floor
 
-lint: .venv/ready  ## ruff, mypy, go vet, and buf on the contract: style, and nothing that breaks the article's clients
+lint: .venv/test-ready  ## ruff, mypy, go vet, and buf on the contract: style, and nothing that breaks the article's clients
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
@@ -71,20 +77,25 @@ lint: .venv/ready  ## ruff, mypy, go vet, and buf on the contract: style, and no
 	$(BIN)/buf lint
 	$(BIN)/buf breaking proto --against tests/article
 
-lock: .venv/ready  ## resolve requirements.lock anew from pyproject.toml
+lock: .venv/test-ready  ## resolve requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --all-extras --no-header --no-annotate \
 	  --output-file requirements.lock pyproject.toml
 
 clean:  ## remove what the other targets made, the virtual environment included
-	rm -rf .venv models/flights bin build latency.png .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv models/flights bin build dist latency.png .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
 .venv/ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; name one: make PYTHON=/path/to/python3.12"; exit 1; }
 	@$(PYTHON) -m venv .venv || { echo "Python's venv module does not work here (on Debian: apt install python3-venv)"; exit 1; }
-	@echo "installing the pinned dependencies into .venv; 1.5 GB; this takes some minutes"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@echo "installing what the lessons need into .venv, pinned; 1.4 GB; this takes some minutes"
+	@$(INSTALL) setuptools
+	@$(INSTALL) --no-build-isolation --editable '.[$(LESSONS)]'
+	@touch $@
+
+.venv/test-ready: .venv/ready
+	@echo "installing what tests, lints and benchmarks need, too, into .venv; this takes a minute"
+	@$(INSTALL) --no-build-isolation --editable '.[$(EVERYTHING)]'
 	@touch $@
 
 $(MODEL): .venv/ready pred_server/model/flights.py pred_server/model/store.py data/flights.parquet

@@ -94,9 +94,10 @@ def test_the_demo_tells_the_whole_story(tmp_path: Path) -> None:
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[dict[str, object]]:
-    """JupyterLab as `make lab` brings it up, on a free port; what it writes of itself when it is ready."""
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, object]]:
+    """JupyterLab as `make lab` starts it, on a free port; yields the description that it writes when it is ready."""
+    tmp_path = tmp_path_factory.mktemp("lab")
     # PORT=0 lets the system choose; a browser has no place in a test.
     process = subprocess.Popen(
         ["make", "lab", "PORT=0", "LAB_FLAGS=--no-browser"],
@@ -147,6 +148,14 @@ def test_make_lab_offers_the_first_lesson_and_a_kernel_that_runs_it(lab: dict[st
     printed = asyncio.run(run_cell(lab, session["kernel"]["id"], cell["source"]))
     assert printed.startswith("Python")
     assert "grpcio" in printed
+
+
+def test_make_lab_asks_nothing_about_news(lab: dict[str, object]) -> None:
+    """Where nobody has chosen otherwise, JupyterLab neither asks whether to fetch news nor looks for updates."""
+    settings = request(lab, "lab/api/settings/@jupyterlab/apputils-extension:notification")
+    defaults = {name: setting["default"] for name, setting in settings["schema"]["properties"].items()}
+    assert defaults["fetchNews"] == "false"  # "none" asks
+    assert defaults["checkForUpdates"] is False
 
 
 async def run_cell(lab: dict[str, object], kernel: str, source: str) -> str:

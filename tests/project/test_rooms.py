@@ -1,0 +1,159 @@
+"""The package's rooms: who may import whom, and how large a room may be."""
+
+import ast
+import functools
+import importlib
+from collections import Counter
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+
+import pytest
+
+import pred_server
+from pred_server.checkout import ROOT
+
+PACKAGE = ROOT / "pred_server"
+# The modules at the top are rooms of one module.
+FOUNDATION = {"errors", "limits", "checkout"}
+CORE = FOUNDATION | {"__init__", "__main__", "wire", "model", "server", "client", "tutorial", "cli"}
+# Imports point downwards. Those inside functions count, too.
+MAY_IMPORT = {
+    "errors": set(),
+    "limits": {"errors"},
+    "checkout": {"errors"},
+    "generated": set(),
+    "wire": FOUNDATION | {"generated"},
+    "model": FOUNDATION | {"generated", "wire"},
+    "engines": FOUNDATION | {"generated", "wire", "model"},
+    "server": FOUNDATION | {"generated", "wire", "model", "engines"},
+    "client": FOUNDATION | {"generated", "wire"},
+    "tutorial": FOUNDATION | {"generated", "wire", "model", "engines", "server", "client"},
+    "lab": FOUNDATION | {"generated", "wire", "model", "engines", "server", "client", "tutorial"},
+    "cli": FOUNDATION | {"generated", "wire", "model", "engines", "server", "client", "tutorial", "lab"},
+    "__main__": {"cli"},
+    "__init__": {"model", "client", "tutorial"},
+}
+# Statements, docstrings left out: lines would reward dense code. Only a commit that says why raises one of these.
+BUDGETS = {
+    "__init__": 18,
+    "__main__": 4,
+    "checkout": 10,
+    "errors": 56,
+    "limits": 37,
+    "wire": 940,
+    "model": 350,
+    "server": 640,
+    "client": 440,
+    "tutorial": 185,
+    "cli": 180,
+    "engines": 120,
+    "lab": 1_450,
+}
+CORE_BUDGET = 2_500
+MOST_LINES = 400
+
+
+@functools.cache
+def modules() -> dict[str, ast.Module]:
+    """Map each module's dotted name to its syntax tree, without the code that protoc wrote."""
+    trees = {}
+    for path in PACKAGE.rglob("*.py"):
+        relative = path.relative_to(ROOT)
+        if "generated" not in relative.parts:
+            trees[".".join(relative.with_suffix("").parts)] = ast.parse(path.read_text())
+    return trees
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1]
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Yield the dotted name of whatever a module imports of this package, wherever the import stands."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("pred_server."))
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            module = node.module or ""
+            if module == "pred_server" or module.startswith("pred_server."):
+                yield from (resolve(module, alias.name) for alias in node.names)
+
+
+def resolve(module: str, name: str) -> str:
+    """Return the module that `from module import name` needs."""
+    path = ROOT.joinpath(*module.split("."), name)
+    if path.is_dir() or path.with_suffix(".py").is_file():
+        return f"{module}.{name}"
+    if module == "pred_server":  # a public name, which is imported from its home at its first use
+        return str(pred_server._HOMES[name])
+    return module
+
+
+def statements(tree: ast.AST) -> int:
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = list(ast.walk(tree))
+    docstrings = sum(isinstance(node, documented) and ast.get_docstring(node) is not None for node in nodes)
+    return sum(isinstance(node, ast.stmt) for node in nodes) - docstrings
+
+
+@pytest.fixture(scope="module")
+def sizes() -> Counter[str]:
+    """Statements by room."""
+    total: Counter[str] = Counter()
+    for name, tree in modules().items():
+        total[room_of(name)] += statements(tree)
+    return total
+
+
+def test_imports_point_downwards() -> None:
+    wrong = [
+        f"{name} imports {imported}"
+        for name, tree in modules().items()
+        for imported in imports(tree)
+        if room_of(imported) not in MAY_IMPORT[room_of(name)] | {room_of(name)}
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_imports_form_no_cycle() -> None:
+    graph = {name: {imported for imported in imports(tree) if imported != name} for name, tree in modules().items()}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules
+
+
+def test_modules_stay_small() -> None:
+    lengths = {path.relative_to(ROOT): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert not {path: lines for path, lines in lengths.items() if lines > MOST_LINES and "generated" not in path.parts}
+
+
+def test_every_room_has_a_place_and_a_budget(sizes: Counter[str]) -> None:
+    assert set(sizes) == set(BUDGETS) == set(MAY_IMPORT) - {"generated"}
+    assert set(BUDGETS) - CORE == {"engines", "lab"}
+
+
+@pytest.mark.parametrize("room", BUDGETS)
+def test_a_room_stays_within_its_budget(room: str, sizes: Counter[str]) -> None:
+    assert sizes[room] <= BUDGETS[room]
+
+
+def test_the_core_stays_small_enough_to_be_read(sizes: Counter[str]) -> None:
+    assert sum(sizes[room] for room in CORE) <= CORE_BUDGET, sizes
+
+
+def test_statements_are_counted_without_docstrings() -> None:
+    source = (
+        '"""Module."""\nx = 1; y = 2\ndef f():\n    """Function."""\n    if x:\n        return (y,\n            x)\n'
+    )
+    assert statements(ast.parse(source)) == 5
+
+
+def test_imports_inside_functions_are_seen() -> None:
+    tree = ast.parse("def f():\n    from pred_server import Client\n    import pred_server.wire.codec\n")
+    assert list(imports(tree)) == ["pred_server.client.client", "pred_server.wire.codec"]
+
+
+def test_the_public_names() -> None:
+    assert pred_server.__all__ == ["Client", "Model", "load", "save", "serve"]
+    for name in pred_server.__all__:
+        home = importlib.import_module(pred_server._HOMES[name])
+        assert getattr(pred_server, name) is getattr(home, name)
