@@ -35,7 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"  {violation}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
-        print(f"pred-server: this command needs the package {error.name}; README says what to install", file=sys.stderr)
+        extra = f"the extra [{EXTRAS[args.run]}]" if args.run in EXTRAS else "another extra"
+        print(f"pred-server: this command needs the package {error.name}, which is in {extra}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -275,6 +276,10 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], str, list[Argume
         ],
     ),
 }
+
+
+# The extra of pyproject.toml that a command needs beyond the client.
+EXTRAS = {_train: "serve", _stubs: "notebooks", _serve: "serve", _bench: "bench", _plot: "lab"}
 
 
 def _parser() -> argparse.ArgumentParser:

