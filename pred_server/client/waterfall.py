@@ -25,7 +25,7 @@ class Waterfall:
     """One call's time by phase, in milliseconds.
 
     In a unary call the phases follow one another and add up to `wall_ms`; transport is what is left of it. In a stream
-    they overlap: each is the time for which that phase was busy, and transport cannot be told from waiting.
+    they overlap: each is the time for which that phase was busy, and transport cannot be separated from waiting.
     """
 
     phases_ms: Mapping[str, float]
@@ -49,8 +49,8 @@ class Waterfall:
         return table.assign(share=table["ms"] / self.wall_ms)
 
     def _title(self) -> str:
-        kind = f"a stream of {self.chunks:,} chunks: busy time by phase" if self.chunks else "one call"
-        return f"{self.wall_ms:.2f} ms, {kind}"
+        call = f"a stream of {self.chunks:,} chunks: busy time by phase" if self.chunks else "one call"
+        return f"{self.wall_ms:.2f} ms, {call}"
 
     def _bars(self) -> Iterator[tuple[str, float, float, str]]:
         """Phase, where its bar begins, how long it is, in milliseconds, and its colour."""

@@ -93,7 +93,7 @@ async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
 
-    for name in ("", SERVICE, *(name for each in models for name in (each.name, f"{each.name}/{each.version}"))):
+    for name in ("", SERVICE, *(name for model in models for name in (model.name, f"{model.name}/{model.version}"))):
         await healthy.set(name, HealthCheckResponse.SERVING)
     await server.start()
     served = ", ".join(f"{model.name} v{model.version}" for model in models)

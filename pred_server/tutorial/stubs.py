@@ -40,7 +40,7 @@ def generate_python(out: Path = ROOT) -> list[Path]:
     """Write the Python stubs of every proto into `out`/generated, and return their paths."""
     generated = out / "generated"
     with tempfile.TemporaryDirectory() as scratch:
-        _protoc([f"--{kind}={scratch}" for kind in ("python_out", "pyi_out", "grpc_python_out")])
+        _protoc([f"--{output}={scratch}" for output in ("python_out", "pyi_out", "grpc_python_out")])
         generated.mkdir(parents=True, exist_ok=True)
         made = sorted((Path(scratch) / PACKAGE).iterdir())
         return [Path(shutil.copy(path, generated)) for path in made]
@@ -52,7 +52,7 @@ def generate_go(out: Path = ROOT) -> list[Path]:
     The plugins are those that go.mod pins as tools; Go builds them at their first use.
     """
     plugins = [f"--plugin={name}={go('tool', '-n', name).strip()}" for name in GO_PLUGINS]
-    outputs = [f"--{kind}_out={out}" for kind in ("go", "go-grpc")]
+    outputs = [f"--{plugin}_out={out}" for plugin in ("go", "go-grpc")]
     out.mkdir(parents=True, exist_ok=True)
     _protoc([*plugins, *outputs, "--go_opt=module=predserver", "--go-grpc_opt=module=predserver"])
     return sorted((out / "generated/predpb").glob("*.go"))

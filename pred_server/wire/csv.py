@@ -245,20 +245,20 @@ def _read_few(text: str, columns: Iterable[Column]) -> dict[str, np.ndarray] | N
     if not records or {len(record) for record in records} != {len(header)} or len(set(header)) < len(header):
         return None
     fields = dict(zip(header, zip(*records, strict=True), strict=True))
-    found = {}
+    parsed = {}
     for column in columns:
         values = fields[column.name]
         if any(wrong(value, column, quoted=False) for value in values):
             return None
         if column.is_float:
-            found[column.name] = np.array([float(value or "nan") for value in values])
+            parsed[column.name] = np.array([float(value or "nan") for value in values])
         elif column.dtype == "str":
             nothing = None if column.nullable else ""
-            found[column.name] = np.array([value or nothing for value in values], object)
+            parsed[column.name] = np.array([value or nothing for value in values], object)
         elif "" in values:
             return None
         elif column.dtype == "bool":
-            found[column.name] = np.array([value in TRUE for value in values])
+            parsed[column.name] = np.array([value in TRUE for value in values])
         else:
-            found[column.name] = np.array([int(value) for value in values], column.dtype)
-    return found
+            parsed[column.name] = np.array([int(value) for value in values], column.dtype)
+    return parsed

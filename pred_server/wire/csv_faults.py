@@ -130,8 +130,8 @@ def wrong(value: str, column: Column, quoted: bool) -> str | None:
     return None if inside else f"{_shown(value)} does not fit {column.dtype} ({info.min} to {info.max})"
 
 
-def _is_not(value: str, kind: str) -> str:
-    return f"{_shown(value)} {_HOW[kind]}"
+def _is_not(value: str, expected: str) -> str:
+    return f"{_shown(value)} {_HOW[expected]}"
 
 
 def _shown(value: str) -> str:

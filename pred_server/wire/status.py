@@ -19,8 +19,8 @@ from pred_server.limits import MAX_DETAIL_BYTES, MAX_ERROR_BYTES
 DOMAIN = "pred-server"
 
 _BY_CODE: dict[str, type[errors.PredServerError]] = {
-    kind.code: kind
-    for kind in (
+    error.code: error
+    for error in (
         errors.InvalidInput,
         errors.ModelNotFound,
         errors.LimitExceeded,

@@ -61,4 +61,4 @@ def test_a_model_of_your_own_in_three_lines(tmp_path: Path, capsys: pytest.Captu
 def test_every_limit_of_the_server_stands_on_its_page() -> None:
     page = (ROOT / "docs/server.md").read_text()
     for limit in fields(Limits):
-        assert f"| `{flag(limit.name)}` | {limit.default:,.0f} |" in page
+        assert f"| `{flag(limit.name)}` | {limit.default:,.10g} |" in page
