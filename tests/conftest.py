@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 
+import hypothesis
 import pandas as pd
 import pytest
 
@@ -10,6 +11,10 @@ from pred_server import Model, load, serve
 from pred_server.checkout import FLIGHTS
 from pred_server.tutorial import stubs
 from pred_server.tutorial.background import GATEWAY, Server
+
+# A busy machine must not fail a property: an example may take as long as it takes.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
