@@ -3,19 +3,22 @@
 #
 # **What does a prediction server need, and what does it still need before others may use it?**
 #
-# The article that this project grew from serves a model with some forty lines of Python. We write that server in a
-# cell, call it, and then do to it what users do: send wrong tables, huge tables, and hang up in the middle. What it
-# answers is the reason for every line of the server that `pred-server serve` runs.
+# This project grew from [an article](https://abap34.com/posts/grpc_ml.html) that serves a model with some forty lines of
+# Python. We write that server in a cell and call it. Then we do to it what users do: we send wrong tables, huge tables,
+# and we hang up in the middle. Each bad answer is a reason for a part of the server that `pred-server serve` runs.
 #
 # You will
 #
 # - write a gRPC server around a model, run it in the background, and call it with a deadline;
-# - read its errors, and find out which side refused a message that was too large;
+# - read its errors, tell "nobody is there" from "no answer in time", and choose the next step;
 # - see, one by one, what `pred_server` does differently, and why.
 #
-# **Needs:** the trained model (`make setup`, or `make lab`). **Takes:** under a minute.
+# **Needs:** the trained model (`make setup`, or `make lab`). **Takes:** 30 s to run, about 35 minutes to read.
 # **Built before:** the `flights` model ([01](01_train_a_model.ipynb)) and the stubs, the code that protoc generated from
 # the contract ([02](02_write_the_contract.ipynb)).
+#
+# **Core and optional:** two parts are marked *(optional)*, "Cancel" and "A port that is taken". You may skip them in the
+# reading; still run their cells.
 
 # %%
 import sys
@@ -28,15 +31,32 @@ for package in ("grpcio", "protobuf", "pandas"):
 # %% tags=["parameters"]
 LARGE = 150_000  # rows of a table that gRPC refuses by default
 SLOW_S = 2.0  # seconds that the slow model of this lesson takes
+PATIENT_S = 20.0  # a deadline that is longer than the client's attempts, in seconds
+HURRIED_S = 1.0  # a deadline that is shorter
 
 # %% [markdown]
 # ## The article's server
 #
-# Three things make a gRPC server in Python. The *servicer* is a class with a method for each rpc of the contract: request in,
-# response out. `add_PredictionServicer_to_server`, which protoc generated, tells the server which path leads to which
-# method. And a pool of threads does the calls, ten at a time here.
+# The model comes from lesson 01:
+
+# %%
+from pred_server import load  # before grpc: it turns off the lines that gRPC prints by itself when a connection ends
+
+model = load("flights")
+model
+
+# %% [markdown]
+# Three things make a gRPC server in Python:
 #
-# `pred_server/tutorial/article.py` holds the same in a file, with a command line around it: `python -m pred_server.tutorial.article`.
+# - The *servicer* is a class with one method for each rpc of the contract: a request goes in, a response comes out.
+# - `add_PredictionServicer_to_server` tells the server which path leads to which method. protoc generated it.
+# - A pool of threads runs the methods, here ten calls at a time.
+#
+# In the method, `pd.read_csv` turns the text into a *DataFrame*, a table with named columns. The predictions become a
+# *Series*, one column of values, and then text again.
+#
+# The file `pred_server/tutorial/article.py` holds the same server, with a command line around it. In a terminal it is
+# `python -m pred_server.tutorial.article`.
 
 # %%
 import io
@@ -45,10 +65,7 @@ from concurrent import futures
 import grpc
 import pandas as pd
 
-from pred_server import load
 from pred_server.generated import pred_pb2, pred_pb2_grpc
-
-model = load("flights")
 
 
 class Prediction(pred_pb2_grpc.PredictionServicer):
@@ -59,7 +76,7 @@ class Prediction(pred_pb2_grpc.PredictionServicer):
 
 
 def start(servicer, address="127.0.0.1:0", options=()):
-    """A started server, and the port that it got: port 0 asks for any free one."""
+    """Start a server; return it and its port. Port 0 asks the system for any free one."""
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=10), options=options)
     pred_pb2_grpc.add_PredictionServicer_to_server(servicer, server)
     port = server.add_insecure_port(address)
@@ -73,9 +90,11 @@ print("serving" if port else "not serving")
 # %% [markdown]
 # ## Call it
 #
-# A *channel* is the connection, or rather the promise of one: it connects when the first call needs it, and again
-# whenever the connection is lost. Make one and keep it. The *stub*, generated as well, turns a method call into a
-# message on the channel. `timeout` is the deadline of this call, in seconds; without it a call may wait forever.
+# A *channel* is a lasting connection to a server. It connects when the first call needs it, and again whenever the
+# connection is lost. Make one channel and keep it.
+#
+# The *stub* is generated too. It turns a method call into a message on the channel. `timeout` is the *deadline* of this
+# call, in seconds. Without a deadline a call may wait forever.
 
 # %%
 channel = grpc.insecure_channel(f"127.0.0.1:{port}")
@@ -90,13 +109,15 @@ print(text)
 print(response.result)
 
 # %% [markdown]
-# The first line of the answer is `0`: that is what pandas calls a Series without a name. It has been part of the
-# answer since the article, so clients may count on it.
+# The first line of the answer is `0`. pandas gives this name to a Series that has none. The article's server has always
+# sent it, so clients may count on it.
 #
 # ## Its errors
 #
-# A table lacks a column. What does the caller learn? A failed call raises `grpc.RpcError`, with a *status code* (one of
-# seventeen, the same in all languages) and a text. The server writes a log; we catch it, to read both sides.
+# We send a table that lacks a column. What does the caller learn?
+#
+# A failed call raises `grpc.RpcError`. It has a *status code* (one of seventeen, the same in all languages) and a text.
+# The server writes a log at the same time. We catch the log, to read both sides.
 
 # %%
 import logging
@@ -108,7 +129,7 @@ logger.propagate = False
 
 
 def ask(text, timeout=10, through=stub):
-    """The answer's first lines, or the error, as one line."""
+    """Return the beginning of the answer, or the error, as one line."""
     try:
         answer = through.Predict(pred_pb2.Request(input_data=text), timeout=timeout).result
         return "OK  " + repr(answer[:40])
@@ -123,23 +144,27 @@ lines = server_log.getvalue().splitlines()
 print(f"the server's log has {len(lines)} lines; the last one:\n{lines[-1]}")
 
 # %% [markdown]
-# `UNKNOWN` says that something went wrong, and nobody decided what: grpc caught an exception and sent its text on. The
-# caller cannot tell whether to mend the table, try again, or wake somebody up. And whatever stands in an exception,
-# a path or a piece of someone's data, goes to whoever called.
+# `UNKNOWN` says that something went wrong, and no more. Nobody chose this code: gRPC caught an exception and sent its
+# text to the caller. This is bad in two ways:
 #
-# Worse are the tables that should be refused and are not. pandas was made to read what people have, not to check it:
+# - The caller cannot choose the next step: fix the table, try again, or call the team that runs the server?
+# - An exception's text may hold a path, or a piece of somebody's data. Here it goes to whoever called.
+#
+# ## Guess first: how many wrong tables are refused?
+#
+# pandas was made to read what people have. It was not made to check it. Here are wrong tables as users send them. Each
+# is a small change of the same three flights:
 
 
 # %% tags=["deterministic"]
 def with_first_row(old, new):
-    """The same three flights, with something in the first row replaced."""
+    """Return the same three flights, with a text in the first row replaced."""
     header, first, *rest = text.splitlines()
     assert old in first
     return "\n".join([header, first.replace(old, new, 1), *rest]) + "\n"
 
 
 WRONG = {
-    "as it should be": text,
     "a row that ends early": with_first_row(",IAH,1400,2.0", ""),
     "text for the distance": with_first_row("1400", "far"),
     "a thousands separator": with_first_row("1400", '"1,400"'),
@@ -149,18 +174,29 @@ WRONG = {
     "no rows": text.splitlines()[0],
     "nothing": "",
 }
-before = {what: ask(table) for what, table in WRONG.items()}
-for what, answer in before.items():
+print(f"{len(WRONG)} wrong tables")
+
+# %% [markdown]
+# How many of them does the article's server refuse? Write your guess into the next cell, then run it.
+
+# %% tags=["deterministic"]
+my_guess = None  # a number: how many of the wrong tables are refused?
+
+by_article = {what: ask(table) for what, table in WRONG.items()}
+refused = sum(not answer.startswith("OK") for answer in by_article.values())
+print(f"your guess: {my_guess}   measured: {refused} of {len(WRONG)}\n")
+for what, answer in by_article.items():
     print(f"{what:28} {answer[:100]}")
 
 # %% [markdown]
-# Look at the short row: it is answered, with a missing distance and delay that nobody sent. Look at the quote: three
-# flights went in, and fewer predictions came out. Nobody is told.
+# Read the two lines that say `OK`. The short row got an answer, from a distance and a delay that nobody sent. The quote
+# is worse: three flights went in, and fewer predictions came out. The caller gets no sign of either.
 #
-# ## Deadlines, and what goes on behind them
+# ## Deadlines, and the work behind them
 #
-# A deadline travels with the call: the client gives up when it has passed, and the server can know that it has. Whether
-# the server cares is another matter. Here is a model that takes its time:
+# A deadline travels with the call. When it has passed, the client gives up. The server can know it, too: the method's
+# second argument, `context`, tells whether the caller is still there. (In Go this is `ctx.Done()`.) But a server must
+# look. Here is a slow model whose server does not:
 
 # %%
 import threading
@@ -194,16 +230,16 @@ worked_s = (time.perf_counter_ns() - start_ns) / 1e9
 from IPython.display import Markdown
 
 Markdown(
-    f"The client gave up after **{gave_up_after_s:.1f} s**. The server worked for **{worked_s:.1f} s**, and when it was "
-    f"done, was anybody still waiting? **{'Yes' if slow.caller_was_there else 'No'}.** A handler that never looks at "
-    "`context` computes for nobody, and holds one of ten threads meanwhile."
+    f"The client gave up after **{gave_up_after_s:.1f} s**. The server worked for **{worked_s:.1f} s**. When it was done, "
+    f"was the caller still there? **{'Yes' if slow.caller_was_there else 'No'}.** A method that never looks at `context` "
+    "may compute for nobody, and it holds one of the ten threads all the while."
 )
 
 # %% [markdown]
-# ## Cancel
+# ## Cancel *(optional)*
 #
-# `.future(...)` sends the call and returns at once. What has begun can be taken back: a user who closes the page
-# should not cost a prediction.
+# `.future(...)` sends the call and returns at once. The caller can take the call back later. Think of a user who closes
+# the page: there is no need to finish the prediction.
 
 # %%
 slow.finished.clear()
@@ -214,7 +250,7 @@ print("cancelled:", call.cancelled(), " code:", call.code().name)
 # %% [markdown]
 # ## A table that is too large
 #
-# Now a table of more than four megabytes.
+# Now a table of more than four megabytes:
 
 # %%
 large = flights.head(LARGE).to_csv(index=False)
@@ -222,12 +258,12 @@ print(f"{len(large) / 2**20:.1f} MiB")
 print(ask(large, timeout=60))
 
 # %% [markdown]
-# `RESOURCE_EXHAUSTED`: gRPC receives no message larger than 4 MiB unless it is told to. *Receives* is the word to read:
-# sending has no such limit by default. Who received here? The client sent the request, so the server did, and refused
-# it; this version of gRPC says so as well, other versions and languages leave the word `SERVER` out.
+# `RESOURCE_EXHAUSTED`. By default, gRPC *receives* no message larger than 4 MiB. It may *send* a message of any size.
+# Which side received here? The client sent the request, so the server received it, and refused. This version of gRPC
+# says so: `SERVER`. Other versions and languages leave this word out.
 #
-# There is another case that looks the same. Take a model that adds two columns, where a short line such as `.1,.2` is answered with a
-# long one, `0.30000000000000004`:
+# There is another case that looks the same. Take a model that adds two columns. A short line such as `.1,.2` gets a long
+# answer, `0.30000000000000004`:
 
 
 # %%
@@ -248,13 +284,13 @@ pairs = "x,y\n" + ".1,.2\n" * 500_000
 
 print(f"{len(pairs) / 2**20:.1f} MiB")
 print(ask(pairs, timeout=60, through=sum_stub))
-print("calls that reached the handler:", adder.calls)
+print("calls that reached the method:", adder.calls)
 
 # %% [markdown]
-# The same code, almost the same words. But this request was small enough: the handler was called and did its work. It was
-# the *client* that received too much, and refused the answer. To raise the limit of the server would not help.
+# The same code, and almost the same words. But this request was small enough: the method was called and did its work.
+# The *client* received an answer that was too large, and refused it. A higher limit at the server would not help.
 #
-# The limit is raised on the side that receives, and there are two of them:
+# So there are two limits, one on each side that receives. We raise one, then both:
 
 # %%
 roomy = [("grpc.max_receive_message_length", 64 * 2**20)]
@@ -264,12 +300,12 @@ for side, options in {"server only": [], "both sides": roomy}.items():
         print(f"{side:12} {ask(pairs, timeout=60, through=pred_pb2_grpc.PredictionStub(wide))[:70]}")
 
 # %% [markdown]
-# Why is there a limit at all? A message is held in memory whole, on both sides, some times over: as bytes, as text, as a table.
-# Who may send any size may also take all the memory.
+# Why is there a limit at all? Both sides hold a whole message in memory, and hold it several times: as bytes, as text, as
+# a table. A caller who may send any size may also fill all the memory.
 #
-# ## A port that is taken
+# ## A port that is taken *(optional)*
 #
-# One more surprise. Start a second server on the port of the first:
+# Start a second server on the port of the first:
 
 # %%
 second, second_port = start(Prediction(), address=f"127.0.0.1:{port}")
@@ -277,14 +313,13 @@ print("the second server got", "the same port" if second_port == port else "no p
 _ = second.stop(grace=None).wait()
 
 # %% [markdown]
-# On Linux, gRPC lets servers share a port (`SO_REUSEPORT`), and the system deals the connections out among them. Made for
-# good reasons, it means that an old server that was forgotten goes on taking a part of the calls, with the old
-# model.
+# On Linux, gRPC lets servers share a port (`SO_REUSEPORT`), and the system deals out the connections among them. This has
+# good uses. It also has a bad surprise: a forgotten old server goes on answering some of the calls, with the old model.
 #
 # ## The strict server
 #
-# `pred-server serve` speaks the same contract. `serve` starts it in the background, and its `Client` turns tables into
-# calls and statuses into Python exceptions:
+# `pred-server serve` speaks the same contract. In a notebook, `serve` starts it in the background. Its `Client` turns
+# tables into calls, and status codes into Python exceptions:
 
 # %%
 from pred_server import serve
@@ -297,18 +332,19 @@ server
 client.predict(flights.head(3))
 
 # %% [markdown]
-# The same wrong tables, to both:
+# We send the same wrong tables to both servers:
 
 # %% tags=["deterministic"]
 strict_channel = grpc.insecure_channel(server.address)
 strict_stub = pred_pb2_grpc.PredictionStub(strict_channel)
-for what, table in WRONG.items():
-    if what != "as it should be":
-        print(f"{what}\n    article  {before[what][:90]}\n    strict   {ask(table, through=strict_stub)[:110]}")
+by_strict = {what: ask(table, through=strict_stub) for what, table in WRONG.items()}
+for what in WRONG:
+    print(f"{what}\n    article  {by_article[what][:90]}\n    strict   {by_strict[what][:110]}")
 
 # %% [markdown]
-# All are `INVALID_ARGUMENT` now: the caller's table is at fault, and trying again will not help. The text names line and
-# column, and so does a machine-readable detail beside it (`google.rpc.BadRequest`), which `Client` turns into `violations`:
+# All are `INVALID_ARGUMENT` now. This code means: the caller's table is at fault, and to try again does not help. The
+# text names the column and the line, if there is one at fault. A second copy, for programs, travels beside the text
+# (`google.rpc.BadRequest`). `Client` turns it into `violations`:
 
 # %% tags=["deterministic"]
 from pred_server.errors import InvalidInput
@@ -320,7 +356,7 @@ except InvalidInput as error:
         print(f"field        {violation.field}\ndescription  {violation.description}")
 
 # %% [markdown]
-# A second server on the port is refused, in a sentence:
+# A second server on the same port is refused, in one sentence:
 
 # %%
 import subprocess
@@ -333,8 +369,8 @@ print(done.stderr.splitlines()[-1].replace(server.address, "127.0.0.1:PORT"))
 print("exit code", done.returncode)
 
 # %% [markdown]
-# And the large table is simply answered, in one message, since both sides were told so. (Left to itself, the client would
-# send it in pieces: [03b](03b_under_the_hood.ipynb).)
+# The large table gets an answer, in one message, because here both sides have the higher limit. (By default the client
+# would send such a table in pieces: [03c](03c_streams.ipynb).)
 
 # %%
 start_ns = time.perf_counter_ns()
@@ -343,64 +379,256 @@ took_s = (time.perf_counter_ns() - start_ns) / 1e9
 print(f"{len(predictions):,} predictions")
 
 # %% [markdown]
+# ## No answer: five cases
+#
+# A wrong table is the caller's fault, and the answer says so. But what if there is no answer? Then the call ends in one
+# of two codes:
+#
+# - `UNAVAILABLE`: no server took the call.
+# - `DEADLINE_EXCEEDED`: the deadline passed, and there was no answer yet.
+#
+# The code alone does not tell you what to do next. So ask a second question, about the server's *health*. Health is a
+# small gRPC service with a contract of its own. Our server answers it even while a model computes. We try five cases:
+#
+# | case | what we do |
+# |---|---|
+# | dead port | No program listens at the address. The deadline is long. |
+# | dead port, short deadline | The same, with a deadline shorter than the client's attempts. |
+# | stopped process | The signal SIGSTOP freezes the server. Its port stays open, but the server reads nothing. A process that hangs looks like this. |
+# | slow model | The table is too large for the deadline. |
+# | draining server | The signal SIGTERM asks the server to stop. It *drains*: it finishes the calls that it has, and refuses new ones. |
+#
+# `Client` knows that servers get replaced. After `UNAVAILABLE` it tries again, five times in all, with growing pauses.
+# First we set the cases up:
+
+# %%
+import os
+import signal
+import socket
+
+with socket.socket() as unused:  # the system gives us a free port; we let it go, and nobody listens there
+    unused.bind(("127.0.0.1", 0))
+    nobody = f"127.0.0.1:{unused.getsockname()[1]}"
+stopped, draining = serve("flights"), serve("flights")
+few, many = flights.head(3), flights.head(LARGE)
+
+CASES = {  # address, table, deadline in seconds
+    "dead port": (nobody, few, PATIENT_S),
+    "dead port, short deadline": (nobody, few, HURRIED_S),
+    "stopped process": (stopped.address, few, HURRIED_S),
+    "slow model": (server.address, many, HURRIED_S / 10),
+    "draining server": (draining.address, few, PATIENT_S),
+}
+
+# %% [markdown]
+# A server without a call has nothing to finish, so it would stop at once. A *stream*, one call with many messages, keeps
+# the last server draining: we send one message, and hold the second one back.
+
+# %%
+may_end = threading.Event()
+
+
+def one_message_then_wait():
+    yield few
+    may_end.wait()
+
+
+holding = draining.client()
+open_stream = iter(holding.predict_stream(one_message_then_wait()))
+print(len(next(open_stream)), "predictions, and the stream stays open")
+
+# %% [markdown]
+# Two functions: one asks for health, one makes a call and takes its time.
+
+# %%
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
+
+from pred_server import Client
+from pred_server.errors import PredServerError
+
+
+def health(address):
+    """Return the server's own word, or the code of a health check that failed."""
+    with grpc.insecure_channel(address) as asking:
+        try:
+            answer = HealthStub(asking).Check(HealthCheckRequest(), timeout=HURRIED_S)
+            return HealthCheckResponse.ServingStatus.Name(answer.status)
+        except grpc.RpcError as error:
+            return error.code().name
+
+
+def one_call(address, table, deadline_s):
+    """Return the code of one call, the seconds that it took, and the server's health after it."""
+    start_ns, code = time.perf_counter_ns(), "OK"
+    with Client(address) as caller:
+        try:
+            caller.predict(table, encoding="arrow", stream=False, timeout_s=deadline_s)
+        except PredServerError as error:
+            code = error.code
+    return code, (time.perf_counter_ns() - start_ns) / 1e9, health(address)
+
+
+# %% [markdown]
+# All five calls run at the same time, so the cell takes as long as the longest of them.
+
+# %%
+os.kill(stopped.pid, signal.SIGSTOP)
+os.kill(draining.pid, signal.SIGTERM)
+try:
+    while health(draining.address) == "SERVING":
+        time.sleep(0.01)
+    with futures.ThreadPoolExecutor(len(CASES)) as pool:
+        calls = {what: pool.submit(one_call, *case) for what, case in CASES.items()}
+finally:
+    os.kill(stopped.pid, signal.SIGCONT)  # lets the process go on
+    may_end.set()
+seen = {what: call.result() for what, call in calls.items()}
+_ = list(open_stream)  # its end: now the last server may stop
+holding.close()
+
+# %% [markdown]
+# Code and health together give the next step:
+
+# %%
+NEXT_STEP = {  # code of the call, health
+    ("UNAVAILABLE", "UNAVAILABLE"): "Nobody is there. Check the address; start the server.",
+    (
+        "DEADLINE_EXCEEDED",
+        "UNAVAILABLE",
+    ): "Nobody is there; the client was still trying. Check the address; start the server.",
+    ("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"): "A process is there and does nothing. Look at it; restart it.",
+    ("DEADLINE_EXCEEDED", "SERVING"): "It works, but not fast enough. Give more time, or send fewer rows.",
+    ("UNAVAILABLE", "NOT_SERVING"): "It is stopping. Ask again: another server should take its place.",
+    ("DEADLINE_EXCEEDED", "NOT_SERVING"): "It is stopping, and the client still tried. Ask again, with more time.",
+}
+rows = [
+    f"| {what} | {CASES[what][2]:g} | `{code}` | {seconds:.1f} | `{healthy}` | {NEXT_STEP.get((code, healthy), '?')} |"
+    for what, (code, seconds, healthy) in seen.items()
+]
+head = "| case | deadline (s) | code | took (s) | health | next step |\n|---|---|---|---|---|---|\n"
+Markdown(head + "\n".join(rows))
+
+# %%
+tried_code, tried_s, _ = seen["dead port"]
+short_code, short_s, _ = seen["dead port, short deadline"]
+late = [what for what, (code, *_) in seen.items() if code == "DEADLINE_EXCEEDED"]
+Markdown(
+    f"Compare the two dead ports. With time enough, the client tried for {tried_s:.1f} s and then said `{tried_code}`. With "
+    f"a deadline of {HURRIED_S:g} s it said `{short_code}`: the deadline passed in the middle of the attempts, and the client "
+    f"said nothing of the dead port. So `DEADLINE_EXCEEDED` has {len(late)} causes here ({'; '.join(late)}), and to send fewer "
+    "rows helps against one of them. Ask for health before you do that. Or ask only once, with "
+    "`Client(address, retry=False)`: then a dead port says `UNAVAILABLE` at once."
+)
+
+# %% [markdown]
 # ## From the article's listing to our files
+#
+# Each line of the article's listing, the file that does its work in `pred_server`, and the reason:
 #
 # | the article's listing | our file | what changed, and why |
 # |---|---|---|
-# | `pd.read_csv` | [`codecs.py`](../pred_server/wire/codec.py), [`csv_text.py`](../pred_server/wire/csv.py) | four ways to send a table; for CSV a reader that goes by the model's types and refuses what does not fit, with line and column |
-# | `table[names]` | [`schema.py`](../pred_server/wire/schema.py) | columns by name in any order; what is missing or unknown is named, and what is lost in a cast is refused |
-# | a model kept as a pickle, as is usual | [`model.py`](../pred_server/model/store.py) | a directory with a manifest; loading runs no code of the file's ([lesson 01](01_train_a_model.ipynb)); several models on one port |
-# | `estimator.predict` in ten threads | [`predictor.py`](../pred_server/server/predictor.py) | one thread that computes: ten at once would fight for the cores, and OpenMP keeps threads for each. (A model that is quick for a few rows is asked without it: to wake a thread would take as long.) What waits meanwhile is computed together; what nobody waits for any more is not computed |
-# | the servicer | [`service.py`](../pred_server/server/service.py) | `grpc.aio`, one event loop for all callers; it decodes, asks the predictor, encodes, and tells how long each took ([`timing.py`](../pred_server/wire/timing.py)) |
-# | an exception in the handler | [`errors.py`](../pred_server/errors.py), [`status.py`](../pred_server/wire/status.py) | one tree of errors, one mapping to status codes; internals go to the log under a request id, never to the caller |
-# | `add_insecure_port` on any address | [`server.py`](../pred_server/server/run.py) | loopback only, unless a flag that names the danger says otherwise; a taken port is an error |
-# | limits by default | [`limits.py`](../pred_server/limits.py) | all in one place: bytes and rows of a message, calls in flight, rows that wait, time. Each is a flag, and told to the caller who meets it |
-# | `wait_for_termination()` | [`server.py`](../pred_server/server/run.py) | SIGTERM and Ctrl-C let accepted calls finish, and new ones are refused; exit code 0 |
-# | nothing | [`server.py`](../pred_server/server/run.py) | health, for whoever watches over servers, and reflection, for tools that do not have the contract |
-# | `stub.Predict(request)` | [`client.py`](../pred_server/client/client.py), [`streams.py`](../pred_server/client/stream.py) | a deadline on every call, typed exceptions, a Series with your index; it asks again while a server is replaced, and sends large tables as a stream |
-# | a terminal of its own | [`background.py`](../pred_server/tutorial/background.py) | a process that notebooks and tests start, wait for, read the log of, and never leave behind |
+# | `pd.read_csv` | [`wire/codec.py`](../pred_server/wire/codec.py), and one file for each encoding: [`csv`](../pred_server/wire/csv.py), [`columns`](../pred_server/wire/columns.py), [`tensor`](../pred_server/wire/tensor.py), [`arrow`](../pred_server/wire/arrow.py) | There are four ways to send a table. CSV has a reader that knows the model's types. It refuses a value that does not fit, and names line and column |
+# | `table[names]` | [`wire/schema.py`](../pred_server/wire/schema.py) | Columns are matched by name, in any order. A missing column is an error that names it; an unknown one is ignored, with a warning. A number that would change in a conversion is refused |
+# | a model kept as a pickle, as is usual | [`model/store.py`](../pred_server/model/store.py) | A model is a directory with a manifest. Loading it runs no code from the file ([01](01_train_a_model.ipynb)). One port can serve several models |
+# | `estimator.predict` in ten threads | [`server/predictor.py`](../pred_server/server/predictor.py) | One thread computes. Ten at once would fight for the cores. Requests that wait meanwhile are computed together. A request whose caller has left is not computed |
+# | the servicer | [`server/service.py`](../pred_server/server/service.py) | One event loop (`grpc.aio`: one thread that turns to whichever call has something to do) serves all callers. It decodes, asks the predictor, encodes, and reports how long each step took ([`wire/timing.py`](../pred_server/wire/timing.py)) |
+# | | [`server/inline.py`](../pred_server/server/inline.py) | A model that needs less time than it takes to wake a thread is asked on the event loop, without the thread |
+# | an exception in the method | [`errors.py`](../pred_server/errors.py), [`wire/status.py`](../pred_server/wire/status.py) | There is one tree of errors, and one mapping to status codes. Internals go to the log with a request id, never to the caller |
+# | `add_insecure_port` on any address | [`server/run.py`](../pred_server/server/run.py) | It listens on *loopback* only, which other machines cannot reach, unless a flag that names the danger says otherwise. A taken port is an error |
+# | limits by default | [`limits.py`](../pred_server/limits.py), [`server/admission.py`](../pred_server/server/admission.py) | All limits stand in one file: bytes and rows of a message, calls at the same time, waiting rows, time. Each is a flag, and a caller above a limit learns which |
+# | `wait_for_termination()` | [`server/run.py`](../pred_server/server/run.py) | After SIGTERM or Ctrl-C, accepted calls finish and new ones are refused. The exit code is 0 |
+# | nothing | [`server/run.py`](../pred_server/server/run.py) | *Health*, for programs that watch over servers. *Reflection*, for tools that do not have the contract |
+# | `stub.Predict(request)` | [`client/client.py`](../pred_server/client/client.py), [`client/stream.py`](../pred_server/client/stream.py) | Every call has a deadline. Errors are typed exceptions. The answer is a Series with your table's index. The client tries again while a server is replaced, and sends large tables as a stream |
+# | a terminal of its own | [`tutorial/background.py`](../pred_server/tutorial/background.py) | A process that notebooks and tests start, wait for, read the log of, and never leave behind |
 #
-# What has not changed is the article's part of the contract: its clients get their answers from either.
+# One thing has not changed: the article's part of the contract. Its clients get their answers from either server.
 #
 # ## What we found
 
 # %%
-refused = sum(not answer.startswith("OK") for what, answer in before.items() if what != "as it should be")
 Markdown(
-    f"- Of {len(WRONG) - 1} wrong tables, the article's server refused {refused}, all as `UNKNOWN`, and answered "
-    f"{len(WRONG) - 1 - refused} with wrong predictions. The strict one names line and column each time.\n"
-    f"- A deadline freed the caller after {gave_up_after_s:.1f} s; the server worked on to the end.\n"
+    f"- Of {len(WRONG)} wrong tables, the article's server refused {refused}, all as `UNKNOWN`, and answered "
+    f"{len(WRONG) - refused} with wrong predictions. The strict server refused "
+    f"{sum(answer.startswith('INVALID_ARGUMENT') for answer in by_strict.values())}, and said what to fix.\n"
+    f"- A deadline freed the caller after {gave_up_after_s:.1f} s. The server worked on to the end.\n"
     "- *Received message larger than max* comes from the side that receives: the server for a large request, the client "
     "for a large answer.\n"
-    f"- {LARGE:,} flights in one call took {took_s:.1f} s once both sides had the room."
+    f"- {LARGE:,} flights in one call took {took_s:.1f} s once both sides had the higher limit.\n"
+    f"- A dead port said `{tried_code}` after {tried_s:.1f} s, and `{short_code}` where the deadline was {HURRIED_S:g} s. Code and "
+    f"health together told {len({(code, healthy) for code, _, healthy in seen.values()})} of {len(seen)} cases apart."
 )
 
 # %% [markdown]
 # ## Exercises
 #
-# 1. Make the `Slow` servicer stop early: sleep in short pieces, and return when `context.is_active()` is false. How
-#    long does it work for the caller who gave up?
-# 2. Start the strict server with `serve("flights", "--max-rows", "100")` and send 101 flights. Which exception comes, and
-#    what does its `reason` say?
+# **1. Stop early** (a cell checks your answer). Write a copy of `Slow`, called `Polite`, that sleeps in short pieces and
+# returns when `context.is_active()` is false. A caller who stays must still get the answer `0\n1\n`.
+
+# %%
+Polite = None  # replace this line by your class
+
+
+# %%
+def check(servicer_class):
+    """Say whether a servicer stops for a caller who gives up, and answers one who stays."""
+    done = threading.Event()
+
+    class Watched(servicer_class):
+        def Predict(self, request, context):
+            try:
+                return super().Predict(request, context)
+            finally:
+                done.set()
+
+    watched_server, watched_port = start(Watched())
+    with grpc.insecure_channel(f"127.0.0.1:{watched_port}") as checking:
+        through = pred_pb2_grpc.PredictionStub(checking)
+        ask("x,y\n1,2\n", timeout=SLOW_S / 10, through=through)
+        stopped_early = done.wait(SLOW_S / 2)
+        patient = ask("x,y\n1,2\n", timeout=5 * SLOW_S, through=through)
+    watched_server.stop(grace=2 * SLOW_S).wait()
+    if not stopped_early:
+        return "not yet: the caller has left, and it still works"
+    return "right" if patient == "OK  " + repr("0\n1\n") else f"not yet: a caller who stays gets {patient}"
+
+
+print("not yet answered" if Polite is None else check(Polite))
+
+# %% [markdown]
+# **2. Meet a limit.** Start the strict server with `serve("flights", "--max-rows", "100")` and send 101 flights. Which
+# exception comes? What does its `reason` say?
 #
 # <details><summary>Answers</summary>
 #
-# 1. `for _ in range(20): time.sleep(SLOW_S / 20)` with `if not context.is_active(): return pred_pb2.Response()` in the loop: it
-#    stops within a twentieth of `SLOW_S` after the deadline. A model that computes in one piece cannot look up; a server
-#    can at least not begin what nobody waits for.
-# 2. `LimitExceeded`, from the code `RESOURCE_EXHAUSTED`; `error.reason` is `TOO_LARGE`: a size, so the caller should send
-#    less at once. The message names the flag.
+# 1. This class stops within a twentieth of `SLOW_S` after the deadline:
+#
+#    ```python
+#    class Polite(Slow):
+#        def Predict(self, request, context):
+#            for _ in range(20):
+#                if not context.is_active():
+#                    return pred_pb2.Response()
+#                time.sleep(SLOW_S / 20)
+#            return pred_pb2.Response(result="0\n1\n")
+#    ```
+#
+#    A model that computes in one piece cannot look up in between. But a server can decline to begin a request whose
+#    caller has left. Ours does that.
+# 2. `LimitExceeded`; its code is `RESOURCE_EXHAUSTED`. `error.reason` is `TOO_LARGE`: send fewer rows at once. The message
+#    names the flag.
 #
 # </details>
 #
 # ## Close
 
 # %%
-for each in (channel, slow_channel, sum_channel, strict_channel):
-    each.close()
-for each in (article, slow_server, sum_server, roomy_server):
-    _ = each.stop(grace=1).wait()
-server.close()
+for open_channel in (channel, slow_channel, sum_channel, strict_channel):
+    open_channel.close()
+for running in (article, slow_server, sum_server, roomy_server):
+    _ = running.stop(grace=1).wait()
+for process in (stopped, draining, server):
+    process.close()
 server
 
 # %% [markdown]
