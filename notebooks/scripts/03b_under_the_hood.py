@@ -301,19 +301,19 @@ print(f"your guess: {my_guess}   measured: {in_all['csv'] / in_all['tensor']:.1f
 medians.rename(columns={"latency_ms": "in all"}).round(2)
 
 # %% [markdown]
-# The table shows medians in milliseconds: half of the calls took less, half took more. `plots.waterfall` (in
-# `pred_server/lab/plots.py`) draws them. The number beside a bar is the sum of its pieces. It is near the median of the
+# The table shows medians in milliseconds: half of the calls took less, half took more. `figures.waterfall` (in
+# `pred_server/lab/figures.py`) draws them. The number beside a bar is the sum of its pieces. It is near the median of the
 # whole call, and need not be equal to it.
 
 # %%
-from pred_server.lab import plots
+from pred_server.lab import figures
 
 slowest, fastest = in_all.idxmax(), in_all.idxmin()
 finding = f"{ROWS:,} rows of numbers: {slowest} takes {in_all[slowest]:.0f} ms, {fastest} {in_all[fastest]:.0f} ms"
 bars = medians.drop(columns="latency_ms").loc[in_all.sort_values(ascending=False).index]
 bars.columns = [f"{phase.replace(' ', '_')}_ms" for phase in bars.columns]
-figure = plots.waterfall(bars.rename_axis("label").reset_index(), finding)
-plots.show(figure, plots.alt(figure))
+figure = figures.waterfall(bars.rename_axis("label").reset_index(), finding)
+figures.show(figure, figures.alt(figure))
 
 # %%
 text_ms = medians.loc["csv", ["client encode", "decode", "encode", "client decode"]].sum()
@@ -369,7 +369,7 @@ axes.axvspan(low, high, color="#E69F00", alpha=0.3, zorder=0, label="the middle 
 axes.plot(ratios, np.full(len(ratios), -12), "|", color="black", markersize=9, label="the blocks")
 axes.set(xlabel="csv ÷ tensor", ylabel="how many means", title=finding)
 axes.legend(frameon=False)
-plots.show(
+figures.show(
     figure, f"A histogram of the drawn means with the interval, and below it the ratio of each block. {finding}."
 )
 

@@ -101,7 +101,7 @@ print(f"the table has {table_mib:.0f} MiB; your guess: {my_guess}   measured: {m
 # %%
 from matplotlib.figure import Figure
 
-from pred_server.lab.plots import COLOURS, show
+from pred_server.lab.figures import COLOURS, show
 
 finding = f"{answered_rows:,} rows, {table_mib:.0f} MiB, pass; no process grows by more than {most_mib:.0f} MiB"
 figure = Figure(figsize=(8, 3.8), layout="constrained")
