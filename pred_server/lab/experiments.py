@@ -92,10 +92,6 @@ class Experiment:
         rest = set().union(*(group for group in groups if len(group) == 1))
         return [[arm for arm in arms if arm.name in group] for group in (*several, rest) if group]
 
-    def weight(self, rows: int) -> float:
-        """Estimate how long a size takes, relative to the others: a call costs as much as some thousands of rows."""
-        return sum(self.blocks_of(rows) * self.calls_of(arm, rows) * (1 + rows / 3_000) for arm in self.arms_at(rows))
-
     @property
     def cores(self) -> tuple[set[int] | None, set[int] | None]:
         """The cores of the servers and of the generator; None if they are not pinned."""
@@ -137,12 +133,10 @@ def run(experiment: Experiment, out: Path, progress: bool = True) -> pd.DataFram
         for repetition in range(experiment.repetitions)
         for rows in experiment.rows
     }
-    share = {rows: experiment.weight(rows) / sum(map(experiment.weight, experiment.rows)) for rows in experiment.rows}
-    form = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
-    with tqdm(total=experiment.repetitions, desc="measure", bar_format=form, disable=not progress) as bar:
+    with tqdm(total=len(files), desc="measure", disable=not progress) as bar:
         for repetition in range(experiment.repetitions):
             missing = [rows for rows in experiment.rows if not files[repetition, rows].exists()]
-            bar.update(1 - sum(share[rows] for rows in missing))
+            bar.update(len(experiment.rows) - len(missing))
             if not missing:
                 continue
             with running(experiment) as bench:
@@ -151,7 +145,7 @@ def run(experiment: Experiment, out: Path, progress: bool = True) -> pd.DataFram
                     unfinished = files[repetition, rows].with_suffix(".tmp")
                     bench.measure(rows, repetition).to_parquet(unfinished)
                     unfinished.rename(files[repetition, rows])  # atomic: a file is a whole part
-                    bar.update(share[rows])
+                    bar.update()
     calls = pd.concat([pd.read_parquet(file) for file in files.values()], ignore_index=True)
     # The revision is that of the beginning: somebody may commit during the run.
     stamped = stamp(experiment.seed, experiment.pinning) | {"revision": claim["revision"]}

@@ -105,7 +105,7 @@ def ladder(steps: pd.DataFrame, rows: int, callers: int = 1, stamp: figures.Stam
     factor = [f"{factor:.3g}×" for factor in steps["factor"]]
     lines = pd.DataFrame({"label": steps["step"], "ratio": steps["factor"], "low": steps["low"], "high": steps["high"]})
     lines["text"] = [" ".join(texts) for texts in zip(factor, left, steps["doubt"], strict=True)]
-    lines["style"] = [7, *[0] * (len(steps) - 3), 6, 6]
+    lines["style"] = [1, *[0] * (len(steps) - 3), 2, 2]
     lines.loc[0, ["ratio", "low", "high", "text"]] = 1, 1, 1, words.duration(steps["p50_ms"].iloc[0])
     xlabel = "times as fast as the step before, 95 % interval"
     return figures.factors(lines, title, f"Each step against the one before it: {alt}", xlabel, stamp)

@@ -1,5 +1,7 @@
 """The declared experiments: complete, consistent, and only for encodings that can carry the table."""
 
+import functools
+
 import pytest
 
 from pred_server.client.client import CHUNK_BYTES
@@ -10,6 +12,7 @@ from pred_server.lab import stats, studies
 def test_experiments_are_declared_for_what_can_carry_the_table(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(studies, "load", functools.cache(studies.load))  # once for all studies
     monkeypatch.setattr(studies, "with_onnx", lambda model: model)  # converting takes long, and is not the point here
     for varies in studies.STUDIES:
         experiment = studies.declared(varies, "flights", quick=True)
