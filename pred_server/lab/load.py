@@ -17,10 +17,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -54,7 +54,7 @@ class Segment:
     labels: dict[str, Any] = field(default_factory=dict)
 
 
-class Generator:
+class Generator(AbstractContextManager["Generator"]):
     """The process that makes calls; use it in a `with` statement. It ends when the process that started it ends.
 
     Parameters
@@ -109,9 +109,6 @@ class Generator:
         with suppress(BrokenPipeError):  # orders that it did not read
             self._orders.close()
         self._results.close()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

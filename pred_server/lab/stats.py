@@ -107,8 +107,6 @@ def _expanded(n: int) -> np.ndarray:
     For small `n`, 2.5 % and 97.5 % are too close to each other: the bootstrap divides by n although the variance needs
     n - 1, and it ignores Student's t. The remedy is Hesterberg's (https://doi.org/10.1080/00031305.2015.1089789).
     """
-    if n < 2:
-        return np.array([0.0, 1.0])
     tail = NormalDist().cdf(float(np.sqrt(n / (n - 1)) * stdtrit(n - 1, 0.025)))
     return np.array([tail, 1 - tail])
 
@@ -161,7 +159,8 @@ def crossover(
     rng = np.random.default_rng(seed)
     by_rows = {rows: _block_logs(group, arm, base) for rows, group in calls.groupby("rows")}
     logs = {rows: values for rows, values in by_rows.items() if len(values)}
-    if len(logs) < 2:
+    blocks = min(map(len, logs.values()), default=0)
+    if len(logs) < 2 or blocks < 2:
         return np.nan, np.nan, np.nan
     places = np.log(np.array(list(logs), dtype=float))
     means = np.array([values.mean() for values in logs.values()])
@@ -171,7 +170,7 @@ def crossover(
     crossings = crossings[np.isfinite(crossings)]
     if not np.isfinite(point) or len(crossings) < 0.9 * resamples:
         return np.nan, np.nan, np.nan
-    low, high = np.exp(np.quantile(crossings, _expanded(min(map(len, logs.values())))))
+    low, high = np.exp(np.quantile(crossings, _expanded(blocks)))
     return float(np.exp(point)), float(low), float(high)
 
 
