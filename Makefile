@@ -65,6 +65,7 @@ bench: setup .venv/test-ready  ## measure how fast it is: the published results,
 	$(BENCH)/chunks.parquet --model linear --varies chunks --rows 1000000 --unpinned
 	$(BENCH)/load.parquet --model linear --varies load
 	$(BENCH)/ladder.parquet --model flights --varies ladder
+	$(BENCH)/parts.parquet --model linear --varies parts
 	$(BENCH)/floor.parquet --varies floor
 
 lint: .venv/test-ready  ## ruff, mypy, go vet, and buf on the contract: style, and nothing that breaks the article's clients

@@ -144,7 +144,8 @@ def _bench(args: argparse.Namespace) -> None:
     from pred_server.lab import report, studies
 
     experiment = studies.declared(args.varies, args.model, args.encodings, args.rows, args.quick)
-    report.bench(replace(experiment, seed=args.seed, pin=experiment.pin and not args.unpinned), args.out)
+    experiment = replace(experiment, seed=args.seed, pin=experiment.pin and not args.unpinned)
+    report.bench(studies.against(experiment, args.against) if args.against else experiment, args.out)
 
 
 def _plot(args: argparse.Namespace) -> None:
@@ -255,13 +256,17 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], str, list[Argume
         "measure how fast it is, beside floors and other ways to serve the same model",
         [
             _argument(
-                "--varies", "what is varied", choices=["rows", "load", "chunks", "ladder", "floor"], default="rows"
+                "--varies",
+                "what is varied",
+                choices=["rows", "load", "chunks", "ladder", "parts", "floor"],
+                default="rows",
             ),
             _argument("--model", "sum, linear, flights, or a model directory, whose sample is sent", default="flights"),
             _argument("--encodings", f"{ENCODINGS} (default: all)", nargs="+", default=[]),
             _argument("--rows", "rows in one call (default: a sweep)", nargs="+", type=_at_least_one, default=[]),
             _argument("--out", "where to write every call", type=Path, default=Path("latency.parquet")),
             _argument("--seed", "of the order, the rows and the arrivals", type=int, default=0),
+            _argument("--against", "compare our server only with that of another checkout", type=Path),
             _argument("--quick", "two minutes in place of fifteen, and less sure", action="store_true"),
             _argument("--unpinned", "let servers and generator share all cores", action="store_true"),
         ],

@@ -210,6 +210,7 @@ Markdown(
 # | [02 Write the contract](02_write_the_contract.ipynb) | What do client and server agree on, and how may it change? |
 # | [03 Serve and call](03_serve_and_call.ipynb) | What does a server need, and what does it still need in real use? |
 # | [03b Under the hood](03b_under_the_hood.ipynb) | What travels between client and server, and where does the time of a call go? |
+# | [03c Streams](03c_streams.ipynb) | How does a table of any length pass through a server, and what does a full or a stopping server say? |
 # | [04 Call it from Go](04_call_it_from_go.ipynb) | How does a web server in Go ask a model in Python, and what does the hop cost? |
 # | [05 How fast is it?](05_how_fast_is_it.ipynb) | From one row to a million, what does a call cost, and what does the encoding change? |
 # | [06 Under load](06_under_load.ipynb) | What happens when many callers ask at the same time, and how much can one server process carry? |

@@ -158,6 +158,12 @@ def _ladder_short(calls: pd.DataFrame) -> list[str]:
     return words.bullets(sentences)
 
 
+def _parts(calls: pd.DataFrame) -> list[str]:
+    compared = stats.declared(calls)
+    compared = compared[[pair != stats.control(calls) for pair in zip(compared["arm"], compared["base"], strict=True)]]
+    return words.bullets([*(words.sentence(row) for _, row in compared.iterrows()), _control(calls)])
+
+
 def _floor(calls: pd.DataFrame) -> list[str]:
     return [*cases_table(findings.cases(calls)), "", *words.bullets([_control(calls)])]
 
@@ -180,7 +186,15 @@ def _floor_short(calls: pd.DataFrame) -> list[str]:
 
 
 Lines = Callable[[pd.DataFrame], list[str]]
-FULL: dict[str, Lines] = {"rows": _rows, "load": _titles, "chunks": _chunks, "ladder": _titles, "floor": _floor}
+FULL: dict[str, Lines] = {
+    "rows": _rows,
+    "load": _titles,
+    "chunks": _chunks,
+    "ladder": _titles,
+    "parts": _parts,
+    "floor": _floor,
+}
 SHORT: dict[str, Lines] = {
-    "rows": _rows_short, "load": _load_short, "chunks": _titles, "ladder": _ladder_short, "floor": _floor_short,
+    "rows": _rows_short, "load": _load_short, "chunks": _titles, "ladder": _ladder_short, "parts": _parts,
+    "floor": _floor_short,
 }  # fmt: skip

@@ -7,6 +7,7 @@ default) and whether to be quick. `floor` has models and sizes of its own.
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -199,6 +200,27 @@ def ladder(model: str, served: Sequence[Arm], stream: Arm, rows: tuple[int, ...]
     )
 
 
+def parts(model: str, served: Sequence[Arm], stream: Arm, rows: tuple[int, ...], quick: bool) -> Experiment:
+    """What an optional part of the server gives: a quick model on the event loop, for one caller and for many."""
+    loop = replace(stream, name="on the event loop", chunk_rows=0)
+    thread = replace(loop, name="on the thread", flags=(*loop.flags, "--max-inline-ms", "0"))
+    again = replace(loop, name="on the event loop, again", process=1)
+    calls = CALLERS * (2 if quick else 8)
+    many = [
+        replace(arm, name=arm.name + callers_suffix(CALLERS), callers=CALLERS, calls=calls) for arm in (loop, thread)
+    ]
+    return Experiment(
+        (loop, thread, again, *many),
+        ((thread.name, loop.name), (many[1].name, many[0].name)),
+        (again.name, loop.name),
+        "parts",
+        model,
+        rows or (1,),
+        blocks=3 if quick else 10,
+        calls=8 if quick else 50,
+    )
+
+
 def _onnx_flags(model: str) -> tuple[str, ...]:
     try:
         with_onnx(load(model))
@@ -260,6 +282,18 @@ def floor(quick: bool = False) -> Experiment:
     )
 
 
+def against(experiment: Experiment, checkout: Path) -> Experiment:
+    """Compare each of our servers in an experiment with the same server of another checkout, and nothing else."""
+    ours = [arm for arm in experiment.arms if arm.server == "serve"]
+    theirs = [
+        replace(arm, name=f"{arm.name}, there", server="checkout", flags=(str(checkout), *arm.flags))
+        for arm in ours
+        if arm.process == 0
+    ]
+    compare = tuple((arm.name.removesuffix(", there"), arm.name) for arm in theirs)
+    return replace(experiment, arms=(*ours, *theirs), compare=compare, varies="rows")
+
+
 def _trained(name: str) -> str:
     """Train a model on ten numbers, unless it exists already. Return its name."""
     if not (MODELS / name / "manifest.json").exists():
@@ -276,4 +310,4 @@ def _trained(name: str) -> str:
     return name
 
 
-STUDIES = {"rows": rows, "load": offered_load, "chunks": chunks, "ladder": ladder}
+STUDIES = {"rows": rows, "load": offered_load, "chunks": chunks, "ladder": ladder, "parts": parts}

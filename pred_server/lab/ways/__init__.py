@@ -1,6 +1,7 @@
 """Every way to a prediction that can be measured, one file each.
 
     serve    our server: each encoding, unary or as a stream; or from a DataFrame, by our own client
+    checkout our server as another checkout of this project has it
     article  the article's server, without gRPC's limit of 4 MiB
     rest     FastAPI and uvicorn, columns as JSON
     flight   Arrow Flight
@@ -15,6 +16,7 @@ The last three are floors: they do only a part of what a server does.
 import pandas as pd
 
 from pred_server.lab.ways.article import Article
+from pred_server.lab.ways.checkout import Checkout
 from pred_server.lab.ways.echo import Echo
 from pred_server.lab.ways.flight import Flight
 from pred_server.lab.ways.gateway import Gateway
@@ -26,7 +28,7 @@ from pred_server.lab.ways.way import CARRIERS, FLOORS, Arm, Call, Reply, Target,
 
 __all__ = ["CARRIERS", "FLOORS", "WAYS", "Arm", "Call", "Reply", "Target", "Way", "messages_of", "start_own"]
 
-ALL = (Serve(), Article(), Rest(), Flight(), Gateway(), Predict(), Echo(), Tcp())
+ALL = (Serve(), Checkout(), Article(), Rest(), Flight(), Gateway(), Predict(), Echo(), Tcp())
 WAYS: dict[str, Way] = {way.name: way for way in ALL}
 
 
