@@ -41,7 +41,13 @@ class Case:
 
 CASES = (
     Case("linear, 1 row: ours ÷ (echo + predict)", "linear", "echo + linear in process", 1.2, at_most=True),
-    Case("linear, 1 row: ours ÷ (echo + predict of a checked array)", "linear", "echo + linear, checked", 1.2, at_most=True),
+    Case(
+        "linear, 1 row: ours ÷ (echo + predict of a checked array)",
+        "linear",
+        "echo + linear, checked",
+        1.2,
+        at_most=True,
+    ),
     Case("linear, 1 row, one caller: batching on ÷ off", "linear", "linear, no batching", 1.03, at_most=True),
     Case("forest of 100 trees, 1 row: article ÷ ours with ONNX", "forest, article", "forest, ONNX", 8),
     Case("flights, 1 row as CSV: article ÷ ours with ONNX", "flights, article", "flights, ONNX", 8),
