@@ -9,7 +9,7 @@ import itertools
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import Field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -95,8 +95,9 @@ def _predict(args: argparse.Namespace) -> None:
     from tqdm.auto import tqdm
 
     from pred_server.client.client import CHUNK_BYTES, Client
+    from pred_server.client.files import Tables, read_tables
     from pred_server.client.results import to_csv
-    from pred_server.wire.csv import split_records
+    from pred_server.wire.tables import count_bytes
 
     try:
         file = sys.stdin.buffer if args.file == "-" else Path(args.file).open("rb")  # noqa: SIM115 - closed below
@@ -107,12 +108,12 @@ def _predict(args: argparse.Namespace) -> None:
     client = Client(args.address, timeout_s=args.timeout_s, model=args.model, encoding=args.encoding, retry=args.resume)
     with file, client, tqdm(total=size, unit="B", unit_scale=True, delay=1, leave=False, disable=None) as bar:
 
-        def pieces() -> Iterator[str]:
-            for piece in split_records(file, CHUNK_BYTES, args.file):
-                bar.update(len(piece))
-                yield piece
+        def tables() -> Tables:
+            for table in read_tables(file, CHUNK_BYTES, args.file):
+                bar.update(count_bytes(table))
+                yield table
 
-        drawn = pieces()
+        drawn = tables()
         first = next(drawn)
         second = list(itertools.islice(drawn, 1))
         if second:
@@ -234,12 +235,12 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], str, list[Argume
     ),
     "predict": (
         _predict,
-        "send a CSV file of any size, print the predictions as CSV",
+        "send a file of any size (CSV, Parquet, Arrow, JSON lines), print the predictions as CSV",
         [
-            _argument("file", "a header and rows; - reads standard input", metavar="FILE.csv"),
+            _argument("file", "its content says what it is; - reads standard input", metavar="FILE"),
             ADDRESS,
             _argument("--model", "ask for this model; else the server's first"),
-            _argument("--encoding", f"how the table travels: {ENCODINGS}", default="csv"),
+            _argument("--encoding", f"how the table travels: {ENCODINGS}; auto leaves CSV as it is", default="auto"),
             _argument("--output", "what to predict", default="labels", choices=["labels", "probabilities"]),
             _argument("--timing", "draw where the time went, on stderr", action="store_true"),
             _argument("--resume", "continue where a connection broke, once the server is back", action="store_true"),

@@ -11,12 +11,13 @@ from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv
 
 from pred_server.errors import InvalidInput, ServerFault
 from pred_server.generated.pred_pb2 import Request, Response
 from pred_server.limits import MAX_RECORD_BYTES, MIB, check_columns, check_rows
-from pred_server.wire.csv_faults import TRUE, check_characters, explain, read_records, wrong
+from pred_server.wire.csv_faults import TRUE, check_characters, explain, line_of, looks_like, read_records, wrong
 from pred_server.wire.result import Result
 from pred_server.wire.rows import Rows
 from pred_server.wire.schema import Column, Schema
@@ -26,8 +27,8 @@ from pred_server.wire.tables import Table, arrow_columns, from_arrow, to_arrow
 class CsvCodec:
     """CSV text (RFC 4180) in both directions, as in the article.
 
-    A missing number is an empty field or `nan`; a missing string is an empty field without quotes, while `""` is the
-    empty string. Lines without any character are skipped. Numbers are written with the digits that read back as the
+    A missing number is an empty field or `nan`; a missing text is an empty field without quotes, while `""` is the
+    empty text. Lines without any character are skipped. Numbers are written with the digits that read back as the
     same bits. Line endings may be LF or CRLF, and a byte-order mark may stand in front.
     """
 
@@ -52,12 +53,14 @@ class CsvCodec:
         if text.isspace():
             raise InvalidInput.field("input_data", "is empty; a header and at least one row are needed")
         check_columns(re.match(r"[\r\n]*+[^\r\n]*+", text)[0].count(",") + 1)  # type: ignore[index]  # matches any text
-        check_characters(text)
         try:
+            check_characters(text)
             header = next(record for record in read_records(text) if record)
             ignored = schema.check_names(header)
         except csv.Error as error:
             raise InvalidInput.field("input_data", f"line 1: {error}") from error
+        except InvalidInput as error:
+            raise InvalidInput(f"{error}{looks_like(text)}", error.violations) from None
         try:
             columns = _read_few(text, schema.columns) if len(text) <= FEW_CHARACTERS else None
             if columns is None:
@@ -222,10 +225,9 @@ def _parse(text: str, schema: Schema) -> pa.Table:
                 raise InvalidInput.field(name, "has a hexadecimal number, and the model needs a decimal one")
     for position, column in enumerate(schema.columns):
         values = table.column(position)
-        if values.null_count and column.dtype == "str" and not column.nullable:
-            table = table.set_column(position, column.name, values.fill_null(""))
-        elif values.null_count and not column.nullable:
-            raise InvalidInput.field(column.name, "has an empty field, and the model needs a value")
+        if values.null_count and not column.nullable:
+            line = line_of(text, pa.compute.index(values.is_null(), True).as_py())
+            raise InvalidInput.field(column.name, f"line {line}: no value, and the model needs one")
     return table
 
 
@@ -253,8 +255,7 @@ def _read_few(text: str, columns: Iterable[Column]) -> dict[str, np.ndarray] | N
         if column.is_float:
             parsed[column.name] = np.array([float(value or "nan") for value in values])
         elif column.dtype == "str":
-            nothing = None if column.nullable else ""
-            parsed[column.name] = np.array([value or nothing for value in values], object)
+            parsed[column.name] = np.array([value or None for value in values], object)
         elif "" in values:
             return None
         elif column.dtype == "bool":

@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,22 +74,21 @@ def explain(text: str, schema: Schema, cause: Exception) -> None:
     # It sees quotes where the slow one does not: an empty field that it refuses has some.
     quoted = int(column[1]) if column and "invalid value ''" in str(cause) else None
     for start, quoted_column in ((first, None), (first, quoted), (1, None)):
-        reader = read_records(text)
-        try:
-            violations = _violations(reader, schema, start, quoted_column)
-        except csv.Error as error:  # all that is left to object to once the quotes are right
-            raise InvalidInput.field("input_data", f"line {reader.line_num}: {error}") from error
+        violations = _violations(text, schema, start, quoted_column)
         if violations:
             raise InvalidInput.at(violations)
 
 
-def _violations(reader: "_csv.Reader", schema: Schema, start: int, quoted_column: int | None) -> list[Violation]:
+def _violations(text: str, schema: Schema, start: int, quoted_column: int | None) -> list[Violation]:
     """Return the faults from the record `start` on; record 0 is the header, whose names have been checked."""
+    reader = read_records(text)
     header = next(record for record in reader if record)
+    # This reader does not see quotes: where there are empty ones, an empty text may be one of them.
+    quoted_texts = {column.name for column in schema.columns if column.dtype == "str"} if '""' in text else set()
     wanted = [(header.index(column.name), column) for column in schema.columns]
     violations: list[Violation] = []
     record_number, line_after = 0, reader.line_num + 1
-    for record in reader:
+    for record in _checked(reader):
         line, line_after = line_after, reader.line_num + 1
         record_number += bool(record)
         if not record or record_number < start:
@@ -103,17 +103,51 @@ def _violations(reader: "_csv.Reader", schema: Schema, start: int, quoted_column
             violations += [
                 Violation(column.name, f"line {line}: {fault}")
                 for position, column in wanted
-                if (fault := wrong(record[position], column, position == quoted_column))
+                if (fault := wrong(record[position], column, position == quoted_column or column.name in quoted_texts))
             ]
         if len(violations) > InvalidInput.max_violations or (violations and quoted_column is not None):
             break
     return violations
 
 
+def _checked(reader: "_csv.Reader") -> Iterator[list[str]]:
+    try:
+        yield from reader
+    except csv.Error as error:  # all that is left to object to once the quotes are right
+        raise InvalidInput.field("input_data", f"line {reader.line_num}: {error}") from error
+
+
+def line_of(text: str, row: int) -> int:
+    """Return the line on which a row begins; row 0 is the first below the header."""
+    reader = read_records(text)
+    line_after, records = 1, -2
+    for record in reader:
+        line, line_after = line_after, reader.line_num + 1
+        records += bool(record)
+        if records == row:
+            return line
+    raise IndexError(row)
+
+
+def looks_like(text: str) -> str:
+    """Return what a text that is no CSV of commas seems to be, in words that continue a message; or nothing."""
+    first_line = text.lstrip().split("\n", 1)[0]
+    if first_line[:1] in ("[", "{"):
+        return "; this looks like JSON, and CSV is needed"
+    if first_line[:1] == "<":
+        return "; this looks like HTML or XML, and CSV is needed"
+    if first_line.lower().startswith("sep="):
+        return "; leave out the line sep=, and separate the fields by commas"
+    names = {";": "semicolons", "\t": "tabs", "|": "bars"}
+    separator = next((sign for sign in names if sign in first_line and "," not in first_line), "")
+    return f"; the fields seem to be separated by {names[separator]}, and commas are needed" if separator else ""
+
+
 def wrong(value: str, column: Column, quoted: bool) -> str | None:
-    """What is wrong with a field, if anything is; `quoted` where it is known to stand in quotes."""
+    """Return what is wrong with a field, if anything is; `quoted` where it stands in quotes, or may."""
     if column.dtype == "str":
-        return None
+        missing = value == "" and not (column.nullable or quoted)
+        return 'no value, and the model needs one (an empty text is written "")' if missing else None
     if value == "" and column.nullable:
         return "is empty but for its quotes; leave them out for a missing value" if quoted else None
     if value == "" or (column.is_float and _NAN.fullmatch(value)):

@@ -59,6 +59,14 @@ def read(text: str, schema: Schema = XY, max_rows: int = 1_000) -> pd.DataFrame:
         ('\nx,n,s\n1,2,a"b\n', "s: line 3: a quote stands inside"),
         ("x,n,s\n1,2,a\n ,2,a\n", "x: line 3: ' ' is not a number"),
         ('x,n,s\n,2,a\n1,2,a\n"",2,a\n', "x: line 4: is empty but for its quotes"),
+        ("x,n,s\n1,2,a\n1,2,\n", 's: line 3: no value, and the model needs one (an empty text is written "")'),
+        ('x,n,s\n1,2,""\n\n1,2,\n', "s: line 4: no value, and the model needs one"),
+        ('x,n,s\n1,2,""\nabc,2,""\n', "x: line 3: 'abc' is not a number"),
+        ("x\tn\ts\n1\t2\ta\n", "and 2 more); the fields seem to be separated by tabs, and commas are needed"),
+        ("x;n;s\n1;2;a\n", "and 2 more); the fields seem to be separated by semicolons, and commas are needed"),
+        ("sep=;\nx;n;s\n1;2;a\n", "leave out the line sep=, and separate the fields by commas"),
+        ('[{"x": 1, "n": 2, "s": "a"}]', "this looks like JSON, and CSV is needed"),
+        ("<html><body>x,n,s</body></html>", "this looks like HTML or XML, and CSV is needed"),
     ],
 )
 def test_bad_csv_is_told_with_line_and_column(text: str, complaint: str) -> None:
@@ -118,14 +126,14 @@ def test_a_very_long_value_is_not_quoted_whole() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "x,n,s\n1.5,2,a\n,3,\n",
-        "\ufeffx,n,s\n1.5,2,a\n,3,\n",
-        "x,n,s\r\n1.5,2,a\r\n,3,\r\n",
-        "x,n,s\n1.5,2,a\n,3,",
-        "\nx,n,s\n\n1.5,2,a\n\n,3,\n\n\n",
-        "s,other,n,x\na,?,2,1.5\n,,3,nan\n",
+        'x,n,s\n1.5,2,a\n,3,""\n',
+        '\ufeffx,n,s\n1.5,2,a\n,3,""\n',
+        'x,n,s\r\n1.5,2,a\r\n,3,""\r\n',
+        'x,n,s\n1.5,2,a\n,3,""',
+        '\nx,n,s\n\n1.5,2,a\n\n,3,""\n\n\n',
+        's,other,n,x\na,?,2,1.5\n"",,3,nan\n',
         'x,"n",s\n"1.5","2","a"\nNaN,3,""\n',
-        "x,n,s\n 1.5 , 2 ,a\n,3,\n",
+        'x,n,s\n 1.5 , 2 ,a\n,3,""\n',
     ],
 )
 def test_harmless_differences_are_accepted(text: str) -> None:
@@ -226,7 +234,7 @@ def test_few_rows_many_and_those_in_blocks_are_read_alike(drawn: tuple[str, Sche
 
 def test_few_plain_rows_are_read_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_text, "_read_csv", None)
-    assert read('x,n,s\n1.5,2,"a"\n,3,\n')["s"].tolist() == ["a", ""]
+    assert read('x,n,s\n1.5,2,"a"\n,3,b\n')["s"].tolist() == ["a", "b"]
 
 
 @pytest.mark.parametrize("values", [[0.1, 12.0], [-0.0, math.inf], [1e-7, 1e15], [5e-324, 1e300], [math.nan, -1e16]])

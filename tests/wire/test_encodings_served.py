@@ -13,8 +13,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_wine
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 
 from pred_server import Model, load, save, serve
 from pred_server.errors import InvalidInput
@@ -119,6 +123,23 @@ def test_csv_text_is_a_table_too(server: Server, encoding: str) -> None:
     assert client.predict(text).to_numpy().tobytes() == client.predict(many).to_numpy().tobytes()
     with pytest.raises(InvalidInput, match="x0: line 3: 'a' is not a number"):
         client.predict("x0\n1\na\n".replace("\n", ",1" * 9 + "\n").replace("x0,1,1,1,1,1,1,1,1,1", ",".join(numbers)))
+
+
+def test_a_missing_text_is_missing_in_every_encoding_and_an_empty_one_is_a_text(tmp_path: Path) -> None:
+    table = pd.DataFrame({"text": ["good day", "bad day"] * 20, "z": 0.0})
+    words = make_column_transformer((CountVectorizer(), "text"), remainder="passthrough")
+    estimator = make_pipeline(words, LogisticRegression()).fit(table, table["text"] == "good day")
+    save(estimator, table, tmp_path / "words")
+    with serve(tmp_path / "words") as server:
+        client = server.client()
+        for encoding in ("csv", "columns", "arrow"):
+            missing, empty = table.head(3).copy(), table.head(3).copy()
+            missing.loc[1, "text"], empty.loc[1, "text"] = None, ""
+            with pytest.raises(InvalidInput, match=r"text: .*no value, and the model needs one"):
+                client.predict(missing, encoding=encoding)
+            with pytest.raises(InvalidInput, match=r"text: .*no value, and the model needs one"):
+                list(client.predict_stream([table.head(2), missing], encoding=encoding))
+            assert client.predict(empty, encoding=encoding).tolist() == estimator.predict(empty).tolist()
 
 
 def test_a_classifiers_probabilities(tmp_path: Path) -> None:
