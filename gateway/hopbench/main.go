@@ -22,17 +22,9 @@ import (
 	"slices"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-
-	"predserver/generated/predpb"
+	"example.com/predserver/gateway/pred"
+	"example.com/predserver/generated/predpb"
 )
-
-var dialOptions = []grpc.DialOption{
-	grpc.WithTransportCredentials(insecure.NewCredentials()),
-	grpc.WithNoProxy(),
-	grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1 << 30)),
-}
 
 // arm is one way to a prediction.
 type arm struct {
@@ -75,16 +67,16 @@ func run(p plan, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	conn, err := grpc.NewClient(p.backend, dialOptions...)
+	client, err := pred.New(p.backend, options...)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer client.Close()
 	arms := []arm{
-		{"direct", overConnection(conn)},
+		{"direct", overConnection(client)},
 		{"gateway", overGateway(p.gateway + "/predict")},
 		{"dial", dialEachTime(p.backend)},
-		{"direct-again", overConnection(conn)},
+		{"direct-again", overConnection(client)},
 	}
 
 	b := &bench{table: string(body), timeout: p.timeout}
@@ -154,11 +146,13 @@ func (b *bench) call(a arm) (time.Duration, error) {
 	return latency, err
 }
 
-// overConnection asks over one connection that is there already.
-func overConnection(conn *grpc.ClientConn) func(context.Context, string) (string, error) {
-	client := predpb.NewPredictionClient(conn)
+// options are those of the gateway's own client, so that what differs is the way alone.
+var options = []pred.Option{pred.WithRetries(0), pred.WithMaxMessageBytes(1 << 30)}
+
+// overConnection asks over a connection that is there already.
+func overConnection(client *pred.Client) func(context.Context, string) (string, error) {
 	return func(ctx context.Context, table string) (string, error) {
-		response, err := client.Predict(ctx, &predpb.Request{InputData: table})
+		response, _, err := client.Call(ctx, &predpb.Request{InputData: table})
 		return response.GetResult(), err
 	}
 }
@@ -166,12 +160,12 @@ func overConnection(conn *grpc.ClientConn) func(context.Context, string) (string
 // dialEachTime connects, asks and hangs up.
 func dialEachTime(address string) func(context.Context, string) (string, error) {
 	return func(ctx context.Context, table string) (string, error) {
-		conn, err := grpc.NewClient(address, dialOptions...)
+		client, err := pred.New(address, options...)
 		if err != nil {
 			return "", err
 		}
-		defer conn.Close()
-		return overConnection(conn)(ctx, table)
+		defer client.Close()
+		return overConnection(client)(ctx, table)
 	}
 }
 

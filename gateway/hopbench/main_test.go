@@ -14,7 +14,7 @@ import (
 
 	"google.golang.org/grpc"
 
-	"predserver/generated/predpb"
+	"example.com/predserver/generated/predpb"
 )
 
 type server struct {

@@ -751,8 +751,8 @@ const file_pred_server_generated_pred_proto_rawDesc = "" +
 	"Prediction\x124\n" +
 	"\aPredict\x12\x13.prediction.Request\x1a\x14.prediction.Response\x12>\n" +
 	"\rPredictStream\x12\x13.prediction.Request\x1a\x14.prediction.Response(\x010\x01\x12E\n" +
-	"\bDescribe\x12\x1b.prediction.DescribeRequest\x1a\x1c.prediction.DescribeResponseBD\n" +
-	"\x16com.example.predserverP\x01Z\x1bpredserver/generated/predpb\xaa\x02\n" +
+	"\bDescribe\x12\x1b.prediction.DescribeRequest\x1a\x1c.prediction.DescribeResponseBP\n" +
+	"\x16com.example.predserverP\x01Z'example.com/predserver/generated/predpb\xaa\x02\n" +
 	"PredServerb\x06proto3"
 
 var (

@@ -1,6 +1,7 @@
 """Generate code from the contract: what `make stubs` runs, and what the staleness test runs again."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -54,8 +55,43 @@ def generate_go(out: Path = ROOT) -> list[Path]:
     plugins = [f"--plugin={name}={go('tool', '-n', name).strip()}" for name in GO_PLUGINS]
     outputs = [f"--{plugin}_out={out}" for plugin in ("go", "go-grpc")]
     out.mkdir(parents=True, exist_ok=True)
-    _protoc([*plugins, *outputs, "--go_opt=module=predserver", "--go-grpc_opt=module=predserver"])
+    module = module_path()
+    _protoc([*plugins, *outputs, f"--go_opt=module={module}", f"--go-grpc_opt=module={module}"])
     return sorted((out / "generated/predpb").glob("*.go"))
+
+
+def module_path(root: Path = ROOT) -> str:
+    """Return the path of the Go module, as the first line of go.mod has it."""
+    return (root / "go.mod").read_text().split(maxsplit=2)[1]
+
+
+def rename_module(path: str, root: Path = ROOT) -> list[Path]:
+    """Give the Go module in `root` another path, such as github.com/you/predserver, and return the files that changed.
+
+    The stubs bear the path too: generate them anew afterwards.
+
+    Raises
+    ------
+    PredServerError
+        `path` cannot be the path of a module that others fetch.
+    """
+    if not re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)+(/[\w.~-]+)+", path, re.ASCII):
+        raise PredServerError(f"{path!r} is no path of a Go module; it begins with a host: github.com/you/predserver")
+    old = module_path(root)
+    files = [
+        *(file for suffix in ("go", "mod", "md") for file in sorted((root / "gateway").rglob(f"*.{suffix}"))),
+        root / "go.mod",
+        root / "proto/pred.proto",
+    ]
+    changed = []
+    for file in files:
+        text = file.read_text()
+        # The path may be the beginning of a longer name, which is another.
+        renamed = re.sub(rf"(?<![\w./-]){re.escape(old)}(?![\w.-])", path, text)
+        if renamed != text:
+            file.write_text(renamed)
+            changed.append(file)
+    return changed
 
 
 def _protoc(options: list[str]) -> None:

@@ -15,7 +15,7 @@ import (
 	"github.com/apache/arrow-go/v18/arrow/ipc"
 	"github.com/apache/arrow-go/v18/arrow/memory"
 
-	"predserver/generated/predpb"
+	"example.com/predserver/generated/predpb"
 )
 
 // encoding is a way to put a table into a request, and to read the predictions that come back in the same form.

@@ -1,14 +1,14 @@
 // A module of its own, so that Arrow is downloaded and built only for those who want it.
-module predserver/gateway/examples/encodings
+module example.com/predserver/gateway/examples/encodings
 
-go 1.27
+go 1.26.0
 
-replace predserver => ../../..
+replace example.com/predserver => ../../..
 
 require (
+	example.com/predserver v0.0.0
 	github.com/apache/arrow-go/v18 v18.8.0
 	google.golang.org/grpc v1.85.0
-	predserver v0.0.0
 )
 
 require (

@@ -22,7 +22,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 
-	"predserver/generated/predpb"
+	"example.com/predserver/generated/predpb"
 )
 
 func main() {

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"predserver/generated/predpb"
+	"example.com/predserver/generated/predpb"
 )
 
 // described is a model's columns, given as "name dtype", and with a question mark behind if values may be missing.

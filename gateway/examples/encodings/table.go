@@ -9,7 +9,7 @@ import (
 	"strconv"
 	"strings"
 
-	"predserver/generated/predpb"
+	"example.com/predserver/generated/predpb"
 )
 
 // table holds the columns that a model takes, in its order.

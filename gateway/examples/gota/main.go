@@ -19,7 +19,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
-	"predserver/generated/predpb"
+	"example.com/predserver/generated/predpb"
 )
 
 func main() {

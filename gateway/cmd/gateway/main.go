@@ -1,0 +1,105 @@
+// Command gateway puts HTTP in front of a Prediction server: it takes tables as CSV or JSON, asks the server over gRPC,
+// and answers in kind.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"example.com/predserver/gateway/web"
+)
+
+func main() {
+	ctx, cancel := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-signals
+		// The default handling is back before anything stops, so that a second signal ends the process at once.
+		// (signal.NotifyContext cancels first: a signal that came in between would be lost.)
+		signal.Stop(signals)
+		cancel()
+	}()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run serves until ctx is done and returns the exit code: 0 after a graceful stop, 1 when serving is not possible, 2 when
+// the command line is at fault.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	config, err := parseConfig(args, stdout)
+	if errors.Is(err, flag.ErrHelp) {
+		return 0
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "gateway: %v\n", err)
+		return 2
+	}
+
+	client, err := config.client()
+	if err != nil {
+		fmt.Fprintf(stderr, "gateway: -backend %s cannot be used: %v\n", config.backend, err)
+		return 2
+	}
+	defer client.Close()
+
+	listener, err := net.ListenTCP("tcp", config.address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		fmt.Fprintf(stderr, "gateway: %s is taken by another program; choose another port with -listen.\n", config.listen)
+		return 1
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "gateway: cannot listen on %s: %v\n", config.listen, err)
+		return 1
+	}
+
+	if config.untilStdin {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		go func() {
+			io.Copy(io.Discard, os.Stdin)
+			cancel()
+		}()
+	}
+	fmt.Fprintf(stdout, "gateway ready on http://%s (backend %s)\n", listener.Addr(), config.backend)
+	log := config.logger(stderr)
+	server := config.web.Server(web.New(client, config.web, log), log)
+	if err := serve(ctx, listener, server, config.drainTimeout, log); err != nil {
+		fmt.Fprintf(stderr, "gateway: %v\n", err)
+		return 1
+	}
+	return 0
+}
+
+// serve answers on listener until ctx is done, then lets the requests in flight finish for as long as grace allows.
+func serve(ctx context.Context, listener net.Listener, server *http.Server, grace time.Duration, log *slog.Logger) error {
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(listener) }()
+
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+
+	log.Info("stopping")
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
+	if err := server.Shutdown(ctx); err != nil {
+		log.Warn("requests were cut off", slog.Duration("after", grace))
+		server.Close()
+	}
+	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}

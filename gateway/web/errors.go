@@ -1,0 +1,116 @@
+package web
+
+import (
+	"encoding/json"
+	"errors"
+	"math"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+
+	"example.com/predserver/gateway/internal/problem"
+	"example.com/predserver/gateway/pred"
+)
+
+// statusClientClosedRequest is what nginx's users know for a client that went away. No client sees it, logs do.
+const statusClientClosedRequest = 499
+
+// answers says how each gRPC code looks on the web. Where there is a sentence it stands in place of the prediction
+// server's own message, which may tell what is not the public's business, and which only the log keeps.
+var answers = map[codes.Code]struct {
+	status   int
+	sentence string
+}{
+	codes.OK:                 {http.StatusInternalServerError, ownFaultSentence}, // an error that says OK is no answer
+	codes.Canceled:           {statusClientClosedRequest, "The request was cancelled before its answer came."},
+	codes.Unknown:            {http.StatusBadGateway, failedSentence},
+	codes.InvalidArgument:    {http.StatusBadRequest, ""},
+	codes.DeadlineExceeded:   {http.StatusGatewayTimeout, "No answer came in time; send fewer rows, or allow more time."},
+	codes.NotFound:           {http.StatusNotFound, ""},
+	codes.AlreadyExists:      {http.StatusConflict, ""},
+	codes.PermissionDenied:   {http.StatusBadGateway, refusedSentence},
+	codes.ResourceExhausted:  {http.StatusTooManyRequests, ""},
+	codes.FailedPrecondition: {http.StatusBadRequest, ""},
+	codes.Aborted:            {http.StatusConflict, ""},
+	codes.OutOfRange:         {http.StatusBadRequest, ""},
+	codes.Unimplemented:      {http.StatusBadGateway, refusedSentence},
+	codes.Internal:           {http.StatusBadGateway, failedSentence},
+	codes.Unavailable:        {http.StatusServiceUnavailable, "The prediction server cannot be reached; try again in a few seconds."},
+	codes.DataLoss:           {http.StatusBadGateway, failedSentence},
+	codes.Unauthenticated:    {http.StatusBadGateway, refusedSentence},
+}
+
+const (
+	ownFaultSentence = problem.GatewayFailed
+	failedSentence   = problem.ServerFailed
+	// The prediction server knows the gateway, and not the user: what it does not allow is the gateway's trouble.
+	refusedSentence  = "The prediction server does not take the gateway's calls; the gateway's log has the reason under this request id."
+	tooLargeSentence = "The table or its predictions are larger than the prediction server allows; send fewer rows at a time."
+)
+
+// problemOf returns any error of a handler as the web sees it.
+func problemOf(err error) *problem.Error {
+	if e, ok := errors.AsType[*problem.Error](err); ok {
+		return e
+	}
+	if e, ok := errors.AsType[*pred.Error](err); ok {
+		return fromServer(e)
+	}
+	return problem.Failure("%v", err)
+}
+
+// fromServer translates the error of a call.
+func fromServer(err *pred.Error) *problem.Error {
+	code := err.Code
+	if _, known := answers[code]; !known {
+		code = codes.Unknown
+	}
+	answer := answers[code]
+	e := &problem.Error{Status: answer.status, Code: code, Message: err.Message}
+	if answer.sentence != "" {
+		e.Message, e.Reason = answer.sentence, err.Message
+	}
+	for _, v := range err.Violations {
+		e.Violations = append(e.Violations, problem.Violation{Field: v.Field, Description: v.Description})
+	}
+	if code != codes.ResourceExhausted {
+		return e
+	}
+
+	// gRPC has one code for "too much at once" and "too much altogether".
+	if !err.TooLarge() {
+		e.RetryAfter = max(1, int(math.Ceil(err.RetryAfter.Seconds())))
+		return e
+	}
+	e.Status = http.StatusRequestEntityTooLarge
+	if strings.Contains(e.Message, "larger than max") { // gRPC's own words say little to a user
+		e.Message, e.Reason = tooLargeSentence, e.Message
+	}
+	return e
+}
+
+// writeError sends an error as a reply.
+func writeError(w http.ResponseWriter, header http.Header, e *problem.Error, requestID string) {
+	type detail struct {
+		Code       string              `json:"code"`
+		Message    string              `json:"message"`
+		RequestID  string              `json:"request_id"`
+		Violations []problem.Violation `json:"violations,omitempty"`
+	}
+	body, err := json.Marshal(map[string]detail{
+		"error": {e.CodeName(), e.Message, requestID, e.Violations},
+	})
+	if err != nil {
+		panic(err) // strings always marshal
+	}
+	a := whole("application/json", append(body, '\n'))
+	setHeader(w, header)
+	setHeader(w, a.header)
+	if e.RetryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(e.RetryAfter))
+	}
+	w.WriteHeader(e.Status)
+	w.Write(a.body) // an error here means that the client is gone
+}

@@ -1,0 +1,224 @@
+// Package web answers HTTP requests for predictions: it takes tables as CSV or JSON, asks a prediction server over gRPC,
+// and answers in kind. handler.go shows what every request gets, predict.go what a table comes to; stream.go is for
+// tables that are too large to be held.
+package web
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+
+	"example.com/predserver/gateway/internal/problem"
+	"example.com/predserver/gateway/internal/stream"
+	"example.com/predserver/gateway/pred"
+)
+
+// Handler answers POST /predict, GET /healthz and GET /readyz.
+type Handler struct {
+	client  *pred.Client
+	options Options
+	log     *slog.Logger
+	support *stream.Support
+	mux     *http.ServeMux
+}
+
+// New returns a handler that asks the client. It has each request in the log.
+func New(client *pred.Client, options Options, log *slog.Logger) *Handler {
+	h := &Handler{client: client, options: options, log: log, support: stream.NewSupport(), mux: http.NewServeMux()}
+	h.mux.Handle("POST /predict", h.handle(h.predict))
+	h.mux.Handle("GET /healthz", h.handle(h.health))
+	h.mux.Handle("GET /readyz", h.handle(h.ready))
+
+	h.mux.Handle("/predict", h.handle(allow("POST")))
+	h.mux.Handle("/healthz", h.handle(allow("GET, HEAD")))
+	h.mux.Handle("/readyz", h.handle(allow("GET, HEAD")))
+	h.mux.Handle("/", h.handle(notFound))
+	return h
+}
+
+// ServeHTTP implements http.Handler.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h.mux.ServeHTTP(w, r)
+}
+
+// answer is what a request comes to. Beside an error, its header and finish still count.
+type answer struct {
+	header http.Header
+	body   []byte
+	stream func(io.Writer) (trailer http.Header, err error) // writes the body as it comes; nil if that is whole
+	finish func()                                           // what remains to be done once all is written; may be nil
+}
+
+// whole returns the answer with a body that is at hand.
+func whole(mediaType string, body []byte) answer {
+	return answer{
+		header: http.Header{"Content-Type": {mediaType}, "Content-Length": {strconv.Itoa(len(body))}},
+		body:   body,
+	}
+}
+
+// handler answers a request. It reads the request, and sets deadlines with the controller; handle alone writes.
+type handler func(r *http.Request, control *http.ResponseController) (answer, error)
+
+// handle wraps a handler in what every request gets: an id, protection from panics, errors as JSON, and a line in the
+// log. An error that comes when a part of the reply is written already can be told to the client in one way alone: the
+// connection breaks.
+func (h *Handler) handle(handler handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		id := requestID(r)
+		out := &recorder{ResponseWriter: w}
+		out.Header().Set("X-Request-Id", id)
+		line := []any{slog.String("request_id", id), slog.String("method", r.Method), slog.String("path", r.URL.Path)}
+
+		r = r.WithContext(metadata.AppendToOutgoingContext(r.Context(), "x-request-id", id))
+		a, err := callSafely(handler, r, http.NewResponseController(out))
+		if err == nil {
+			err = a.writeSafely(out)
+		}
+		level, aborted := slog.LevelInfo, false
+		if err != nil {
+			e := problemOf(err)
+			if out.status == 0 {
+				writeError(out, a.header, e, id)
+			} else {
+				level, aborted = slog.LevelWarn, true
+				line = append(line, slog.Bool("aborted", true))
+			}
+			if e.Status >= http.StatusInternalServerError {
+				level = slog.LevelError
+			}
+			line = append(line, slog.String("code", e.CodeName()), slog.String("error", e.Error()))
+		}
+
+		elapsed := float64(time.Since(start).Microseconds()) / 1000
+		line = append(line, slog.Int("status", out.status), slog.Float64("duration_ms", elapsed), slog.Int64("bytes", out.bytes))
+		h.log.Log(r.Context(), level, "request", line...)
+		if aborted {
+			panic(http.ErrAbortHandler) // which net/http knows: it breaks the connection, and logs nothing
+		}
+		if a.finish != nil {
+			a.finish()
+		}
+	})
+}
+
+// callSafely calls a handler and turns a panic into an error that carries the stack.
+func callSafely(handler handler, r *http.Request, control *http.ResponseController) (a answer, err error) {
+	defer recovered(&err)
+	return handler(r, control)
+}
+
+// writeSafely writes an answer with status 200. It turns a panic into an error too.
+func (a answer) writeSafely(w http.ResponseWriter) (err error) {
+	defer recovered(&err)
+	setHeader(w, a.header)
+	w.WriteHeader(http.StatusOK)
+	if a.stream == nil {
+		w.Write(a.body) // an error here means that the client is gone
+		return nil
+	}
+	trailer, err := a.stream(w)
+	setHeader(w, trailer)
+	return err
+}
+
+func recovered(err *error) {
+	if p := recover(); p != nil {
+		*err = problem.Failure("panic: %v\n%s", p, debug.Stack())
+	}
+}
+
+// setHeader adds to the header of a reply what all replies have, and more.
+func setHeader(w http.ResponseWriter, more http.Header) {
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	for name, values := range more {
+		w.Header()[name] = values
+	}
+}
+
+// health says that the process is alive.
+func (h *Handler) health(*http.Request, *http.ResponseController) (answer, error) {
+	return whole("application/json", []byte(`{"status":"alive"}`+"\n")), nil
+}
+
+// ready says whether predictions can be had.
+func (h *Handler) ready(r *http.Request, _ *http.ResponseController) (answer, error) {
+	ctx, cancel := context.WithTimeout(r.Context(), h.options.ReadyTimeout)
+	defer cancel()
+	if err := h.client.Ready(ctx); err != nil {
+		sentence := answers[codes.Unavailable].sentence
+		if errors.Is(err, pred.ErrNotServing) {
+			sentence = "The prediction server does not serve at present: it is starting, or stopping."
+		}
+		e := problem.Refusal(http.StatusServiceUnavailable, codes.Unavailable, "%s", sentence)
+		e.Reason = err.Error()
+		return answer{}, e
+	}
+	return whole("application/json", []byte(`{"status":"ready"}`+"\n")), nil
+}
+
+// allow answers requests whose method has no handler.
+func allow(methods string) handler {
+	return func(r *http.Request, _ *http.ResponseController) (answer, error) {
+		return answer{header: http.Header{"Allow": {methods}}}, problem.Refusal(http.StatusMethodNotAllowed, codes.Unimplemented,
+			"%s does not take %s; use %s.", r.URL.Path, problem.Clip(r.Method), methods)
+	}
+}
+
+// notFound answers requests for paths that do not exist.
+func notFound(r *http.Request, _ *http.ResponseController) (answer, error) {
+	return answer{}, problem.Refusal(http.StatusNotFound, codes.NotFound,
+		"There is nothing at %s; POST a table to /predict.", problem.Clip(r.URL.Path))
+}
+
+// requestID returns the id that the client chose, or a new one if that is missing or not fit for logs and metadata.
+func requestID(r *http.Request) string {
+	id := r.Header.Get("X-Request-Id")
+	if id == "" || len(id) > 128 || !printable(id) {
+		return rand.Text()
+	}
+	return id
+}
+
+// printable reports whether text is ASCII without control characters, which is what gRPC metadata can hold.
+func printable(text string) bool {
+	for _, b := range []byte(text) {
+		if b < ' ' || b > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+// recorder remembers what was sent, for the log.
+type recorder struct {
+	http.ResponseWriter
+	status int
+	bytes  int64
+}
+
+// Unwrap lets http.ResponseController find what it controls.
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+// WriteHeader implements http.ResponseWriter.
+func (r *recorder) WriteHeader(status int) {
+	r.status = status
+	r.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements http.ResponseWriter.
+func (r *recorder) Write(p []byte) (int, error) {
+	n, err := r.ResponseWriter.Write(p)
+	r.bytes += int64(n)
+	return n, err
+}

@@ -1,0 +1,139 @@
+package web
+
+import (
+	"flag"
+	"fmt"
+	"log/slog"
+	"math"
+	"net/http"
+	"time"
+)
+
+// messageOverhead is more than protobuf adds around the one string of a message.
+const messageOverhead = 1 << 10
+
+// Options are the limits of a handler, and of the server around it. Begin with DefaultOptions.
+type Options struct {
+	Timeout        time.Duration // longest time for a prediction of a table that is not streamed
+	MaxBodyBytes   int64         // largest body that is held whole, and largest row of any
+	MaxStreamBytes int64         // largest body that is streamed
+	ChunkBytes     int           // about the size of a stream's chunks
+	BacklogBytes   int           // most predictions that a stream holds for a client that does not read them yet
+	StallTimeout   time.Duration // longest time for a chunk to arrive, to be predicted, and to be taken
+	ReadyTimeout   time.Duration // longest time that /readyz waits
+
+	// Of the server around the handler; see Server.
+	MaxHeaderBytes int
+	HeaderTimeout  time.Duration
+	ReadTimeout    time.Duration
+	WriteTimeout   time.Duration
+	IdleTimeout    time.Duration
+}
+
+// DefaultOptions returns what holds unless a flag says otherwise.
+func DefaultOptions() Options {
+	return Options{
+		Timeout:        30 * time.Second,
+		MaxBodyBytes:   64 << 20,
+		MaxStreamBytes: 16 << 30,
+		ChunkBytes:     1 << 20,
+		BacklogBytes:   8 << 20,
+		StallTimeout:   time.Minute,
+		ReadyTimeout:   2 * time.Second,
+		MaxHeaderBytes: 32 << 10,
+		HeaderTimeout:  5 * time.Second,
+		ReadTimeout:    time.Minute,
+		WriteTimeout:   time.Minute,
+		IdleTimeout:    2 * time.Minute,
+	}
+}
+
+// RegisterFlags has the flags set the options; their values at present are the defaults.
+func (o *Options) RegisterFlags(flags *flag.FlagSet) {
+	flags.DurationVar(&o.Timeout, "timeout", o.Timeout, "longest time for a prediction of a table that is not streamed")
+	flags.Int64Var(&o.MaxBodyBytes, "max-body-bytes", o.MaxBodyBytes,
+		"largest request body that is held whole: JSON, or CSV for a prediction server without streams; also the largest row of any")
+	flags.Int64Var(&o.MaxStreamBytes, "max-stream-bytes", o.MaxStreamBytes, "largest request body that is streamed: CSV longer than a chunk")
+	flags.IntVar(&o.ChunkBytes, "chunk-bytes", o.ChunkBytes, "about the size of the chunks in which CSV is streamed")
+	flags.IntVar(&o.BacklogBytes, "backlog-bytes", o.BacklogBytes,
+		"most predictions, in bytes, that a stream holds for a client that does not read them yet")
+	flags.DurationVar(&o.StallTimeout, "stall-timeout", o.StallTimeout,
+		"in a stream, longest time for a chunk to arrive, for its predictions to be made, and for the client to take them")
+	flags.IntVar(&o.MaxHeaderBytes, "max-header-bytes", o.MaxHeaderBytes, "largest request header")
+	flags.DurationVar(&o.HeaderTimeout, "header-timeout", o.HeaderTimeout, "longest time to receive a request's header")
+	flags.DurationVar(&o.ReadTimeout, "read-timeout", o.ReadTimeout, "longest time to receive a whole request, or a stream's first chunk")
+	flags.DurationVar(&o.WriteTimeout, "write-timeout", o.WriteTimeout, "longest time to send a reply")
+	flags.DurationVar(&o.IdleTimeout, "idle-timeout", o.IdleTimeout, "how long an idle connection is kept")
+	flags.DurationVar(&o.ReadyTimeout, "ready-timeout", o.ReadyTimeout, "longest time that /readyz waits for the prediction server")
+}
+
+// Check returns an error for values that cannot work. It names the flag at fault.
+func (o Options) Check() error {
+	// A protobuf message cannot be larger than 2 GiB.
+	if o.MaxBodyBytes < 1 || o.MaxBodyBytes > math.MaxInt32-messageOverhead {
+		return fmt.Errorf("-max-body-bytes must be between 1 and %d (got %d)", math.MaxInt32-messageOverhead, o.MaxBodyBytes)
+	}
+	if o.MaxStreamBytes < o.MaxBodyBytes {
+		return fmt.Errorf("-max-stream-bytes must be at least -max-body-bytes, %d (got %d)", o.MaxBodyBytes, o.MaxStreamBytes)
+	}
+	if o.ChunkBytes < 1 || o.ChunkBytes > math.MaxInt32-messageOverhead {
+		return fmt.Errorf("-chunk-bytes must be between 1 and %d (got %d)", math.MaxInt32-messageOverhead, o.ChunkBytes)
+	}
+	if o.BacklogBytes < 1 {
+		return fmt.Errorf("-backlog-bytes must be 1 or more (got %d)", o.BacklogBytes)
+	}
+	if o.MaxHeaderBytes < 1<<10 || o.MaxHeaderBytes > 1<<20 {
+		return fmt.Errorf("-max-header-bytes must be between 1024 and 1048576 (got %d)", o.MaxHeaderBytes)
+	}
+	for _, d := range []struct {
+		flag  string
+		value time.Duration
+	}{
+		{"-timeout", o.Timeout},
+		{"-stall-timeout", o.StallTimeout},
+		{"-header-timeout", o.HeaderTimeout},
+		{"-read-timeout", o.ReadTimeout},
+		{"-write-timeout", o.WriteTimeout},
+		{"-idle-timeout", o.IdleTimeout},
+		{"-ready-timeout", o.ReadyTimeout},
+	} {
+		if err := CheckDuration(d.flag, d.value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CheckDuration returns an error for a time that cannot be meant. It names the flag.
+func CheckDuration(flag string, d time.Duration) error {
+	if d < time.Millisecond || d > 24*time.Hour {
+		return fmt.Errorf("%s must be between 1ms and 24h (got %v)", flag, d)
+	}
+	return nil
+}
+
+// chunkBytes returns the size of chunks. A chunk is held whole, and so is a table that fits in one.
+func (o Options) chunkBytes() int {
+	return min(o.ChunkBytes, int(o.MaxBodyBytes))
+}
+
+// MaxMessageBytes returns the largest message that the handler exchanges with the prediction server: what its client
+// needs as pred.WithMaxMessageBytes.
+func (o Options) MaxMessageBytes() int {
+	// A short table may well have long predictions, so replies never get less room than gRPC's own default.
+	return int(max(o.MaxBodyBytes, 4<<20)) + messageOverhead
+}
+
+// Server returns an HTTP server for the handler with every limit set: none of net/http's timeouts has a default.
+func (o Options) Server(handler http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: o.HeaderTimeout,
+		ReadTimeout:       o.ReadTimeout,
+		// This clock starts when the header has been read, so it runs while the body arrives and the backend computes.
+		WriteTimeout:   o.ReadTimeout + o.Timeout + o.WriteTimeout,
+		IdleTimeout:    o.IdleTimeout,
+		MaxHeaderBytes: o.MaxHeaderBytes,
+		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
+}
