@@ -11,8 +11,9 @@ EVERYTHING := $(LESSONS),bench,test
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 BENCH := $(BIN)/pred-server bench $(QUICK) --out data/results
 GO := GOTOOLCHAIN=local $(BIN)/go
-# A Go module of its own: with Arrow in it, `make gateway` would fetch five times as much.
-GO_ARROW := gateway/examples/encodings
+# Go modules of their own: with Arrow and gota in it, the one at the top would fetch five times as much.
+GO_EXAMPLES := gateway/examples/encodings gateway/examples/gota
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # The race detector needs a C compiler.
 RACE := $(if $(shell command -v cc),-race)
 NO_GO := no gateway: Go or its modules cannot be reached. The lessons and tests in Python work without it.
@@ -29,12 +30,12 @@ test: setup .venv/test-ready  ## set up everything and run every test: Python, n
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 	@if [ -x bin/gateway ]; then $(MAKE) --no-print-directory test-go; else echo "$(NO_GO)"; fi
 
-test-go: .venv/ready  ## only the tests in Go; FUZZ=10m fuzzes each body handler for so long
+test-go: .venv/ready  ## only the tests in Go; FUZZ=10m fuzzes what reads bodies and replies, so long each
 	$(GO) test $(RACE) ./...
-	$(GO) test -C $(GO_ARROW) $(RACE) ./...
+	for module in $(GO_EXAMPLES); do $(GO) test -C $$module $(RACE) ./... || exit 1; done
 ifdef FUZZ
-	for target in $$(grep -ho 'func Fuzz[A-Za-z]*' gateway/*_test.go | cut -c6-); do \
-	  $(GO) test ./gateway -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZ) -fuzzminimizetime 20x || exit 1; \
+	grep -ro --include='*_test.go' 'func Fuzz[A-Za-z]*' gateway | sed 's|/[^/]*:func | |' | while read -r package target; do \
+	  $(GO) test "./$$package" -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZ) -fuzzminimizetime 20x || exit 1; \
 	done
 endif
 
@@ -45,10 +46,14 @@ setup: .venv/ready $(MODEL) gateway  ## only set up: .venv with what the lessons
 
 gateway: .venv/ready  ## build the HTTP gateway, bin/gateway
 	@mkdir -p bin; [ -x bin/gateway ] || echo "building the gateway, bin/gateway; the first time this takes a minute or two"
-	@{ $(GO) build ./... && $(GO) build -o bin/gateway ./gateway; } 2> bin/build.log || { \
+	@{ $(GO) build ./... && $(GO) build -o bin/gateway ./gateway/cmd/gateway; } 2> bin/build.log || { \
 	  if [ -n "$$CI" ]; then cat bin/build.log; exit 1; else echo "$(NO_GO) (bin/build.log)"; fi; }
 
 stubs: .venv/ready  ## generate the stubs in generated/ from proto/
+	$(BIN)/pred-server stubs
+
+module: .venv/ready  ## give the Go module the path where you publish it: MODULE=github.com/you/predserver
+	$(BIN)/python -c "import sys; from pred_server.tutorial import stubs; stubs.rename_module(sys.argv[1])" "$(MODULE)"
 	$(BIN)/pred-server stubs
 
 notebooks: setup  ## run every lesson in notebooks/scripts and write it, with outputs, to notebooks/ (ONLY=00 for one)
@@ -68,15 +73,17 @@ bench: setup .venv/test-ready  ## measure how fast it is: the published results,
 	$(BENCH)/parts.parquet --model linear --varies parts
 	$(BENCH)/floor.parquet --varies floor
 
-lint: .venv/test-ready  ## ruff, mypy, go vet, and buf on the contract: style, and nothing that breaks the article's clients
+lint: .venv/test-ready  ## ruff, mypy, go vet, staticcheck, and buf on the contract: style, and nothing that breaks a client
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	@unformatted=$$($$($(GO) env GOROOT)/bin/gofmt -l gateway); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted"; exit 1; }
-	$(GO) vet ./...
-	$(GO) vet -C $(GO_ARROW) ./...
+	for module in . $(GO_EXAMPLES); do \
+	  $(GO) vet -C $$module ./... && $(GO) run -C $$module $(STATICCHECK) ./... || exit 1; \
+	done
 	$(BIN)/buf lint
 	$(BIN)/buf breaking proto --against tests/article
+	$(BIN)/buf breaking proto --against tests/released --config tests/released/breaking.yaml
 
 lock: .venv/test-ready  ## resolve requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --all-extras --no-header --no-annotate \
@@ -102,4 +109,4 @@ clean:  ## remove what the other targets made, the virtual environment included
 $(MODEL): .venv/ready pred_server/model/flights.py pred_server/model/store.py data/flights.parquet
 	@$(BIN)/pred-server train --out $(@D)
 
-.PHONY: help lab test test-go demo setup gateway stubs notebooks plots bench lint lock clean
+.PHONY: help lab test test-go demo setup gateway stubs module notebooks plots bench lint lock clean

@@ -44,7 +44,7 @@ def sum_server() -> Iterator[Server]:
 def go() -> Callable[..., str]:
     """Runs Go, with bin/gateway built. Where Go's modules cannot be reached its tests are left out, but not in CI."""
     try:
-        stubs.go("build", "-o", str(GATEWAY), "./gateway")
+        stubs.go("build", "-o", str(GATEWAY), "./gateway/cmd/gateway")
     except stubs.GoMissing as error:
         if os.environ.get("CI"):
             raise

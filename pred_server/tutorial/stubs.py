@@ -47,16 +47,16 @@ def generate_python(out: Path = ROOT) -> list[Path]:
         return [Path(shutil.copy(path, generated)) for path in made]
 
 
-def generate_go(out: Path = ROOT) -> list[Path]:
-    """Write the Go stubs into `out`/generated/predpb, and return their paths. Raises GoMissing.
+def generate_go(out: Path = ROOT, root: Path = ROOT) -> list[Path]:
+    """Write the Go stubs of the checkout in `root` into `out`/generated/predpb; return their paths. Raises GoMissing.
 
     The plugins are those that go.mod pins as tools; Go builds them at their first use.
     """
     plugins = [f"--plugin={name}={go('tool', '-n', name).strip()}" for name in GO_PLUGINS]
     outputs = [f"--{plugin}_out={out}" for plugin in ("go", "go-grpc")]
     out.mkdir(parents=True, exist_ok=True)
-    module = module_path()
-    _protoc([*plugins, *outputs, f"--go_opt=module={module}", f"--go-grpc_opt=module={module}"])
+    module = module_path(root)
+    _protoc([*plugins, *outputs, f"--go_opt=module={module}", f"--go-grpc_opt=module={module}"], root)
     return sorted((out / "generated/predpb").glob("*.go"))
 
 
@@ -94,11 +94,11 @@ def rename_module(path: str, root: Path = ROOT) -> list[Path]:
     return changed
 
 
-def _protoc(options: list[str]) -> None:
+def _protoc(options: list[str], root: Path = ROOT) -> None:
     if not IN_CHECKOUT:
         raise PredServerError("the contract is in proto/ of a checkout; run this there")
     from grpc_tools import protoc  # only for those who change the contract
 
-    arguments = ["protoc", f"-I{PACKAGE}={ROOT / 'proto'}", *options, *(f"{PACKAGE}/{proto}" for proto in PROTOS)]
+    arguments = ["protoc", f"-I{PACKAGE}={root / 'proto'}", *options, *(f"{PACKAGE}/{proto}" for proto in PROTOS)]
     if protoc.main(arguments) != 0:
         raise PredServerError("protoc refused the contract; its message stands above")
