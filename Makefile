@@ -77,7 +77,7 @@ lint: .venv/test-ready  ## ruff, mypy, go vet, staticcheck, and buf on the contr
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	@unformatted=$$($$($(GO) env GOROOT)/bin/gofmt -l gateway); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted"; exit 1; }
+	@unformatted=$$($$($(GO) env GOROOT)/bin/gofmt -l gateway tests); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted"; exit 1; }
 	for module in . $(GO_EXAMPLES); do \
 	  $(GO) vet -C $$module ./... && $(GO) run -C $$module $(STATICCHECK) ./... || exit 1; \
 	done

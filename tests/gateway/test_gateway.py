@@ -15,9 +15,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 from urllib.parse import urlsplit
 
 import grpc
@@ -439,20 +440,22 @@ def test_a_go_program_against_the_articles_contract_works(
     go: Go, flights: pd.DataFrame, flights_model: Model, flights_server: Server, tmp_path: Path
 ) -> None:
     (tmp_path / "flights.csv").write_text(flights.head(20).to_csv(index=False))
-    command = ["run", "./gateway/examples/client", "-address", flights_server.address, str(tmp_path / "flights.csv")]
+    command = ["run", "./gateway/examples/article", "-address", flights_server.address, str(tmp_path / "flights.csv")]
     header, *values = go(*command).split()
     assert header == "arr_delay"
     assert [float(value) for value in values] == flights_model.predict(flights.head(20)).tolist()
-    source = (ROOT / "gateway/examples/client/main.go").read_text()
+    source = (ROOT / "gateway/examples/article/main.go").read_text()
     assert "&predpb.Request{InputData:" in source
     assert "res.Result" in source
 
 
 def test_a_go_client_with_stubs_of_the_articles_own_proto_works(go: Go, sum_server: Server, tmp_path: Path) -> None:
     """The same source, a module of its own, and not a line of ours but go.mod's versions."""
-    source = (ROOT / "gateway/examples/client/main.go").read_text()
-    (tmp_path / "main.go").write_text(source.replace("predserver/generated/predpb", "article/predpb"))
-    (tmp_path / "go.mod").write_text((ROOT / "go.mod").read_text().replace("module predserver", "module article"))
+    source = (ROOT / "gateway/examples/article/main.go").read_text()
+    (tmp_path / "main.go").write_text(source.replace(f"{stubs.module_path()}/generated/predpb", "article/predpb"))
+    (tmp_path / "go.mod").write_text(
+        (ROOT / "go.mod").read_text().replace(f"module {stubs.module_path()}", "module article")
+    )
     shutil.copy(ROOT / "go.sum", tmp_path)
     plugins = [f"--plugin={name}={go('tool', '-n', name).strip()}" for name in stubs.GO_PLUGINS]
     outputs = [f"--go_out={tmp_path}", f"--go-grpc_out={tmp_path}"]
@@ -467,6 +470,154 @@ def test_a_go_client_with_stubs_of_the_articles_own_proto_works(go: Go, sum_serv
             )  # fmt: skip
             assert expected in (None, done.stdout)
             assert [float(value) for value in done.stdout.split()] == [0.0, 3.0, 0.1 + 0.2]
+
+
+def outside(folder: Path, go: Go, name: str) -> Path:
+    """A program of tests/gateway, built in a folder that has nothing of the checkout but a `replace` with its path."""
+    folder.mkdir()
+    shutil.copy(ROOT / "tests/gateway" / name / "main.go", folder)
+    module = stubs.module_path()
+    (folder / "go.mod").write_text(
+        f"module example.org/{name}\n\ngo 1.26.0\n\nrequire {module} v0.0.0\n\nreplace {module} => {ROOT}\n"
+    )
+    go("mod", "tidy", "-C", str(folder))
+    go("vet", "-C", str(folder), ".")
+    go("build", "-C", str(folder), "-o", str(folder / name), ".")
+    return folder / name
+
+
+@pytest.fixture(scope="module")
+def outsider(go: Go, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """What the program prints that has package pred alone: predictions of a table, whole and as a stream."""
+    program = outside(tmp_path_factory.mktemp("go") / "outside", go, "outside")
+
+    def ask(server: Server, table: pd.DataFrame, *flags: str) -> Any:
+        columns = []
+        for name, values in table.items():
+            missing = values.isna().to_numpy()
+            kind = {"f": "Floats", "i": "Ints"}.get(values.dtype.kind, "Texts")
+            plain = [
+                ("" if kind == "Texts" else 0) if gone else value
+                for value, gone in zip(values.tolist(), missing, strict=True)
+            ]
+            columns.append({"Name": name, kind: plain, "Missing": np.flatnonzero(missing).tolist()})
+        done = subprocess.run(
+            [program, "-address", server.address, *flags],
+            input=json.dumps(columns), capture_output=True, text=True, timeout=HANG_S,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return ask
+
+
+def bits(values: Any) -> list[str]:
+    return [f"{value:016x}" for value in np.ascontiguousarray(values, np.float64).view(np.uint64).tolist()]
+
+
+def test_a_program_with_the_client_alone_predicts_10000_flights_equal_to_the_bit(
+    flights: pd.DataFrame, flights_model: Model, flights_server: Server, outsider: Callable[..., Any]
+) -> None:
+    table = flights.assign(tailnum="N1")
+    table.loc[table.index[::100], "dep_delay"] = np.nan
+    answer = outsider(flights_server, table)
+    expected = bits(flights_model.predict(table))
+    assert answer["whole"] == answer["stream"] == {"arr_delay": expected}
+    assert answer["ignored"] == ["tailnum"]
+    assert answer["batch"] == 10_000
+
+
+@pytest.mark.parametrize("rows", ["1", "77", "100000"])
+def test_a_program_with_the_client_alone_sends_numbers_as_a_tensor(
+    rows: str, go: Go, outsider: Callable[..., Any]
+) -> None:
+    rng = np.random.default_rng(5)
+    numbers = pd.DataFrame(rng.normal(size=(500, 10)) * 10.0 ** rng.integers(-6, 6, size=(500, 10))).add_prefix("x")
+    with serve("linear") as server:
+        answer = outsider(server, numbers[numbers.columns[::-1]], "-rows", rows)
+    assert (
+        answer["whole"]
+        == answer["stream"]
+        == {load("linear").schema.target.name: bits(load("linear").predict(numbers))}
+    )
+
+
+def test_a_program_with_the_client_alone_gets_labels_and_probabilities(
+    go: Go, tmp_path: Path, outsider: Callable[..., Any]
+) -> None:
+    wine = load_wine(as_frame=True)
+    for target, labels in (("cultivar", wine.target_names[wine.target]), ("number", wine.target)):
+        classifier = RandomForestClassifier(n_estimators=30, random_state=0).fit(wine.data, labels)
+        save(classifier, wine.data, tmp_path / target, target=target)
+        with serve(tmp_path / target) as server:
+            expected = {target: [str(label) for label in classifier.predict(wine.data)]}
+            answer = outsider(server, wine.data)
+            assert answer["whole"] == answer["stream"] == expected
+            answer = outsider(server, wine.data, "-probabilities")
+            chances = classifier.predict_proba(wine.data)
+            expected = {str(label): bits(chances[:, at]) for at, label in enumerate(classifier.classes_)}
+            assert answer["whole"] == answer["stream"] == expected
+
+
+def test_the_client_depends_on_grpc_and_protobuf_alone(go: Go) -> None:
+    module = stubs.module_path()
+    packages = go("list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", "./gateway/pred").split()
+    others = [name for name in packages if not name.startswith((module, "google.golang.org/", "golang.org/x/"))]
+    assert others == []
+    assert {name for name in packages if name.startswith(module)} == {
+        f"{module}/gateway/pred", f"{module}/generated/predpb",
+    }  # fmt: skip
+
+
+def test_one_of_two_servers_is_killed_and_one_drained_and_no_call_fails(go: Go, tmp_path: Path) -> None:
+    """100 calls a second go on all the while. What was in flight on the killed server is tried again on the other."""
+    program = outside(tmp_path / "steady", go, "steady")
+
+    def asked(server: Server, since: int = 0) -> Callable[[], bool]:
+        return lambda: server.logs().count("code=OK") >= since + 20
+
+    with ExitStack() as stack:
+        killed, drained = (stack.enter_context(serve("sum", "--log-level", "info")) for _ in range(2))
+        addresses = [killed.address, drained.address]
+        with (tmp_path / "calls").open("w") as calls:
+            steady = subprocess.Popen(
+                [program, "-backend", ",".join(addresses)], stdin=subprocess.PIPE, stdout=calls, text=True
+            )
+            stack.callback(steady.kill)
+
+            def lines() -> list[str]:
+                return (tmp_path / "calls").read_text().splitlines()
+
+            def in_flight() -> int:
+                count = Counter(line == "+" for line in lines())
+                return count[True] - count[False]
+
+            for server in (killed, drained):
+                eventually("both servers to be asked", asked(server))
+            os.kill(killed.pid, signal.SIGSTOP)
+            eventually("calls in flight", lambda: in_flight() >= 5)
+            at_the_kill = in_flight()
+            os.kill(killed.pid, signal.SIGKILL)
+            eventually("calls to be tried again", lambda: in_flight() < 5)
+            back = stack.enter_context(serve("sum", "--log-level", "info", "--address", addresses[0]))
+            eventually("the killed server's successor to be asked", asked(back))
+
+            os.kill(drained.pid, signal.SIGTERM)
+            eventually("the drained server to end", lambda: not drained.running)
+            assert drained._process.returncode == 0
+            eventually("the other to take all calls", asked(back, back.logs().count("code=OK")))
+            back = stack.enter_context(serve("sum", "--log-level", "info", "--address", addresses[1]))
+            eventually("the drained server's successor to be asked", asked(back))
+
+            assert steady.stdin is not None
+            steady.stdin.close()
+            assert steady.wait(HANG_S) == 0
+    ended = [line.split() for line in lines() if line != "+"]
+    again = sum(int(ms) >= 150 for _, ms in ended)  # the first pause before a retry is of 200 ms at the least
+    codes = Counter(code for code, _ in ended)
+    print(f"{dict(codes)}; {at_the_kill} in flight at the kill; {again} calls took 150 ms or more")
+    assert set(codes) == {"OK"}
+    assert again >= 5
 
 
 @pytest.fixture(scope="module")

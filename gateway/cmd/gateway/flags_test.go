@@ -77,6 +77,22 @@ func TestOnlyLoopbackUnlessExposed(t *testing.T) {
 	}
 }
 
+func TestBackendsThatAreTaken(t *testing.T) {
+	for _, backend := range []string{"127.0.0.1:50051", "localhost:1", "[::1]:1", "a:1,b:2", "dns:///predictions:50051"} {
+		c, err := parseConfig([]string{"-backend", backend}, io.Discard)
+		if err != nil {
+			t.Errorf("%s: %v", backend, err)
+			continue
+		}
+		client, err := c.client()
+		if err != nil {
+			t.Errorf("%s: %v", backend, err)
+			continue
+		}
+		client.Close()
+	}
+}
+
 func TestHelp(t *testing.T) {
 	var help strings.Builder
 	_, err := parseConfig([]string{"-help"}, &help)
