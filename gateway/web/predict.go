@@ -93,7 +93,8 @@ func reply(f format, response *predpb.Response, err error, rows int, counted boo
 	if err != nil {
 		return answer{}, err
 	}
-	predictions, err := stream.Fit(response, rows, counted)
+	// Records are counted below, as they are read.
+	predictions, err := stream.Fit(response, rows, counted && f == formatCSV)
 	if err != nil {
 		return answer{}, err
 	}

@@ -3,6 +3,7 @@ package web
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"google.golang.org/grpc/peer"
 
 	"example.com/predserver/gateway/internal/testkit"
+	"example.com/predserver/generated/predpb"
 )
 
 func TestPredictCSV(t *testing.T) {
@@ -59,6 +61,60 @@ func TestEveryRecordHasOnePrediction(t *testing.T) {
 		r := startGateway(t, address).Post(t, `[{"x": 1}, {"x": 2}]`, "Content-Type: application/json")
 		testkit.WantError(t, r, 502, "INTERNAL", "")
 	}
+}
+
+// A reply to CSV has to fit as one to JSON has: a part of the predictions would be taken for all.
+func TestRepliesInCSVFitTheTable(t *testing.T) {
+	tests := []struct {
+		name, table string
+		response    *predpb.Response
+		fits        bool
+	}{
+		{"a prediction a row", "x\n1\n2\n", &predpb.Response{Result: "p\n1\n2\n"}, true},
+		{"blank lines and line ends", "\n\nx\r\n1\r\n\r\n2", &predpb.Response{Result: "p\r\n1\r\n2"}, true},
+		{"rows of several lines", "x\n\"1\n\n\"\n2\n", &predpb.Response{Result: "p\n\"\n\"\n2\n"}, true},
+		{"a table without rows, which is the server's to judge", "x\n", &predpb.Response{Result: "p\n1\n"}, true},
+		{"rows that readers count in several ways", "x\r1\r2\r", &predpb.Response{Result: "p\n1\n2\n"}, true},
+		{"nothing", "x\n1\n2\n", &predpb.Response{}, false},
+		{"a header", "x\n1\n2\n", &predpb.Response{Result: "p\n"}, false},
+		{"too few", "x\n1\n2\n", &predpb.Response{Result: "p\n1\n"}, false},
+		{"too many", "x\n1\n2\n", &predpb.Response{Result: "p\n1\n2\n3\n"}, false},
+		{"another encoding", "x\n1\n2\n", &predpb.Response{Columns: &predpb.Columns{}}, false},
+		{"two encodings", "x\n1\n2\n", &predpb.Response{Result: "p\n1\n2\n", Tensor: &predpb.Tensor{}}, false},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			r := startGateway(t, startResponding(t, test.response)).Post(t, test.table)
+			if !test.fits {
+				testkit.WantError(t, r, 502, "INTERNAL", "")
+			} else if r.Status != 200 || r.Body != test.response.Result {
+				t.Errorf("got %d %q", r.Status, r.Body)
+			}
+		})
+	}
+}
+
+// startResponding answers every table that comes as one message with the same response.
+func startResponding(t *testing.T, response *predpb.Response) (address string) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer()
+	predpb.RegisterPredictionServer(server, responding{response: response})
+	go server.Serve(listener)
+	t.Cleanup(server.Stop)
+	return listener.Addr().String()
+}
+
+type responding struct {
+	predpb.UnimplementedPredictionServer
+	response *predpb.Response
+}
+
+func (r responding) Predict(context.Context, *predpb.Request) (*predpb.Response, error) {
+	return r.response, nil
 }
 
 func TestMetadataGoesBothWays(t *testing.T) {

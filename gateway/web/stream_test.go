@@ -276,6 +276,8 @@ func TestErrorBeforeTheFirstByteIsAReply(t *testing.T) {
 		{"at once", func(serverStream) error { return status.Error(codes.NotFound, "no model") }, "", 404, "NOT_FOUND", "no model"},
 		{"too much", func(serverStream) error { return status.Error(codes.ResourceExhausted, "later") }, "", 429, "RESOURCE_EXHAUSTED", ""},
 		{"without an answer", func(serverStream) error { return nil }, "", 502, "INTERNAL", ""},
+		{"too few predictions", chunkwise(func(int, string) (string, error) { return "x\n1\n", nil }), "", 502, "INTERNAL", ""},
+		{"no predictions", chunkwise(func(int, string) (string, error) { return "", nil }), "", 502, "INTERNAL", ""},
 		{"no text", nil, "x\n1\xff3456789\n" + numbers(100), 400, "INVALID_ARGUMENT", "UTF-8"},
 		{"a long row", nil, "x\n" + strings.Repeat("1", 1_500_000), 413, "RESOURCE_EXHAUSTED", "1000000 bytes"},
 	}

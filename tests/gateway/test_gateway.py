@@ -472,24 +472,25 @@ def test_a_go_client_with_stubs_of_the_articles_own_proto_works(go: Go, sum_serv
             assert [float(value) for value in done.stdout.split()] == [0.0, 3.0, 0.1 + 0.2]
 
 
-def outside(folder: Path, go: Go, name: str) -> Path:
-    """A program of tests/gateway, built in a folder that has nothing of the checkout but a `replace` with its path."""
+def outside(folder: Path, go: Go, source: str) -> Path:
+    """A program, built in a folder that has nothing of the checkout but a `replace` with its path."""
     folder.mkdir()
-    shutil.copy(ROOT / "tests/gateway" / name / "main.go", folder)
+    (folder / "main.go").write_text(source)
     module = stubs.module_path()
     (folder / "go.mod").write_text(
-        f"module example.org/{name}\n\ngo 1.26.0\n\nrequire {module} v0.0.0\n\nreplace {module} => {ROOT}\n"
+        f"module example.org/{folder.name}\n\ngo 1.26.0\n\nrequire {module} v0.0.0\n\nreplace {module} => {ROOT}\n"
     )
     go("mod", "tidy", "-C", str(folder))
     go("vet", "-C", str(folder), ".")
-    go("build", "-C", str(folder), "-o", str(folder / name), ".")
-    return folder / name
+    go("build", "-C", str(folder), "-o", str(folder / "program"), ".")
+    return folder / "program"
 
 
 @pytest.fixture(scope="module")
 def outsider(go: Go, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """What the program prints that has package pred alone: predictions of a table, whole and as a stream."""
-    program = outside(tmp_path_factory.mktemp("go") / "outside", go, "outside")
+    source = (ROOT / "tests/gateway/outside/main.go").read_text()
+    program = outside(tmp_path_factory.mktemp("go") / "outside", go, source)
 
     def ask(server: Server, table: pd.DataFrame, *flags: str) -> Any:
         columns = []
@@ -559,6 +560,14 @@ def test_a_program_with_the_client_alone_gets_labels_and_probabilities(
             assert answer["whole"] == answer["stream"] == expected
 
 
+def test_the_program_in_gateways_readme_works(go: Go, sum_server: Server, tmp_path: Path) -> None:
+    (source,) = re.findall(r"```go\n(.*?)```", (ROOT / "gateway/README.md").read_text(), re.DOTALL)
+    assert '"127.0.0.1:50051"' in source
+    program = outside(tmp_path / "hello", go, source.replace("127.0.0.1:50051", sum_server.address))
+    done = subprocess.run([program], capture_output=True, text=True, check=True, timeout=HANG_S)
+    assert done.stdout.strip() == source.split("// ")[1].splitlines()[0]
+
+
 def test_the_client_depends_on_grpc_and_protobuf_alone(go: Go) -> None:
     module = stubs.module_path()
     packages = go("list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", "./gateway/pred").split()
@@ -571,7 +580,7 @@ def test_the_client_depends_on_grpc_and_protobuf_alone(go: Go) -> None:
 
 def test_one_of_two_servers_is_killed_and_one_drained_and_no_call_fails(go: Go, tmp_path: Path) -> None:
     """100 calls a second go on all the while. What was in flight on the killed server is tried again on the other."""
-    program = outside(tmp_path / "steady", go, "steady")
+    program = outside(tmp_path / "steady", go, (ROOT / "tests/gateway/steady/main.go").read_text())
 
     def asked(server: Server, since: int = 0) -> Callable[[], bool]:
         return lambda: server.logs().count("code=OK") >= since + 20
