@@ -134,8 +134,8 @@ func (c *Client) CallStream(
 	return stream, nil
 }
 
-// ErrNotServing is what Ready returns, wrapped, for a server that answers and says that it takes no calls: it is
-// starting, or stopping.
+// ErrNotServing is what Ready returns for a server that answers and says that it takes no calls: it is starting, or
+// stopping.
 var ErrNotServing = errors.New("the server's health is not SERVING")
 
 // Ready waits until every connection is usable and a server behind it says that it serves. It returns an error when a
