@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class PredictionStub:
-    """Missing associated documentation comment in .proto file."""
+    """Predictions of one or more models.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -52,7 +53,8 @@ class PredictionStub:
 
 
 class PredictionServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Predictions of one or more models.
+    """
 
     def Predict(self, request, context):
         """One table in, one prediction for each of its rows out, in the same order and encoding.
@@ -102,7 +104,8 @@ def add_PredictionServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Prediction:
-    """Missing associated documentation comment in .proto file."""
+    """Predictions of one or more models.
+    """
 
     @staticmethod
     def Predict(request,

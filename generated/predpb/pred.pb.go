@@ -82,7 +82,8 @@ func (Tensor_Order) EnumDescriptor() ([]byte, []int) {
 // A table, in exactly one of four encodings.
 type Request struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// CSV text (RFC 4180): a header that names the columns, then one line for each row.
+	// CSV text (RFC 4180): a header that names the columns, then one line for each row. An empty field is a missing
+	// value; an empty text is written in quotes, "".
 	InputData string `protobuf:"bytes,1,opt,name=input_data,json=inputData,proto3" json:"input_data,omitempty"`
 	// One block of numbers.
 	Tensor *Tensor `protobuf:"bytes,2,opt,name=tensor,proto3" json:"tensor,omitempty"`

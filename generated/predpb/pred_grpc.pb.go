@@ -39,6 +39,8 @@ const (
 // PredictionClient is the client API for Prediction service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Predictions of one or more models.
 type PredictionClient interface {
 	// One table in, one prediction for each of its rows out, in the same order and encoding.
 	Predict(ctx context.Context, in *Request, opts ...grpc.CallOption) (*Response, error)
@@ -92,6 +94,8 @@ func (c *predictionClient) Describe(ctx context.Context, in *DescribeRequest, op
 // PredictionServer is the server API for Prediction service.
 // All implementations must embed UnimplementedPredictionServer
 // for forward compatibility.
+//
+// Predictions of one or more models.
 type PredictionServer interface {
 	// One table in, one prediction for each of its rows out, in the same order and encoding.
 	Predict(context.Context, *Request) (*Response, error)

@@ -473,9 +473,9 @@ calls = calls.assign(latency_ms=calls["latency_us"] / 1000, ok=calls["ok"] == 1,
 calls.head(3)
 
 # %% [markdown]
-# Each block gives a ratio of medians. The interval is *bootstrapped*: we draw blocks again and again, with replacement, and
-# see how far their mean wanders (`stats.ratio` in `pred_server/lab/stats.py`). If the interval contains 1, the verdict is
-# "no difference found".
+# Each block gives a ratio of medians. Its 95 % interval comes from drawing blocks again and again (`stats.ratio` in
+# `pred_server/lab/stats.py`; lesson [03b](03b_under_the_hood.ipynb) does it by hand). If the interval contains 1, the verdict
+# is "no difference found". The last way is the direct one again, the *control*: it shows what chance alone does.
 
 # %%
 from pred_server.lab import stats
@@ -484,30 +484,26 @@ ARMS = {
     "direct": "direct",
     "gateway": "through the gateway",
     "dial": "dialling each time",
-    "direct-again": "direct again (A/A)",
+    "direct-again": "direct again (the control)",
 }
 ratios = pd.concat({arm: stats.ratio(calls, arm, "direct") for arm in ARMS if arm != "direct"}).droplevel(1)
 hop = stats.summary(calls).set_index("arm").join(ratios.drop(columns="rows")).loc[list(ARMS)]
 hop[["calls", "failed", "p50_ms", "p90_ms", "ratio", "low", "high", "verdict"]].round(3).astype(object).fillna("")
 
 # %%
-from pred_server.lab import experiments, plots
+from pred_server.lab import experiments, figures, words
 
-
-def compared(arm):
-    """The finding about an arm, in words."""
-    found = hop.loc[arm]
-    return found["verdict"] if found["verdict"].startswith("no ") else f"{found['ratio']:.2f} times as long"
-
-
-finding = f"A call through the gateway: {compared('gateway')}; dialling each time: {compared('dial')}"
-stamp = experiments.stamp(seed=1) | {"go": go_version, "grpc-go": grpc_go}
-figure = plots.go_hop(calls, ARMS, finding, stamp)
-plots.show(
-    figure,
-    f"Latency of a call by four ways, and its ratio to the direct one. {finding}. "
-    f"Direct, against itself: {compared('direct-again')}.",
+compared = {arm: words.difference(hop.loc[arm]) for arm in ARMS if arm != "direct"}  # in words
+finding = f"A call through the gateway: {compared['gateway']}; dialling each time: {compared['dial']}"
+lines = hop.loc[list(compared)].assign(
+    label=[ARMS[arm] for arm in compared],
+    text=[f"{hop.loc[arm, 'ratio']:.2f}   ({hop.loc[arm, 'p50_ms']:.2f} ms)" for arm in compared],
+    style=range(len(compared)),
 )
+alt = f"Each way's latency as a ratio to a direct call, with its 95 % interval. A direct call takes {hop['p50_ms'].iloc[0]:.2f} ms"
+xlabel = "times as long as a direct call, 95 % interval (median ms)"
+stamp = experiments.stamp(seed=1) | {"go": go_version, "grpc-go": grpc_go}
+figures.show(figures.factors(lines, finding, alt, xlabel, stamp))
 
 # %%
 
@@ -518,13 +514,13 @@ def cost(arm):
         return "no difference found"
     extra_ms = hop.loc[arm, "p50_ms"] - hop.loc["direct", "p50_ms"]
     interval = f"95 % interval {hop.loc[arm, 'low']:.2f} to {hop.loc[arm, 'high']:.2f}"
-    return f"{compared(arm)} ({interval}), **{extra_ms:+.2f} ms** in the median"
+    return f"{compared[arm]} ({interval}), **{extra_ms:+.2f} ms** in the median"
 
 
 trust = (
     "Direct against itself: no difference found, as it should be."
     if hop.loc["direct-again", "verdict"] == "no difference found"
-    else f"Direct against itself is {compared('direct-again')}, where it should be the same: the machine was not quiet "
+    else f"Direct against itself is {compared['direct-again']}, where it should be the same: the machine was not quiet "
     "or the blocks were few, and differences of that size mean nothing here. Run it again."
 )
 guessed = ", ".join(f"{ARMS[arm]} {guess:g}×, measured {hop.loc[arm, 'ratio']:.2f}×" for arm, guess in GUESSES.items())
@@ -799,7 +795,7 @@ Markdown(
     f"- A Go client and the gateway get the predictions of the model in process, to the last bit, as CSV and as JSON.\n"
     "- With package `pred`, a web server that asks is one page, and a colleague's program needs nothing else of ours.\n"
     f"- The hop through the gateway, for a prediction that costs next to nothing: {cost('gateway')}. Dialling for each "
-    f"call: {cost('dial')}. Direct against itself: {compared('direct-again')}.\n"
+    f"call: {cost('dial')}. Direct against itself: {compared['direct-again']}.\n"
     f"- With the Python server gone, users got a 503 after {refused_after_ms:.0f} ms, and predictions again "
     f"{back_after_ms:.0f} ms after it was back; the gateway was not touched.\n"
     "- gota prints floats with six digits after the point; to keep them, read numbers as strings.\n"
