@@ -444,7 +444,7 @@ Markdown("\n".join(lines))
 # - `gateway`: over HTTP to the gateway, and from there over gRPC, on connections that stay;
 # - `dial`: over gRPC to Python, on a new connection for each call, as the article's handler does (*to dial* is to
 #   connect);
-# - `direct-again`: the first once more. What this differs from `direct` is noise; this is called an *A/A test*.
+# - `direct-again`: the first once more, the *control*. It differs from `direct` by chance alone.
 #
 # One caller waits for each answer before it asks again. A *block* visits all arms in random order and then in reverse,
 # so that a slow moment of the machine hits all of them. Everything runs on this one machine, not pinned to cores.
