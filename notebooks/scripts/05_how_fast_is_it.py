@@ -1,19 +1,24 @@
 # %% [markdown]
 # # 05 · How fast is it?
 #
-# **How long does a call take, from one row to a million, and what does the way in which the table travels change?**
+# **From one row to a million, what does a call cost, and what does the encoding change?**
 #
-# The article that this project grew from ends on a question that it leaves open: how fast is it, say when the test data
-# is enormous? We measure small tables here and now, take the large ones from the published results, and answer it.
+# [The article](https://abap34.com/posts/grpc_ml.html) that this project grew from ends with an open question: how fast is
+# it, say when the test data is enormous? We measure small tables here and now. For large tables we read the published
+# results. Then we answer the question.
 #
 # You will
 #
-# - declare an experiment, and read its result as ratios with intervals, beside floors, judged by a control;
-# - see where one way of sending overtakes another, and where the time of a call goes at one row and at a million;
-# - run into the wall that gRPC puts at 4 MiB, climb it with a stream, and choose the size of its chunks.
+# - declare an experiment, and read its result as ratios with intervals, with a control beside them;
+# - see where the time of a call goes at one row and at a million rows;
+# - hit gRPC's limit of 4 MiB, and get past it with a stream.
 #
-# **Needs:** what `make setup` installs. **Takes:** about a minute. **Built before:** the article's server
-# ([03](03_serve_and_call.ipynb)), the four encodings and streams ([03b](03b_under_the_hood.ipynb)).
+# **Needs:** what `make setup` installs. **Takes:** 60 s to run, about 35 minutes to read (the core: 30). **Built before:**
+# the article's server ([03](03_serve_and_call.ipynb)), the four encodings and the 95 % interval
+# ([03b](03b_under_the_hood.ipynb)).
+#
+# **Core:** the experiment, one row to a million, the wall, the answer, exercise 1. **Optional:** the sections that say so,
+# exercises 2 and 3.
 
 # %%
 import sys
@@ -24,25 +29,28 @@ for package in ("grpcio", "scikit-learn", "pandas"):
     print(f"{package:13}{version(package)}")
 
 # %% tags=["parameters"]
-ROWS = (1, 100, 10_000)  # sizes that are measured here
-BLOCKS = 6  # rounds in which everything takes its turn
-CALLS = 10  # of each, in each half of a round
+ROWS = (1, 100, 10_000)  # the sizes that we measure here
+BLOCKS = 6  # rounds; in each round every arm takes its turn
+CALLS = 10  # calls of each arm, in each half of a round
 
 # %% [markdown]
-# ## What is compared, said before
+# ## First say what you compare
 #
-# Who measures first and then looks for something to compare will find something. So an *experiment* (a dataclass in
-# `pred_server/lab/experiments.py`) says it before: its *arms*, which are what is compared, and the pairs that we will
-# read against each other. All of these are reported, the dull ones too.
+# If you measure first and then look for something to compare, you will always find something. So we say it before. An
+# *experiment* is a dataclass in `pred_server/lab/experiments.py`. It lists its *arms*, the things to compare. It lists the
+# pairs of arms that we will compare. We report all these pairs, also those where nothing happens.
 #
-# The model is `linear`, ten numbers in and their weighted sum out. It costs next to nothing, so that what we see is the
-# way there and back. Two arms are *floors*: `echo` answers with as many bytes as the real server, over the same gRPC,
-# and computes nothing; `in process` only predicts. And one arm is there twice, in a process of its own: the *control*.
-# Whatever difference shows between the two is no difference at all, and measures how far the rest can be trusted.
+# The model is `linear`: ten numbers in, their weighted sum out. It costs next to nothing. So we see the cost of the way
+# there and back.
+#
+# - Two arms are *floors*, which do only a part of the work. `echo` answers with as many bytes as the real server, over the
+#   same gRPC, and computes nothing. `in process` only predicts.
+# - One arm is there twice, each in a process of its own: the *control*. The two are the same, so any difference between
+#   them is noise. It tells us how far we can trust the other pairs.
 
 # %%
-from pred_server.lab.calls import Arm
 from pred_server.lab.experiments import Experiment
+from pred_server.lab.ways import Arm
 
 article, in_process = Arm("the article's server", "article"), Arm("in process", "predict")
 encodings = [Arm(name, encoding=name) for name in ("csv", "columns", "tensor", "arrow")]
@@ -59,12 +67,23 @@ experiment = Experiment(
 )
 
 # %% [markdown]
-# ## Run it
+# ## Guess first
 #
-# The calls are made by a *load generator*, a process of its own. It gets the messages ready-made as bytes, so a latency
-# here is from the first byte sent to the last byte received; writing the table into the message comes on top, and we
-# will see it in the waterfall. All arms take their turns in *blocks*, in a shuffled order and then in its reverse, so
-# that a slow moment of the machine hits all of them, and who comes first has no advantage.
+# Before you run on, write down your guess. Take the largest table, the last number of `ROWS`. **How many times as long does
+# the article's server take as our server with a tensor?**
+
+# %%
+GUESS_TIMES = None  # your guess, a number
+
+# %% [markdown]
+# ## Then measure
+#
+# A *load generator* makes the calls. It is a process of its own, and it gets the messages as ready bytes. So a latency here
+# runs from the first byte sent to the last byte received. To write the table into the message takes time too. The waterfall
+# below shows that part.
+#
+# The arms take turns, in *blocks*. In each block they run in a shuffled order, and then in the reverse order. So a slow
+# moment of the machine hits all of them, and no arm gains by being first.
 
 # %%
 import tempfile
@@ -80,55 +99,60 @@ for half, part in first_block.groupby("half"):
     print(f"  {('forth', 'back ')[half]}  {' · '.join(part['arm'].drop_duplicates())}")
 
 # %%
-from pred_server.lab import stats
+from IPython.display import Markdown
+
+from pred_server.lab import stats, words
 
 order = [arm.name for arm in experiment.arms]
 medians = stats.summary(calls).pivot(index="arm", columns="rows", values="p50_ms").loc[order]
 medians.rename_axis(columns="rows").round(2)
 
-# %% [markdown]
-# Milliseconds, medians. On another machine they are others; *ratios* travel better.
-#
-# ## A ratio, and how sure it is
-#
-# Within a block two arms saw the same moment of the machine, so we divide there: median by median, one ratio a block.
-# How much would their mean change if the machine had given us other blocks? The *bootstrap* asks the blocks that we
-# have: draw as many of them, with repetition, thousands of times, and look at where the means lie. By hand:
-
 # %%
-import numpy as np
-
-at = calls[calls["rows"] == ROWS[-1]]
-by_block = at.groupby(["block", "arm"])["latency_ms"].median().unstack()
-ratios = by_block["tensor"] / by_block[article.name]
-drawn = np.random.default_rng(0).choice(np.log(ratios), size=(2_000, len(ratios))).mean(axis=1)
-low, high = np.exp(np.quantile(drawn, [0.025, 0.975]))
-print("ratio in each block:", *ratios.round(3))
-print(f"mean {np.exp(np.log(ratios).mean()):.3f}, 95 % of the drawn means from {low:.3f} to {high:.3f}")
-
-# %% [markdown]
-# (Logarithms, since twice as long and half as long should weigh the same. `stats.ratio` does just this, and makes the
-# interval wider where blocks are few, as it must be.) An interval that contains 1 reads "no difference found". The
-# control comes first, and what differs no more than the control does is no finding either:
-
-# %%
-from IPython.display import Markdown
-
-report = stats.declared(calls)
-Markdown("\n".join(f"- {stats.sentence(row)}" for _, row in report.iterrows()))
-
-# %%
-doubts = stats.doubts(calls, experiment.control)
+times = medians.loc[article.name, ROWS[-1]] / medians.loc["tensor", ROWS[-1]]
 Markdown(
-    "What speaks against this result:\n\n" + "\n".join(f"- {doubt}" for doubt in doubts) if doubts else "No doubts."
+    f"{words.capital(words.at(ROWS[-1]))} the article's server takes **{words.factor(times)} times** as long as ours with a "
+    f"tensor. Your guess: {GUESS_TIMES or 'none yet'}."
 )
 
 # %% [markdown]
-# ## One to a million
+# The table shows medians, in milliseconds. Another machine has other times. *Ratios* differ less from machine to machine.
 #
-# A million rows as text are nearly 200 MB, and several processes hold them; nobody wants to wait for that in a lesson.
-# `make bench` has done it, with REST and Arrow Flight beside it, and `data/results` holds every single call. A result
-# file has a *stamp*: what one must know to run it again.
+# ## Ratios, and how sure they are
+#
+# In [03b](03b_under_the_hood.ipynb) we computed a 95 % interval by hand: draw the blocks again and again, with repetition,
+# and look at how far their mean ratio moves. If the interval contains 1, we say "no difference found".
+#
+# `stats.declared` does this for every pair of the experiment, and `words.sentence` writes it down. A ratio below 1 is turned
+# around: "0.5 times as long" becomes "2× faster". The control comes first. A difference that is no larger than the
+# control's counts as none.
+
+# %%
+report = stats.declared(calls)
+Markdown("\n".join(words.bullets(words.sentence(row) for row in report.itertuples())))
+
+# %%
+control = stats.ratio(calls, *experiment.control)
+noise = [max(row.high, 1 / row.low) for row in control.itertuples()]
+factors = [f"{words.factor(factor)} {words.at(rows)}" for factor, rows in zip(noise, control["rows"], strict=True)]
+Markdown(
+    f"The control's interval reaches to a factor of {', '.join(factors)}. **Treat smaller differences as noise.** More `BLOCKS` "
+    "make the intervals narrower."
+)
+
+# %% [markdown]
+# A good report also says what speaks against it. `stats.doubts` looks for a drift, for noise, for failed calls, and for a
+# control that misses 1.
+
+# %%
+doubts = words.bullets(stats.doubts(calls, experiment.control))
+Markdown("\n".join(["What speaks against this result:", "", *doubts]) if doubts else "No doubts were found.")
+
+# %% [markdown]
+# ## One row to a million
+#
+# A million rows as text are nearly 200 MB, and several processes hold them. That takes too long for a lesson. `make bench`
+# has measured it, with REST and Arrow Flight beside it. `data/results` holds every single call. A result file has a
+# *stamp*, which says what you must know to measure it again.
 
 # %%
 from pred_server.checkout import ROOT
@@ -139,57 +163,59 @@ for key in ("cpu", "cores", "pinning", "python", "grpcio", "scikit-learn", "revi
     print(f"{key:13}{stamp[key]}")
 
 # %%
-from pred_server.lab import plots
+from pred_server.lab.figures import latency_by_rows, show
+from pred_server.lab.study_figures import figures_of
 
-figures = plots.of(published)
-plots.show(figures["latency"], plots.alt(figures["latency"]))
+published_figures = figures_of(published)
+show(published_figures["latency"])
 
 # %% [markdown]
-# Both axes are logarithmic. On the left all lines are flat: a call has a fixed price. On the right they rise together
-# with the rows, and there it counts what a row costs. The bands reach from the median to p99. In between, lines cross.
+# Both axes are logarithmic. The bands reach from the median to p99. On the left all lines are flat: a call has a fixed
+# price. On the right the lines rise with the rows: there, the price of a row counts. In between, lines cross.
 #
-# ## Crossovers
+# ## Crossovers (optional)
 #
-# A *crossover* is the number of rows at which two ways take equally long: below it one is the better choice, above it
-# the other. It comes from measured ratios, so it has an interval too.
+# A *crossover* is the number of rows at which two ways take equally long. Below it one way is faster, above it the other.
+# We measured a few sizes only. Between two sizes we *interpolate*: we draw a straight line between the two measured ratios,
+# on logarithmic axes. So a crossover may lie where nothing was measured. It has an interval too.
 
 # %%
-lines = ["| | takes as long as | at so many rows | 95 % interval |", "|---|---|---|---|"]
-never = []
+lines, never = [], []
 for arm, base in published.attrs["experiment"]["compare"]:
-    point, low, high = stats.crossover(published, arm, base)
-    if np.isfinite(point):
-        low, point, high = (f"{float(f'{rows:.2g}'):,.0f}" for rows in (low, point, high))
-        lines.append(f"| {arm} | {base} | {point} | {low} to {high} |")
-    else:
+    point, low, high = map(words.about, stats.crossover(published, arm, base))
+    if point == "nan":
         never.append(f"{arm} and {base}")
-Markdown("\n".join(lines) + f"\n\nNo crossover that the data could vouch for: {'; '.join(never)}.")
+    else:
+        lines.append([arm, base, point, f"{low} to {high}"])
+header = ["", "takes as long as", "at about so many rows", "95 % interval"]
+Markdown("\n".join([*words.table(header, lines), "", f"No crossover was found for {'; '.join(never)}."]))
 
 # %%
-crossing = [name for name in figures if name.startswith("crossover")]
+crossing = [name for name in published_figures if name.startswith("crossover")]
 for name in crossing[-1:]:
-    plots.show(figures[name], plots.alt(figures[name]))
+    show(published_figures[name])
 
 # %% [markdown]
 # ## Where the time goes, at one row and at a million
 #
-# The *waterfall* of a call in each encoding; `echo` marks what the same bytes cost over the same gRPC when nothing is
-# computed. A stream works on several chunks at once, so its phases overlap: the pieces say how long each was busy, the
-# diamond how long the whole took.
+# These are the *waterfalls* of a call, one bar for each encoding. A black line marks the echo: what the same bytes cost when
+# nothing is computed. A stream works on several chunks at once, so its phases overlap. Its pieces show how long each phase
+# was busy, and the diamond shows how long the whole stream took.
 
 # %%
-few, *_, many = (name for name in figures if name.startswith("waterfall"))
+few, *_, many = (name for name in published_figures if name.startswith("waterfall"))
 for name in (few, many):
-    plots.show(figures[name], plots.alt(figures[name]))
+    show(published_figures[name])
 
 # %% [markdown]
 # ## The wall at 4 MiB
 #
-# In those results the article's server has no limit on the size of a message, so that large tables have a time at all.
-# As it stands in the article, it keeps gRPC's own limit for what a receiver accepts. We walk up to it:
+# In those results the article's server has no limit on the size of a message. Otherwise there would be no times for large
+# tables. The article itself keeps gRPC's default: a receiver refuses a message above 4 MiB. Let us walk up to that wall.
 
 # %% tags=["deterministic"]
 import grpc
+import numpy as np
 import pandas as pd
 
 from pred_server import serve
@@ -203,17 +229,17 @@ with grpc.insecure_channel(naive.address) as channel:
         request = Request(input_data=numbers.head(rows).to_csv(index=False))
         try:
             answer = PredictionStub(channel).Predict(request, timeout=30)
-            said = f"{len(answer.result.splitlines()) - 1:,} predictions"
+            outcome = f"{len(answer.result.splitlines()) - 1:,} predictions"
         except grpc.RpcError as error:
-            said = f"{error.code().name}: {error.details()}"
-        print(f"{rows:,} rows, {request.ByteSize():,} bytes\n    {said}")
+            outcome = f"{error.code().name}: {error.details()}"
+        print(f"{rows:,} rows, {request.ByteSize():,} bytes\n    {outcome}")
 wall_rows = 4 * 1024 * 1024 * rows // request.ByteSize()
-print(f"4 MiB hold {wall_rows:,} of these rows")
+print(f"4 MiB hold about {wall_rows:,} of these rows")
 
 # %% [markdown]
-# So the article's answer to "enormous" is a refusal. To raise the limit moves the wall, and one message must still fit
-# into memory, several times over, on both sides. A stream has no such wall. Our client streams by itself what is larger
-# than one of its chunks:
+# So the article's answer to "enormous" is a refusal. You can raise the limit, but that only moves the wall: one message must
+# fit into memory, several times, on both sides. A *stream* has no such wall ([03c](03c_streams.ipynb)). Our client sends a
+# table as a stream when it is larger than 1 MiB:
 
 # %%
 strict = serve("linear")
@@ -222,29 +248,35 @@ print(f"{len(numbers):,} rows, {numbers.to_numpy().nbytes:,} bytes as a tensor")
 ours.predict(numbers).waterfall
 
 # %% [markdown]
-# ## How large a chunk?
+# ## How large a chunk? (optional)
 #
-# Small chunks pay the fixed price of a message too often. Large ones leave one end idle while the other works, and take
-# memory. Beside the streams stand the whole table in one message, and a bare TCP socket that carries the same bytes:
+# Each chunk is a message, and a message has a fixed price. So small chunks pay it too often. With large chunks, one end is
+# idle while the other one works, and they take more memory. The level lines show the whole table in one message, and a bare
+# TCP socket that carries the same bytes.
 
 # %%
 chunk_results = experiments.read(ROOT / "data/results/chunks.parquet")
-(chunk_figure,) = plots.of(chunk_results).values()
-plots.show(chunk_figure, plots.alt(chunk_figure))
+(chunk_figure,) = figures_of(chunk_results).values()
+show(chunk_figure)
 
 # %%
 from pred_server.client.client import CHUNK_BYTES
 from pred_server.limits import MIB
 
-streams = stats.throughput(chunk_results[chunk_results["chunk_rows"] > 0], ("chunk_rows",)).set_index("chunk_rows")
+streams = stats.throughput(chunk_results.query("server == 'serve' and chunk_rows > 0"), ("chunk_rows",))
+rows_per_s = streams.set_index("chunk_rows")["rows_per_s"].sort_index()
+fastest, smallest = rows_per_s.idxmax(), rows_per_s.index[0]
+near = rows_per_s.index[rows_per_s > 0.8 * rows_per_s.max()]
 row_bytes = chunk_results["request_bytes"].min() / chunk_results["rows"].max()
-best, smallest = streams["rows_per_s"].idxmax(), streams.index.min()
-good = streams.index[streams["rows_per_s"] > 0.8 * streams["rows_per_s"].max()]
+usual = CHUNK_BYTES / row_bytes
+nearest = rows_per_s.index[np.abs(np.log(rows_per_s.index / usual)).argmin()]
 Markdown(
-    f"Chunks of {best:,} rows carried most: {streams.loc[best, 'rows_per_s'] / 1e6:.1f} million rows a second, "
-    f"{streams.loc[best, 'rows_per_s'] / streams.loc[smallest, 'rows_per_s']:.0f} times as many as chunks of {smallest:,}. The "
-    f"top is flat: from {good.min():,} to {good.max():,} rows nothing is more than a fifth slower. A row is {row_bytes:.0f} bytes "
-    f"here, so the chunks that the client makes, {CHUNK_BYTES / MIB:g} MiB, have about {round(CHUNK_BYTES / row_bytes, -3):,.0f} rows."
+    f"- Chunks of {fastest:,} rows carried most: {rows_per_s[fastest] / 1e6:.1f} million rows a second, "
+    f"{rows_per_s[fastest] / rows_per_s[smallest]:.0f} times as many as chunks of {smallest:,}.\n"
+    f"- The top is flat. From {near.min():,} to {near.max():,} rows, no chunk is more than a fifth slower.\n"
+    f"- Our client makes chunks of {CHUNK_BYTES / MIB:g} MiB, which are about {words.about(usual)} of these rows. The nearest "
+    f"size here, {nearest:,} rows, carried {rows_per_s[nearest] / rows_per_s[fastest]:.0%} of the most. It is a trade: with "
+    "smaller chunks the first predictions come earlier, and less memory is in use."
 )
 
 # %% [markdown]
@@ -253,91 +285,147 @@ Markdown(
 # Now the article's question, in one figure and three sentences.
 
 # %%
-names = [article.name, "csv", "tensor", "streamed tensor", "in process"]
-told = stats.declared(published).set_index(["arm", "base", "rows"])
 most, fewest = published["rows"].max(), published["rows"].min()
-p50_ms = stats.summary(published).set_index(["arm", "rows"])["p50_ms"]
-encode_ms = published[published["rows"] == most].groupby("arm")["client_encode_ms"].median()
+ms = stats.summary(published).set_index(["arm", "rows"])["p50_ms"]
+took = {key: words.duration(value) for key, value in ms.items()}
 
+names = [article.name, "csv", "tensor", "streamed tensor", "in process"]
+finding = (
+    f"{most:,} rows: the article's server takes {took[article.name, most]}, a tensor in chunks "
+    f"{took['streamed tensor', most]}"
+)
+shown = stats.summary(published).set_index("arm").loc[names].reset_index()
+show(latency_by_rows(shown, "in process", finding, stamp))
 
-def seconds(ms):
-    return f"{ms / 1000:.1f} s" if ms >= 1000 else f"{ms:.0f} ms" if ms >= 10 else f"{ms:.1f} ms"
+# %%
+verdicts = stats.declared(published).set_index(["arm", "base", "rows"], drop=False)
+encode_ms = published[published["rows"] == most].groupby("arm")["client_encode_ms"].median().map(words.duration)
 
 
 def against_article(arm, rows):
-    row = told.loc[(arm, article.name, rows)]
-    if row["verdict"] not in ("faster", "slower"):
-        return f"{row['verdict']}: {row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}] times as long"
-    low, factor, high = sorted([row["low"], row["ratio"], row["high"]])
-    if row["verdict"] == "faster":
-        low, factor, high = 1 / high, 1 / factor, 1 / low
-    digits = 0 if factor >= 10 else 1
-    return f"{factor:.{digits}f}× [{low:.{digits}f}, {high:.{digits}f}] {row['verdict']}"
+    """Return the verdict of an arm against the article's server, with its interval."""
+    return words.difference(verdicts.loc[(arm, article.name, rows)])
 
 
-finding = (
-    f"{most:,} rows: the article's design takes {seconds(p50_ms[article.name, most])}, "
-    f"a tensor in chunks {seconds(p50_ms['streamed tensor', most])}"
-)
-shown = stats.summary(published[published["arm"].isin(names)])
-shown = shown.set_index("arm").loc[names].reset_index()
-answer = plots.latency_by_rows(shown, "in process", finding, stamp)
-plots.show(answer, plots.alt(answer))
-
-# %%
 Markdown(
-    f"1. **One row** takes the article's server {seconds(p50_ms[article.name, fewest])} and ours "
-    f"{seconds(p50_ms['tensor', fewest])} as a tensor: {against_article('tensor', fewest)}.\n"
-    f"2. **{most:,} rows** take it {seconds(p50_ms[article.name, most])}, if its limit is lifted, or else they are refused; as one "
-    f"tensor they take {seconds(p50_ms['tensor', most])} ({against_article('tensor', most)}), streamed in chunks "
-    f"{seconds(p50_ms['streamed tensor', most])} ({against_article('streamed tensor', most)}).\n"
-    f"3. **What costs is text**: the same rows as CSV take our server {seconds(p50_ms['csv', most])} "
-    f"({against_article('csv', most)}), and to write it took the caller {seconds(encode_ms['csv'])} before, a tensor "
-    f"{seconds(encode_ms['tensor'])}. To predict the rows in process takes {seconds(p50_ms['in process', most])}."
+    f"1. **One row** takes {took[article.name, fewest]} at the article's server, and {took['tensor', fewest]} at ours as a "
+    f"tensor: {against_article('tensor', fewest)}.\n"
+    f"2. **{most:,} rows** take {took[article.name, most]} at the article's server, if its limit is lifted; otherwise it "
+    f"refuses them. At ours, one tensor takes {took['tensor', most]} ({against_article('tensor', most)}), a tensor in chunks "
+    f"{took['streamed tensor', most]} ({against_article('streamed tensor', most)}).\n"
+    f"3. **Text is what costs.** The same rows as CSV take {took['csv', most]} at ours ({against_article('csv', most)}). Before "
+    f"that, the caller needs {encode_ms['csv']} to write the text, but only {encode_ms['tensor']} for a tensor. The prediction "
+    f"alone, in process, takes {took['in process', most]}."
 )
 
 # %% [markdown]
-# A model that costs nothing shows the way at its worst. How much of this is left for a real one? The same sweep, with
-# the `flights` model and its mixed table, which travels as Arrow in place of a tensor:
+# The model `linear` costs nothing, so the way costs nearly everything: that is the extreme case. What is left of it for a
+# real model? Here is the same comparison with the `flights` model. Its table holds text and numbers, so it travels as Arrow
+# and not as a tensor.
 
 # %%
 flights = experiments.read(ROOT / "data/results/rows_flights.parquet")
-flights_told = stats.declared(flights)
-largest = flights_told[(flights_told["rows"] == flights["rows"].max()) & (flights_told["base"] == article.name)]
-Markdown("\n".join(f"- {stats.sentence(row)}" for _, row in largest.iterrows()))
+largest = stats.declared(flights).query("rows == rows.max() and base == @article.name")
+Markdown("\n".join(words.bullets(words.sentence(row) for row in largest.itertuples())))
 
 # %% [markdown]
 # ## What we found
 
 # %%
-control = stats.declared(calls).iloc[: len(ROWS)]
 Markdown(
-    f"- Measured here, {ROWS[-1]:,} rows took {medians.loc[article.name, ROWS[-1]]:.1f} ms at the article's "
-    f"server, {medians.loc['csv', ROWS[-1]]:.1f} ms as CSV and {medians.loc['tensor', ROWS[-1]]:.1f} ms as a tensor at ours; the "
-    f"floor, an echo of the tensor's bytes, {medians.loc['echo of tensor', ROWS[-1]]:.1f} ms.\n"
-    f"- The control, the same server against itself, read {', '.join(f'{each:.2f}' for each in control['ratio'])}: so much, or so "
-    "little, may any ratio here be off.\n"
-    f"- For {most:,} rows the article's design takes {seconds(p50_ms[article.name, most])}; a tensor in chunks, "
-    f"{seconds(p50_ms['streamed tensor', most])}.\n"
-    f"- As it stands in the article it refuses more than 4 MiB, which is {wall_rows:,} rows of ten numbers as text."
+    f"- Measured here, {ROWS[-1]:,} rows took {medians.loc[article.name, ROWS[-1]]:.1f} ms at the article's server. At ours they "
+    f"took {medians.loc['csv', ROWS[-1]]:.1f} ms as CSV and {medians.loc['tensor', ROWS[-1]]:.1f} ms as a tensor. The floor, an "
+    f"echo of the tensor's bytes, took {medians.loc['echo of tensor', ROWS[-1]]:.1f} ms.\n"
+    f"- The control, the same server against itself, read {', '.join(f'{ratio:.2f}' for ratio in control['ratio'])}. "
+    f"A factor below {words.factor(max(noise))} may be noise.\n"
+    f"- Published: for {most:,} rows the article's server takes {took[article.name, most]}, a tensor in chunks "
+    f"{took['streamed tensor', most]}.\n"
+    f"- As it stands in the article, the server refuses more than 4 MiB. That is about {wall_rows:,} rows of ten numbers as text."
 )
 
 # %% [markdown]
 # ## Exercises
 #
-# 1. Measure your own model: save one as in lesson 01, then run `pred-server bench --quick --model models/mine` in a
-#    terminal, and `pred-server plot latency.parquet`. At how many rows does the encoding begin to matter?
-# 2. How long does one row take over HTTP, through the gateway in Go? Add `Arm("through the gateway", "gateway")` to the
-#    experiment (the gateway has a server of its own behind it), and the pair `("through the gateway", "csv")` to what is
-#    compared.
+# **1.** A colleague says: "For one row, Arrow is slower than CSV." Declare an experiment that can support this, or refute it:
+# our server, the model `linear`, one row. Give it a fair comparison, a control, and enough blocks. Ten calls in each half
+# are plenty. Replace the `None`, then run this cell and the next one. The next cell checks the design, runs the experiment
+# (about ten seconds) and prints the verdict.
+
+# %%
+# Experiment(arms=…, compare=…, control=…, model="linear", rows=(1,), repetitions=1, blocks=…, calls=10)
+my_experiment = None
+
+# %%
+from dataclasses import replace
+
+
+def check_design(mine):
+    """Raise AssertionError if an experiment could not tell Arrow from CSV, or noise from a difference."""
+    arms = {arm.name: arm for arm in mine.arms}
+    assert (mine.model, mine.rows) == ("linear", (1,)), "the colleague speaks of `linear` and of one row"
+    pairs = [[arms[name] for name in pair] for pair in mine.compare]
+    assert [{arm.encoding for arm in pair} for pair in pairs] == [{"arrow", "csv"}], "compare one pair: Arrow and CSV"
+    assert len({replace(arm, name="", encoding="") for arm in pairs[0]}) == 1, (
+        "the pair differs in more than its encoding"
+    )
+    assert mine.control, "without a control you cannot tell noise from a difference"
+    first, second = (arms[name] for name in mine.control)
+    assert first.process != second.process, "the control needs a server process of its own"
+    assert replace(first, name="", process=0) == replace(second, name="", process=0), (
+        "the control must be the same twice"
+    )
+    assert mine.blocks * mine.repetitions >= stats.MIN_BLOCKS, f"take at least {stats.MIN_BLOCKS} blocks"
+
+
+if my_experiment is None:
+    print("exercise 1: not yet answered")
+else:
+    check_design(my_experiment)
+    mine = experiments.run(my_experiment, Path(tempfile.mkdtemp(dir=scratch.name)) / "mine.parquet")
+    print("exercise 1: right;", *(words.sentence(row) for row in stats.declared(mine).itertuples()), sep="\n  ")
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# ```python
+# my_experiment = Experiment(
+#     arms=(Arm("arrow", encoding="arrow"), Arm("csv"), Arm("csv, again", process=1)),
+#     compare=(("arrow", "csv"),),
+#     control=("csv, again", "csv"),
+#     model="linear",
+#     rows=(1,),
+#     repetitions=1,
+#     blocks=10,
+#     calls=10,
+# )
+# ```
+#
+# Read the control before the claim. If the control differs from 1 by as much as the claim, the run says nothing.
+#
+# </details>
+#
+# **2. (optional)** Measure a model of your own. Save one as in lesson 01. Then run `pred-server bench --quick --model
+# models/mine` in a terminal, and `pred-server plot latency.parquet`. At how many rows does the encoding begin to matter?
+#
+# **3. (optional)** How long does one row take over HTTP, through the gateway in Go? Add the arm
+# `Arm("through the gateway", "gateway")` to the experiment (it starts a gateway with a server behind it). Compare it with
+# `csv`.
 #
 # <details><summary>Answers</summary>
 #
-# 1. Where the line "in process" is far below the others, the way is what costs, and the encoding matters; where the
-#    lines lie close together, the model is what costs. For the `flights` model that is so nearly everywhere.
-# 2. `replace(experiment, arms=(*experiment.arms, Arm("through the gateway", "gateway")), compare=(*experiment.compare,
-#    ("through the gateway", "csv")))`, with `from dataclasses import replace`, and run it into another file. Lesson 04
-#    has the hop's price for CSV; the ratio to `csv` is that price, now with your other floors beside it.
+# 2. Look at the line "in process". Where it lies far below the others, the way costs most, and the encoding matters. Where
+#    all lines lie close together, the model costs most. For the `flights` model that is nearly everywhere.
+# 3. With `replace` from `dataclasses`:
+#
+#    ```python
+#    through_go = replace(
+#        experiment,
+#        arms=(*experiment.arms, Arm("through the gateway", "gateway")),
+#        compare=(*experiment.compare, ("through the gateway", "csv")),
+#    )
+#    ```
+#
+#    Run it into another file. The ratio to `csv` is the price of the hop, as in lesson 04.
 #
 # </details>
 #

@@ -1,21 +1,25 @@
 # %% [markdown]
 # # 07 · Make it fast
 #
-# **From the article's server to ours: which change gave how much?**
+# **From the article's server to ours: which change gave how much? And which change would help you?**
 #
-# Lesson 05 compared the ends. Here we walk from one to the other, one part at a time: the server, the encoding, the stream, the
-# engine. Each step is measured against the step before it, in one interleaved run, so the factors multiply to the whole way;
-# and for each we look at one reason, with a small measurement of its own, where it shows best.
+# Lesson 05 compared the two ends. Here we walk from one end to the other, one change at a time: the server, the encoding, the
+# stream, batching, the engine. Each step is measured against the step before it. Then we turn the result into a decision for a
+# model of your own.
 #
 # You will
 #
-# - read a *ladder*: a figure with one step a row, each with its factor and its interval;
-# - convert a model to ONNX, see how far its predictions move, and what a row costs then;
-# - watch a server put waiting calls together, without a timer.
+# - read a *ladder*: a figure with one change a line, each with its factor and its interval;
+# - decide what to change first, from one share and one number: how much of a call is the model, and how many callers there are;
+# - convert a model to ONNX, see how far its predictions move, and what a prediction costs then;
+# - climb the ladder of a model of your own.
 #
-# **Needs:** the trained model (`make setup`, or `make lab`). **Takes:** under a minute.
-# **Built before:** the server and its four encodings ([03b](03b_under_the_hood.ipynb)), the measurements
-# ([05](05_how_fast_is_it.ipynb)) and the load ([06](06_under_load.ipynb)).
+# **Needs:** the trained model (`make setup`, or `make lab`). **Takes:** 60 s to run, about 45 minutes to read (the core: 30).
+# **Built before:** the waterfall and the four encodings ([03b](03b_under_the_hood.ipynb)), experiments
+# ([05](05_how_fast_is_it.ipynb)), closed loops and batching ([06](06_under_load.ipynb)).
+#
+# **Core:** the share, the ladder, the decision, the three reasons, exercise 1. **Optional:** exercise 2, and the appendix. It
+# shows how the server does it, and how much is left.
 
 # %%
 import sys
@@ -26,77 +30,263 @@ for package in ("grpcio", "pyarrow", "scikit-learn", "onnxruntime"):
     print(f"{package:13}{version(package)}")
 
 # %% tags=["parameters"]
-ROWS = 20_000  # of the table that is written and read as text
+ROWS = 20_000  # of the table that we write and read as text
 REPEATS = 15  # of each small measurement
 CALLERS = 16  # who ask at the same time
 CALLS = 20  # of each caller
-BUSY_CALLS = 2_000  # whose processor time is counted
+BUSY_CALLS = 2_000  # calls whose processor time we count
 
 # %% [markdown]
-# ## The ladder
+# ## Where does the time of a call go? Guess first
 #
-# `make bench` measures it (`pred_server/lab/ladder.py`) and keeps every call in `data/results/ladder.parquet`. A factor of 2
-# says: twice as fast as the step above. The bar is its 95 % interval over blocks; one that crosses the dotted line means that
-# no difference was found. The two diamonds are the product of the steps, and the first and the last server measured side by
-# side, by processes and calls of their own: if the steps are right, the two agree.
+# One caller asks for one flight. The call has many parts: write the table, send it, read it, check it, predict, and the way
+# back. **Which share of the call is the prediction itself?** Write down your guess before you run on.
+
+# %%
+GUESS_SHARE = None  # your guess, between 0 and 1
+
+# %% [markdown]
+# ### Then measure
+#
+# The reply's waterfall has the answer ([03b](03b_under_the_hood.ipynb)). We take the median of some calls, and show the last
+# one.
+
+# %%
+import numpy as np
+import pandas as pd
+
+from pred_server import serve
+from pred_server.checkout import FLIGHTS
+
+server = serve("flights")
+one_flight = pd.read_parquet(FLIGHTS).drop(columns="arr_delay").head(1)
+
+
+def share_of_predict(client, table):
+    """Return the share of a call for which the model computes: the median of some calls of a single caller."""
+    waterfalls = [client.predict(table).waterfall for _ in range(CALLS)]
+    return float(np.median([waterfall.phases_ms["predict"] / waterfall.wall_ms for waterfall in waterfalls]))
+
+
+client = server.client()
+share = share_of_predict(client, one_flight)
+client.predict(one_flight).waterfall
 
 # %%
 from IPython.display import Markdown
 
-from pred_server.checkout import ROOT
-from pred_server.lab import experiments, ladder, plots
-
-published = experiments.read(ROOT / "data/results/ladder.parquet")
-for rows, callers in ladder.ladders(published):
-    figure = ladder.ladder(ladder.steps_at(published, rows, callers), rows, callers, published.attrs["stamp"])
-    plots.show(figure, plots.alt(figure))
+Markdown(f"The prediction is **{share:.0%}** of a call with one flight. Your guess: {GUESS_SHARE or 'none yet'}.")
 
 # %% [markdown]
-# The steps are those of the `flights` model, whose predictions cost something. Where the model is most of the call, as it is
-# for one flight, a better way to send a table cannot give much: there the engine decides. Where many ask at the same time,
-# what counts is how many of them one prediction serves. Let us look at the reasons one by one.
+# If the model is most of the call, a better way to send the table cannot give much. If the model is a small part, a quicker
+# model cannot give much. Keep this in mind when you look at the ladder.
 #
-# ## Reading and writing text
+# ## The ladder
 #
-# The article's server reads CSV with pandas and writes it with pandas. Ours does both with pyarrow, which works on columns
-# in C++. It must not cost a digit, so we look at that too. We take turns, and look at medians, for a table of numbers.
+# `make bench` measures it (`ladder` in `pred_server/lab/studies.py`), with the `flights` model. Every call is in
+# `data/results/ladder.parquet`. How to read the figures:
+#
+# - A factor of 2 says: twice as fast as the step above. The bar is its 95 % interval. If it crosses the dotted line, no
+#   difference was found.
+# - The two black marks check the rest. One is the product of all steps. The other is the first and the last server, measured
+#   side by side, with processes and calls of their own. If the steps are right, the two agree.
+
+# %%
+from pred_server.checkout import ROOT
+from pred_server.lab import experiments, findings, stats, words
+from pred_server.lab.figures import show
+from pred_server.lab.study_figures import ladder, margins
+
+published = experiments.read(ROOT / "data/results/ladder.parquet")
+for rows, callers in findings.ladders(published):
+    steps = findings.steps_at(published, rows, callers)
+    show(ladder(steps, rows, callers, published.attrs["stamp"]))
+
+
+# %%
+def largest_step(rows, callers):
+    """Return the sentence of a ladder: how much all steps gave, and which gave most."""
+    steps = findings.steps_at(published, rows, callers)
+    ends, largest = steps.iloc[-1], steps.iloc[1:-2].sort_values("factor").iloc[-1]
+    interval = f"[{words.factor(ends['low'])}, {words.factor(ends['high'])}]"
+    return (
+        f"published, {words.at(rows)}, {callers} caller{'s' if callers > 1 else ''}: the last step is "
+        f"{words.factor(ends['factor'])} times {interval} as fast as the first; the largest step is *{largest['step']}*, "
+        f"{words.factor(largest['factor'])} times"
+    )
+
+
+ladder_sentences = [largest_step(rows, callers) for rows, callers in findings.ladders(published)]
+Markdown("\n".join(words.bullets(ladder_sentences)))
+
+# %% [markdown]
+# The same change gives much in one figure and little in another. It depends on what a call spends its time on, and on how many
+# callers there are.
+#
+# ## From the ladder to a decision
+#
+# So ask two questions about *your* service. The first: which share of a call is the prediction, with a single caller? You have
+# just measured it. (With many callers it does not tell: most of a call is then `queue`, and a call waits there for the
+# predictions of others.) The second: how many callers ask at the same time? The factors in the table come from the published
+# results: those of `flights` in the first line, those of `linear`, which computes next to nothing, in the last.
+
+# %%
+MANY = published["callers"].max()
+FEW_ROWS, MANY_ROWS = published["rows"].min(), published["rows"].max()
+
+
+def factor(rows, callers, step):
+    """Return how much a step of the published ladder gave: "9.56×"."""
+    steps = findings.steps_at(published, rows, callers)
+    return words.factor(steps.loc[steps["step"].str.contains(step), "factor"].iloc[0]) + "×"
+
+
+linear = experiments.read(ROOT / "data/results/rows_linear.parquet")
+by_tensor = stats.ratio(linear, "csv", "tensor").set_index("rows")["ratio"].map(words.factor) + "×"
+no_text = f"no text: a tensor, or Arrow ({by_tensor[1]} at 1 row, {by_tensor[MANY_ROWS]} {words.at(MANY_ROWS)})"
+lines = [
+    [
+        "more than 2/3",
+        f"a faster engine, or a smaller model (ONNX Runtime: {factor(FEW_ROWS, 1, 'ONNX')} {words.at(FEW_ROWS)}, "
+        f"{factor(MANY_ROWS, 1, 'ONNX')} {words.at(MANY_ROWS)}); leave the encoding ({factor(FEW_ROWS, 1, 'CSV$')})",
+        f"batching, which is on ({factor(FEW_ROWS, MANY, '^batching')}); then the engine "
+        f"({factor(FEW_ROWS, MANY, 'ONNX')}); then more processes",
+    ],
+    ["between", "the larger part first; then measure again", "batching; then the larger part; then more processes"],
+    ["less than 1/3", f"more rows in one call; {no_text}", "more rows in one call; no text; then more processes"],
+]
+header = ["predict's share", "one caller", f"many callers ({MANY} in the ladder)"]
+Markdown("\n".join(words.table(header, lines)))
+
+# %% [markdown]
+# *More processes* means: start the server several times, and spread the callers over them. One process has one Python, and one
+# Python computes on one core most of the time. More processes do not make a single call quicker.
+
+# %%
+place = "the first line" if share > 2 / 3 else "the last line" if share < 1 / 3 else "the middle line"
+at_csv = published[(published["arm"] == "ours, CSV as well") & (published["rows"] == FEW_ROWS)]
+published_share = (at_csv["predict_ms"] / at_csv["service_ms"]).median()
+promised = 1 / (1 - published_share)
+Markdown(
+    f"- One flight, one caller: predict's share was {share:.0%} here, so {place} holds.\n"
+    f"- A check of the rule: in the published ladder the share was {published_share:.0%} for one flight. If the model took no "
+    f"time at all, a call would be {promised:.1f} times as fast. ONNX Runtime gave "
+    f"{factor(FEW_ROWS, 1, 'ONNX')}."
+)
+
+# %% [markdown]
+# If a step gives more than the share promises, the rest of the call became quicker too. That is so here: a quick model is
+# computed on the event loop, without a second thread (see the appendix). So the share tells you where to begin. Then measure.
+#
+# The next three sections look at the reasons: the engine, batching, and text. Each has a small measurement of its own.
+#
+# ## Reason 1: the engine
+#
+# scikit-learn is made for tables. For one row, most of a prediction is Python that checks and prepares. ONNX is a file format for
+# fitted models, and ONNX Runtime computes them without Python. `with_onnx` (`pred_server/engines/onnx.py`) converts a model. It
+# compares the two before it serves: on the model's sample, with unseen categories, and with missing values. If they differ
+# too much, it refuses.
+
+
+# %%
+import time
+
+
+def medians_ms(ways, repeats=REPEATS):
+    """Return the median milliseconds of each way, measured in turns."""
+    taken_ms = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            start_ns = time.perf_counter_ns()
+            way()
+            taken_ms[name].append((time.perf_counter_ns() - start_ns) / 1e6)
+    return pd.Series({name: float(np.median(times)) for name, times in taken_ms.items()}, name="ms")
+
+
+# %%
+from pred_server import load
+from pred_server.engines.onnx import with_onnx
+
+flights = load("flights")
+converted = with_onnx(flights)
+one = flights.schema.frame_to_rows(one_flight)  # checked, as the server has it after reading a message
+engine_ms = medians_ms({"scikit-learn": lambda: flights.predict_rows(one), "ONNX": lambda: converted.predict_rows(one)})
+Markdown(
+    f"One flight takes **{engine_ms['scikit-learn']:.2f} ms** in scikit-learn and **{engine_ms['ONNX'] * 1000:.0f} µs** in ONNX "
+    f"Runtime. The predictions are {converted.parity}."
+)
+
+# %% [markdown]
+# ONNX Runtime computes trees in float32, so predictions may move in their last digits. `client.describe()` says how far. Some
+# models cannot be converted: `sum`, for example, is not made of scikit-learn's parts. Then `serve --engine onnx` says so and
+# ends.
+#
+# ## Reason 2: batching
+#
+# One prediction of a hundred rows costs far less than a hundred predictions of one row. So the server takes all requests that
+# wait while the model computes, and computes them as one table (`pred_server/server/predictor.py`). Nobody waits for a batch to
+# fill: an idle server answers at once. `--max-batch-rows 1` turns batching off, and shows what it gives.
+
+# %%
+import threading
+
+answers = set()
+
+
+def rate_of(server):
+    """Return the calls per second of all callers together, and the rows that the model computed at once, the median."""
+    client, batches = server.client(), []
+
+    def ask():
+        for _ in range(CALLS):
+            predicted = client.predict(one_flight)
+            batches.append(predicted.waterfall.batch_rows)
+            answers.add(predicted.to_numpy().tobytes())
+
+    client.predict(one_flight)
+    callers = [threading.Thread(target=ask) for _ in range(CALLERS)]
+    start_ns = time.perf_counter_ns()
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    return CALLERS * CALLS / ((time.perf_counter_ns() - start_ns) / 1e9), float(np.median(batches))
+
+
+# %%
+rates = []
+with serve("flights", "--max-batch-rows", "1") as without:
+    for _ in range(3):
+        for name, asked in {"on": server, "off": without}.items():
+            rates.append((name, *rate_of(asked)))
+batching = pd.DataFrame(rates, columns=["batching", "calls/s", "rows at once"]).groupby("batching").median()
+print("different answers, compared by their bits:", len(answers))
+batching.round(1)
+
+# %% [markdown]
+# All calls asked for the same flight, and got the same answer, to the bit. It may not depend on the other rows of a batch. The
+# appendix shows how the server makes sure of that.
+#
+# ## Reason 3: text
+#
+# The article's server reads and writes CSV with pandas. Ours uses pyarrow, which works on columns in C++. This must not cost a
+# digit, so we check that too.
 
 # %%
 import io
-import time
 
-import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 
 numbers = pd.DataFrame(np.random.default_rng(0).normal(size=(ROWS, 10))).add_prefix("x")
 text = numbers.to_csv(index=False)
 data = text.encode()
-
-
-def by_pyarrow_out():
-    sink = io.BytesIO()
-    pa.csv.write_csv(pa.Table.from_pandas(numbers), sink)
-
-
-def medians_ms(ways):
-    """Median milliseconds of each way, taken in turns."""
-    taken = {name: [] for name in ways}
-    for _ in range(REPEATS):
-        for name, way in ways.items():
-            start_ns = time.perf_counter_ns()
-            way()
-            taken[name].append((time.perf_counter_ns() - start_ns) / 1e6)
-    return pd.Series({name: float(np.median(times)) for name, times in taken.items()}, name="ms")
-
-
 csv_ms = medians_ms(
     {
         "read, pandas": lambda: pd.read_csv(io.StringIO(text)),
         "read, pyarrow": lambda: pa.csv.read_csv(pa.BufferReader(data)),
         "write, pandas": lambda: numbers.to_csv(index=False),
-        "write, pyarrow": by_pyarrow_out,
+        "write, pyarrow": lambda: pa.csv.write_csv(pa.Table.from_pandas(numbers), io.BytesIO()),
     }
 )
 exact = {
@@ -107,10 +297,9 @@ print("every bit comes back:", exact)
 csv_ms.round(1).to_frame()
 
 # %% [markdown]
-# ## Not writing text at all
-#
-# A double is eight bytes in memory and some eighteen characters in a text, each of which has to be computed. A `tensor`
-# message is the memory itself; `arrow` is that for each column, and so carries text as well, as the flights need it.
+# It is better not to write text at all. A number has eight bytes in memory. As text it has about twice as many characters, and
+# each of them must be computed. A `tensor` message is the memory itself. `arrow` is the memory of each column, so it carries
+# text columns too. The flights need that.
 
 # %%
 from pred_server.generated.pred_pb2 import Request
@@ -124,148 +313,213 @@ def message(encoding):
 
 
 encode_ms = medians_ms({encoding: (lambda encoding=encoding: message(encoding)) for encoding in CODECS})
-bytes_a_row = pd.Series({encoding: message(encoding).ByteSize() / ROWS for encoding in CODECS}, name="bytes a row")
-pd.concat([encode_ms.rename("ms to encode"), bytes_a_row], axis=1).round(1)
+row_bytes = pd.Series({encoding: message(encoding).ByteSize() / ROWS for encoding in CODECS}, name="bytes a row")
+pd.concat([encode_ms.rename("ms to encode"), row_bytes], axis=1).round(1)
 
 # %% [markdown]
-# ## Another engine
-#
-# scikit-learn is made for tables: for one row, most of a prediction is Python that checks and prepares. ONNX is a file format
-# for fitted models, and ONNX Runtime computes them without Python. `with_onnx` (`pred_server/engines/onnx.py`) converts the
-# model and compares it before it serves: on its sample, with unseen categories, with missing values. What differs too much is
-# refused.
+# ## What we found
 
 # %%
-from pred_server import load
-from pred_server.engines.onnx import with_onnx
+lines = [
+    *ladder_sentences,
+    f"the prediction is {share:.0%} of a call with one flight; this share and the number of callers say what to change first",
+    f"for one flight ONNX Runtime is {engine_ms['scikit-learn'] / engine_ms['ONNX']:.0f} times as fast as scikit-learn",
+    f"with {CALLERS} callers, batching answers {batching.loc['on', 'calls/s'] / batching.loc['off', 'calls/s']:.1f} times as many "
+    "calls a second",
+    f"this text is read {csv_ms['read, pandas'] / csv_ms['read, pyarrow']:.1f} times and written "
+    f"{csv_ms['write, pandas'] / csv_ms['write, pyarrow']:.1f} times as fast by pyarrow as by pandas; a tensor is encoded "
+    f"{encode_ms['csv'] / encode_ms['tensor']:.0f} times as fast as CSV",
+]
+Markdown("\n".join(words.bullets(lines)))
 
-flights = load("flights")
-converted = with_onnx(flights)
-one = flights.schema.align(flights.sample.head(1))
-engine_ms = medians_ms(
-    {"scikit-learn": lambda: flights.predict_aligned(one), "ONNX Runtime": lambda: converted.predict_aligned(one)}
+# %% [markdown]
+# ## Exercises
+#
+# **1.** Climb the ladder of a model of your own. If you have none, take the random forest that this cell trains. First look at its
+# share. Then say which step will be the largest for one row, with one caller and with many callers: `"server"` (from the
+# article's to ours), `"encoding"`, `"batching"` or `"engine"`. Fill in `my_steps`, and run this cell and the next one. The next
+# cell measures the ladder (about a minute) and checks you.
+
+# %%
+import tempfile
+from pathlib import Path
+
+from sklearn.ensemble import RandomForestRegressor
+
+from pred_server import save
+
+scratch = tempfile.TemporaryDirectory()
+my_model = Path(scratch.name) / "forest"  # or the directory of a model that you have saved
+table = numbers.head(500)
+save(RandomForestRegressor(n_estimators=100, random_state=0).fit(table, table["x0"] * table["x1"]), table, my_model)
+with serve(my_model) as mine:
+    print(
+        f"predict's share of a call with one row: {share_of_predict(mine.client(), load(my_model).sample.head(1)):.0%}"
+    )
+
+# %%
+my_steps = {"one caller": None, "many callers": None}
+
+# %%
+from pred_server.lab import studies
+
+
+def kind_of(step):
+    """Return the kind of a step of a ladder, by its name."""
+    beginnings = {"ours": "server", "batching": "batching", "ONNX": "engine"}
+    return next((kind for beginning, kind in beginnings.items() if step.startswith(beginning)), "encoding")
+
+
+if None in my_steps.values():
+    print("exercise 1: not yet answered")
+else:
+    study = studies.declared("ladder", str(my_model), rows=(1,), quick=True)
+    climbed = experiments.run(study, Path(tempfile.mkdtemp(dir=scratch.name)) / "ladder.parquet")
+    for (rows, callers), (where, answer) in zip(findings.ladders(climbed), my_steps.items(), strict=True):
+        steps = findings.steps_at(climbed, rows, callers)
+        show(ladder(steps, rows, callers))
+        steps = steps.iloc[1:-2].assign(kind=lambda steps: steps["step"].map(kind_of))
+        largest, yours = steps.sort_values("factor").iloc[-1], steps[steps["kind"] == answer]
+        near = yours["high"].max() >= largest["low"]  # if the intervals overlap, either answer is right
+        assert near, (
+            f"{where}: the largest step is {largest['step']!r}, {words.factor(largest['factor'])}×, not {answer!r}"
+        )
+    print("exercise 1: right")
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# For the forest: `my_steps = {"one caller": "engine", "many callers": "batching"}`. The model is most of a call, so the table says:
+# the engine for one caller, batching for many callers. Then ask for `"linear"`: set `my_model = "linear"` below the training, and
+# climb again. Its share is small. For one row no step is large then, and the intervals of several steps overlap.
+#
+# For a ladder that you can rely on, run `pred-server bench --varies ladder --model DIR` without `--quick`. It takes fifteen
+# minutes.
+#
+# </details>
+#
+# **2. (optional)** Start `serve("flights", "--engine", "onnx")`, and measure it with `rate_of`, with and without batching. Does
+# batching still help?
+#
+# <details><summary>Answer</summary>
+#
+# It helps less. In ONNX Runtime a row costs the model less than the call around it costs the server. A quick model answers at once,
+# on the event loop, so few calls wait.
+#
+# </details>
+#
+# ## Appendix: how the server does it (optional)
+#
+# The rest is for those who want to know what is inside. Nothing later needs it.
+#
+# ### Row blocks: the same bits in any batch
+#
+# A matrix product takes rows four or eight at a time, and rounds the rest in another way. So the last bit of a linear model's
+# sum may depend on how many rows are computed together. The server asks such a model for whole blocks of rows, and fills up the
+# last block (`pred_server/model/row_blocks.py`). Trees need no blocks.
+
+# %%
+linear_model = load("linear")
+some = numbers.head(64)
+together, alone = (
+    {
+        "estimator": np.concatenate([linear_model.estimator.predict(part) for part in parts]),
+        "in blocks": np.concatenate([linear_model.predict(part) for part in parts]),
+    }
+    for parts in ([some], [some.iloc[[row]] for row in range(len(some))])
 )
+differ = {name: int((together[name] != alone[name]).sum()) for name in together}
 Markdown(
-    f"One flight takes **{engine_ms['scikit-learn']:.2f} ms** in scikit-learn and "
-    f"**{engine_ms['ONNX Runtime'] * 1000:.0f} µs** in ONNX Runtime; the predictions are {converted.parity}."
+    f"Of {len(some)} rows, {differ['estimator']} get another last bit if the estimator predicts them one by one, and "
+    f"{differ['in blocks']} if it is asked for blocks of {linear_model.engine.row_block}."
 )
 
 # %% [markdown]
-# Trees are computed in float32 there, so predictions may move in their last digits; `client.describe()` says how far. A model
-# that is not made of scikit-learn's parts, such as `sum`, cannot be converted, and `serve --engine onnx` says so and ends.
+# ### Inline: a quick model on the event loop
 #
-# ## Putting together what waits
-#
-# One prediction of a hundred rows costs far less than a hundred predictions of one. So the server takes all that waits while
-# the model computes, and computes it as one table (`pred_server/server/predictor.py`). Nobody waits for a batch to fill: an idle
-# server answers at once. For a model so quick that nothing ever waits for it, the event loop first takes in the calls that
-# have arrived, if there are several, and asks it once. `--max-batch-rows 1` turns both off, and lets us see what it gives.
+# The event loop hands a prediction to the thread that computes, and is woken when it is done. For a model that takes some
+# microseconds, these two wake-ups take longer than the prediction. So a model that is known to be quick is computed on the event
+# loop itself (`pred_server/server/inline.py`). `--max-inline-ms 0` turns that off. We measure it with `linear`.
 
 # %%
-import threading
-
-from pred_server import serve
-
-table = pd.read_parquet(ROOT / "data/flights.parquet").drop(columns="arr_delay").head(1)
-
-
-answers = set()
-
-
-def rate_of(server):
-    """Calls per second of all callers together, and the rows that the model computed at once, at the median."""
-    client, batches = server.client(), []
-
-    def ask():
-        for _ in range(CALLS):
-            served = client.predict(table)
-            batches.append(served.waterfall.batch_rows)
-            answers.add(served.to_numpy().tobytes())
-
-    client.predict(table)
-    callers = [threading.Thread(target=ask) for _ in range(CALLERS)]
-    start_ns = time.perf_counter_ns()
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
-    return CALLERS * CALLS / ((time.perf_counter_ns() - start_ns) / 1e9), float(np.median(batches))
-
-
-found = []
-with serve("flights") as on, serve("flights", "--max-batch-rows", "1") as off:
-    for _ in range(3):
-        for name, server in {"on": on, "off": off}.items():
-            found.append((name, *rate_of(server)))
-batching = pd.DataFrame(found, columns=["batching", "calls/s", "rows at once"]).groupby("batching").median()
-print("different answers, compared by their bits:", len(answers))
-batching.round(1)
-
-# %% [markdown]
-# There is one answer, to the bit: no row's result may depend on who shares its batch. Matrix products round by the number of
-# rows, so models that use them are computed in whole blocks of 16 (`pred_server/model/sklearn_engine.py`).
-#
-# ## How near the floor?
-#
-# A step says how much better than before; not how much is left. So `make bench` also runs `pred_server/lab/floor.py`: ratios
-# with a target that was set before, some to the article's server, others to what nothing can beat, a *floor*: the same bytes
-# sent back by a server that does not look at them, plus `predict` in process. All in one run, on all cores.
-
-# %%
-from pred_server.lab import floor
-
-near = experiments.read(ROOT / "data/results/floor.parquet")
-cases = floor.cases(near)
-figure = floor.margins(cases, near.attrs["stamp"])
-plots.show(figure, plots.alt(figure))
-
-# %% [markdown]
-# In process, `predict` is given a DataFrame, which it has to check first. That costs more than our server needs to read a
-# tensor, so the first case gets below its floor; the second one is stricter, as its floor begins with a checked array.
-#
-# Hardest of all are thirty-two callers at once, and a model that takes some microseconds for a row. So quick a model is computed
-# by the event loop itself, as to wake another thread would take longer; so all parts of a call add up. The replies say how long
-# decoding, predicting (a row's share of its batch) and encoding took:
-
-# %%
-from pred_server.lab import stats
-
-us = 1e6 / stats.throughput(near[near["rows"] == 1]).set_index("arm")["calls_per_s"]
-busy = near[near["arm"] == "forest, 32 callers"].assign(
-    predict_ms=lambda calls: calls["predict_ms"] / calls["batch_rows"]
+one_row = numbers.head(1)
+with serve("linear") as inline, serve("linear", "--max-inline-ms", "0") as by_thread:
+    clients = {"on the event loop": inline.client(), "on a thread": by_thread.client()}
+    for client in clients.values():
+        for _ in range(20):  # the server must learn that the model is quick
+            client.predict(one_row)
+    ways = {name: (lambda client=client: client.predict(one_row)) for name, client in clients.items()}
+    inline_ms = medians_ms(ways, 20 * REPEATS)
+Markdown(
+    f"A call with one row of `linear` takes {inline_ms['on the event loop']:.2f} ms if the event loop computes it, and "
+    f"{inline_ms['on a thread']:.2f} ms if a thread does."
 )
+
+# %% [markdown]
+# ### Gathering: quick models and many callers
+#
+# For a quick model nothing ever waits, so there would be no batches. Therefore the event loop, when several calls are there,
+# first takes in the calls that have arrived, and then computes them together (`_gather` in `pred_server/server/predictor.py`). It
+# sets no timer: it stops when no further call comes in some turns of the loop.
+#
+# ### How near the floor?
+#
+# A step says how much better than before. It does not say how much is left. So `make bench` also runs the study `floor`
+# (`pred_server/lab/studies.py`): ratios with a target that was set before. Some compare with the article's server. Others
+# compare with a *floor*, which does only a part of the work: the same bytes sent back by a server that does not look at them, plus
+# `predict` in process.
+
+# %%
+near_floor = experiments.read(ROOT / "data/results/floor.parquet")
+cases = findings.cases(near_floor)
+show(margins(cases, near_floor.attrs["stamp"]))
+
+# %%
+missed = "; ".join(
+    f"{case.case} ({case.ratio:.3g}, target {case.target})" for case in cases[cases["margin"] < 1].itertuples()
+)
+Markdown(f"Published: {(cases['margin'] >= 1).sum()} of {len(cases)} targets are met. Missed: {missed or 'none'}.")
+
+# %% [markdown]
+# The first case may lie below its floor. In process, `predict` gets a DataFrame and has to check it first. That costs more than
+# our server needs to read a tensor. The second case is stricter: its floor begins with a checked array.
+#
+# ### Thirty-two callers and a quick model
+#
+# This is the hardest case. The event loop does everything, so all parts of a call add up. The replies say how long the server
+# decoded, predicted (a row's share of its batch) and encoded.
+
+# %%
+call_us = 1e6 / stats.throughput(near_floor[near_floor["rows"] == 1]).set_index("arm")["calls_per_s"]
+busy = near_floor[near_floor["arm"] == "forest, 32 callers"]
+busy = busy.assign(predict_ms=busy["predict_ms"] / busy["batch_rows"])
 parts_us = 1e3 * busy[["decode_ms", "predict_ms", "encode_ms"]].median()
-echo_us, ours_us = us["echo, 32 callers"], us["forest, 32 callers"]
+echo_us, ours_us = call_us["echo, 32 callers"], call_us["forest, 32 callers"]
 Markdown(
-    f"Published: the echo finishes a call every **{echo_us:.0f} µs**, ours every **{ours_us:.0f} µs**. Of these it decodes for "
+    f"Published: the echo finishes a call every **{echo_us:.0f} µs**, ours every **{ours_us:.0f} µs**. Of these, ours decodes for "
     f"{parts_us['decode_ms']:.0f} µs, predicts for {parts_us['predict_ms']:.0f} µs and encodes for "
     f"{parts_us['encode_ms']:.0f} µs. If all else cost nothing, it would reach "
-    f"**{echo_us / (echo_us + parts_us.sum()):.0%}** of the echo's rate; it reaches {echo_us / ours_us:.0%}."
+    f"**{echo_us / (echo_us + parts_us.sum()):.0%}** of the echo's rate. It reaches {echo_us / ours_us:.0%}."
 )
 
 # %% [markdown]
-# Among what is left are limits and refusals, timing, and telling the times: `server-timing` is metadata, which gRPC has to write
-# for each reply. The processor's own count: what does a call cost all threads of the server, an echo's and ours, here with the
-# `linear` model?
+# The rest goes into limits, refusals, and `server-timing` itself: gRPC has to write this metadata for each reply. The
+# operating system counts processor time too. What does a call cost all threads of a server, an echo's and ours? Here with the
+# `linear` model:
 
 # %%
 import psutil
 
-from pred_server.lab import baselines
-from pred_server.lab.calls import Arm, messages_of, target_of
 from pred_server.lab.load import Generator, Segment
+from pred_server.lab.ways import Arm, Target, messages_of, start_own
 
 arms = {"echo": Arm("echo", "echo", "tensor"), "ours": Arm("ours", encoding="tensor")}
-row = messages_of(arms["ours"], experiments.table_of(load("linear")).head(1))
+row = messages_of(arms["ours"], one_row)
 cpu_us = {name: [] for name in arms}
-with (
-    serve("linear", "--kind", "echo", module=baselines.__name__) as echo,
-    serve("linear") as ours,
-    Generator() as generator,
-):
+with start_own("echo", "linear") as echo, serve("linear") as ours, Generator() as generator:
     for _ in range(4):
-        for name, server in {"echo": echo, "ours": ours}.items():
-            process, target = psutil.Process(server.pid), target_of(arms[name], server.address, row)
+        for name, asked in {"echo": echo, "ours": ours}.items():
+            process, target = psutil.Process(asked.pid), Target(arms[name], asked.address, row)
             before = process.cpu_times()
             generator.run([target], [Segment(name, BUSY_CALLS, callers=32)])
             after = process.cpu_times()
@@ -273,14 +527,16 @@ with (
             cpu_us[name].append(taken_s / BUSY_CALLS * 1e6)
 per_call = pd.DataFrame(cpu_us).iloc[1:].median()  # the first round warms up
 Markdown(
-    f"A call costs the echo **{per_call['echo']:.0f} µs** of processor time and ours **{per_call['ours']:.0f} µs**; where that is "
-    f"what limits both, ours reaches {per_call['echo'] / per_call['ours']:.0%} of the echo's rate."
+    f"A call costs the echo **{per_call['echo']:.0f} µs** of processor time, and ours **{per_call['ours']:.0f} µs**. Where processor "
+    f"time limits both, ours reaches {per_call['echo'] / per_call['ours']:.0%} of the echo's rate."
 )
 
 # %% [markdown]
+# ### Cold caches
+#
 # Why does our part cost so much more than the microseconds that ONNX Runtime needs for a row? Those were measured in a tight
-# loop. In a server other work comes in between, and what the next call needs has left the processor's caches. We do the same
-# here: write to 8 MB before each prediction, outside of its time.
+# loop. In a server other work comes in between, and the data of the next call have left the processor's caches. We do the same
+# here: before each prediction we write to 8 MB of memory, outside of the measured time.
 
 # %%
 other_work = np.zeros(1_000_000)
@@ -289,9 +545,9 @@ for _ in range(20 * REPEATS):
     for name, times in taken_us.items():
         if name == "after other work":
             other_work += 1
-        for _ in range(3 if name == "in a tight loop" else 1):  # the last one counts
+        for _ in range(3 if name == "in a tight loop" else 1):  # only the last one counts
             start_ns = time.perf_counter_ns()
-            converted.predict_aligned(one)
+            converted.predict_rows(one)
             one_us = (time.perf_counter_ns() - start_ns) / 1e3
         times.append(one_us)
 cold_us = {name: float(np.median(times)) for name, times in taken_us.items()}
@@ -301,52 +557,16 @@ Markdown(
 )
 
 # %% [markdown]
-# On one thread of Python each microsecond is missing at the rate. Beyond that help more processes, not less code.
-#
-# ## What we found
-
-# %%
-lines = []
-for rows, callers in ladder.ladders(published):
-    steps = ladder.steps_at(published, rows, callers)
-    ends, largest = steps.iloc[-1], steps.iloc[1:-2].sort_values("factor").iloc[-1]
-    lines.append(
-        f"- Published, {stats.at(rows)}, {callers} caller{'s' if callers > 1 else ''}: the last step is {ends['factor']:.2g} times "
-        f"[{ends['low']:.2g}, {ends['high']:.2g}] as fast as the first; the largest single step is "
-        f"*{largest['step']}*, {largest['factor']:.2g} times."
-    )
-missed = "; ".join(cases.loc[cases["margin"] < 1, "case"]) or "none"
-lines.append(f"- Published: {(cases['margin'] >= 1).sum()} of {len(cases)} targets are met; missed: {missed}.")
-Markdown(
-    "\n".join(lines)
-    + f"\n- pyarrow reads this text {csv_ms['read, pandas'] / csv_ms['read, pyarrow']:.1f} times and writes it "
-    f"{csv_ms['write, pandas'] / csv_ms['write, pyarrow']:.1f} times as fast as pandas; a tensor is encoded "
-    f"{encode_ms['csv'] / encode_ms['tensor']:.0f} times as fast as CSV.\n"
-    f"- For one flight ONNX Runtime is {engine_ms['scikit-learn'] / engine_ms['ONNX Runtime']:.0f} times as fast as "
-    "scikit-learn.\n"
-    f"- With {CALLERS} callers, batching answers {batching.loc['on', 'calls/s'] / batching.loc['off', 'calls/s']:.1f} times "
-    "as many calls a second."
-)
-
-# %% [markdown]
-# ## Exercises
-#
-# 1. `pred-server bench --varies ladder --quick --model linear` walks the same way with a model that costs next to nothing to
-#    compute. Which step is the largest now?
-# 2. Start `serve("flights", "--engine", "onnx")`, and let the callers of this lesson ask it, with and without batching. Does
-#    batching still help?
-#
-# <details><summary>Answers</summary>
-#
-# 1. For many rows, the encoding: without a model to wait for, text is what the call consists of. For one row the steps are
-#    small, and the engine's is the largest of them or none is found.
-# 2. Hardly: a row costs the model less than the call around it. Such a quick model is asked on the event loop, at once, and
-#    little ever waits.
-#
-# </details>
+# One Python runs on one core at a time, so every microsecond of a call lowers the rate. To go further, use more processes.
 #
 # ## Close
 #
-# The servers of this lesson ended with their `with` blocks.
-#
+# The other servers of this lesson ended with their `with` blocks.
+
+# %%
+server.close()
+scratch.cleanup()
+server
+
+# %% [markdown]
 # Next: [Explorer](explorer.ipynb)

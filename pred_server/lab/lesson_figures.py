@@ -1,5 +1,6 @@
 """Figures of the lessons: the lines of matplotlib that would hide what a cell is about."""
 
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from pred_server.lab.figures import COLOURS
+from pred_server.lab.figures import COLOURS, INVALID
 
 MARKERS = "osD^v"
 LINES = ("-", "--", "-.", "-", "--")
@@ -24,10 +25,15 @@ def lines(
     bands: Mapping[str, pd.DataFrame] | None = None,
     band_label: str = "",
     grey: Collection[str] = (),
+    crossed: pd.DataFrame | None = None,
     log: bool = False,
+    every_x: bool = False,
+    legend: str = "upper left",
     height: float = 3.6,
 ) -> Figure:
     """Draw a line for each column of a table against its index, with a legend.
+
+    A column without values is not drawn, but takes its colour: so figures that share their columns share their colours.
 
     Parameters
     ----------
@@ -35,7 +41,10 @@ def lines(
     bands : for some lines, a DataFrame of shape (n_points, 2): lower and upper edge of a band around the line
     band_label : what a band means, for the legend
     grey : the lines that the others are compared with
+    crossed : a DataFrame of booleans with the shape of `points`; points that are not to be trusted get a red cross
     log : whether both axes are logarithmic
+    every_x : whether the x axis has its ticks at the points, and nowhere else
+    legend : where it stands, in words of matplotlib
     height : of the figure, in inches
     """
     figure = Figure(figsize=(7, height), layout="constrained")
@@ -45,17 +54,24 @@ def lines(
         style: dict[str, Any] = GREY
         if name not in grey:
             style = dict(zip(("color", "marker", "linestyle"), next(styles), strict=True))
+        if points[name].isna().all():
+            continue
         axes.plot(points.index, points[name], label=name, **style)
         if bands and name in bands:
             low, high = bands[name].iloc[:, 0], bands[name].iloc[:, 1]
             label = band_label if len(bands) == 1 else f"{name}: {band_label}"
             axes.fill_between(points.index, low, high, color=style["color"], alpha=0.2, linewidth=0, label=label)
+        if crossed is not None and crossed[name].any():
+            axes.plot(points.loc[crossed[name], name], **INVALID)
     axes.set(xlabel=xlabel, ylabel=ylabel)
-    axes.set_title(title, fontsize=11)
+    axes.set_title(textwrap.fill(title, 84), fontsize=11)
     if log:
         _label_log_axes(axes)
+    if every_x:
+        axes.set_xticks(points.index, [str(x) for x in points.index])
+        axes.xaxis.minorticks_off()
     axes.grid(True, alpha=0.3)
-    axes.legend(frameon=False, loc="upper left", fontsize=9)
+    axes.legend(frameon=False, loc=legend, fontsize=9)
     return figure
 
 
@@ -68,6 +84,31 @@ def _label_log_axes(axes: Axes) -> None:
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter("{x:,.10g}")
         axis.set_minor_formatter(NullFormatter())
+
+
+def stopped(calls: pd.DataFrame, stop_ms: float, expected: "Mapping[str, pd.Series[float]]", title: str) -> Figure:
+    """Draw each call's response time against when it was due, around a stop of the server.
+
+    Parameters
+    ----------
+    calls : DataFrame with the columns arm, at_ms (when the call was due, from the beginning of the stop) and latency_ms
+    stop_ms : how long the server was stopped
+    expected : what arithmetic says: by the text of the legend, response times in ms by when a call was due
+    """
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.axvspan(0, stop_ms, color="0.9", label="the server is stopped")
+    for (label, times_ms), line in zip(expected.items(), (":", "-", "--"), strict=False):
+        axes.plot(times_ms, line, color="0.35", label=label)
+    for (arm, group), marker, colour in zip(calls.groupby("arm", sort=False), MARKERS, COLOURS, strict=False):
+        filled = "full" if marker == "o" else "none"
+        points = group[group["at_ms"].between(-0.75 * stop_ms, 2 * stop_ms)]
+        axes.plot(points["at_ms"], points["latency_ms"], marker, color=colour, fillstyle=filled, label=str(arm))
+    axes.set(xlabel="when the call was due (ms after the stop began)", ylabel="response time (ms)", ylim=(0, None))
+    axes.set_title(title, fontsize=10.5)
+    axes.grid(True, alpha=0.3)
+    axes.legend(frameon=False, fontsize=9)
+    return figure
 
 
 def byte_boxes(data: bytes, parts: Sequence[tuple[str, int, str]], n_text: int, title: str) -> Figure:

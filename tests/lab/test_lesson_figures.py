@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgba
 
-from pred_server.lab.lesson_figures import byte_boxes, lines
+from pred_server.lab.figures import COLOURS
+from pred_server.lab.lesson_figures import byte_boxes, lines, stopped
 
 ROWS = pd.Index([1, 10, 100], name="rows")
 POINTS = pd.DataFrame({"served": [2.0, 3.0, 9.0], "floor": [1.0, 1.5, 8.0]}, index=ROWS)
@@ -46,6 +47,50 @@ def test_a_logarithmic_axis_has_more_ticks_than_its_powers_of_ten() -> None:
     figure.draw_without_rendering()
     shown = {label.get_text() for label in axes.get_yticklabels()}
     assert shown >= {"1", "2", "5", "10"}
+
+
+def test_lines_crosses_out_what_is_not_to_be_trusted_and_marks_every_x() -> None:
+    crossed = pd.DataFrame({"served": [False, True, False], "floor": [False, False, False]}, index=ROWS)
+    figure = lines(POINTS, "", "rows", "ms", crossed=crossed, log=True, every_x=True)
+    (axes,) = figure.axes
+    (cross,) = [line for line in axes.get_lines() if line.get_marker() == "x"]
+    assert (list(cross.get_xdata()), list(cross.get_ydata())) == ([10], [3])
+    assert to_rgba(cross.get_color()) == to_rgba("red")
+    figure.draw_without_rendering()
+    assert [label.get_text() for label in axes.get_xticklabels(which="both")] == ["1", "10", "100"]
+
+
+def test_a_column_without_values_takes_its_colour_and_is_not_drawn() -> None:
+    figure = lines(POINTS.assign(served=float("nan")), "a long finding " * 10, "rows", "ms", legend="lower right")
+    (axes,) = figure.axes
+    (floor,) = axes.get_lines()
+    assert floor.get_color() == COLOURS[1]
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["floor"]
+    assert "\n" in axes.get_title(), "a long title is broken into lines"
+
+
+def test_stopped_draws_each_loop_near_the_stop_and_what_arithmetic_says() -> None:
+    calls = pd.DataFrame(
+        {
+            "arm": ["open", "open", "open", "closed"],
+            "at_ms": [-500.0, 0.0, 100.0, 0.0],
+            "latency_ms": [1.0, 200.0, 100.0, 201.0],
+        }
+    )
+    expected = {"by arithmetic": pd.Series([200.0, 0.0], index=[0.0, 200.0])}
+    figure = stopped(calls, 200, expected, "a finding")
+    (axes,) = figure.axes
+    drawn = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.get_lines()}
+    assert drawn == {
+        "by arithmetic": ([0, 200], [200, 0]),
+        "open": ([0, 100], [200, 100]),
+        "closed": ([0], [201]),
+    }, "the call long before the stop is left out"
+    (shade,) = axes.patches
+    assert (shade.get_x(), shade.get_width()) == (0, 200)
+    assert axes.get_title() == "a finding"
 
 
 def test_an_index_of_text_is_drawn_as_groups() -> None:
