@@ -170,8 +170,9 @@ published_figures = figures_of(published)
 show(published_figures["latency"])
 
 # %% [markdown]
-# Both axes are logarithmic. The bands reach from the median to p99. On the left all lines are flat: a call has a fixed
-# price. On the right the lines rise with the rows: there, the price of a row counts. In between, lines cross.
+# Both axes are logarithmic. The bands reach from the median to p99, the time within which 99 of 100 calls end. On the left all
+# lines are flat: a call has a fixed price. On the right the lines rise with the rows: there, the price of a row counts. In
+# between, lines cross.
 #
 # ## Crossovers (optional)
 #
@@ -313,8 +314,8 @@ Markdown(
     f"2. **{most:,} rows** take {took[article.name, most]} at the article's server, if its limit is lifted; otherwise it "
     f"refuses them. At ours, one tensor takes {took['tensor', most]} ({against_article('tensor', most)}), a tensor in chunks "
     f"{took['streamed tensor', most]} ({against_article('streamed tensor', most)}).\n"
-    f"3. **Text is what costs.** The same rows as CSV take {took['csv', most]} at ours ({against_article('csv', most)}). Before "
-    f"that, the caller needs {encode_ms['csv']} to write the text, but only {encode_ms['tensor']} for a tensor. The prediction "
+    f"3. **As CSV text** the same rows take {took['csv', most]} at ours ({against_article('csv', most)}). Before "
+    f"that, the caller needs {encode_ms['csv']} to write the text, and {encode_ms['tensor']} to write a tensor. The prediction "
     f"alone, in process, takes {took['in process', most]}."
 )
 

@@ -13,7 +13,7 @@
 # - find what a server process can carry, from latencies alone, by a law of one line;
 # - see what threads, an event loop and batching each give when many callers ask at once.
 #
-# **Needs:** the trained model (`make setup`, or `make lab`). **Takes:** 100 s to run, about 50 minutes to read (the core: 35).
+# **Needs:** the trained model (`make setup`, or `make lab`). **Takes:** 100 s to run, about 50 minutes to read (the core: 45).
 # Leave the machine alone while it runs. **Built before:** the article's server and the strict one
 # ([03](03_serve_and_call.ipynb)), encodings, `server-timing` and the 95 % interval ([03b](03b_under_the_hood.ipynb)).
 #
@@ -263,7 +263,7 @@ show(figure)
 # Now we take the real model, `flights`, and closed loops with more and more callers. Four servers take part. Each is one
 # process, and all have the same model and get the same flights:
 #
-# - **the article's server**: each call gets one of ten *threads*, and the eleventh caller waits. Python lets one thread compute
+# - the server of [the article](https://abap34.com/posts/grpc_ml.html): each call gets one of ten *threads*, and the eleventh caller waits. Python lets one thread compute
 #   at a time (the *global interpreter lock*; some libraries let go of it now and then);
 # - **ours, one by one**: an *event loop* (asyncio), a single thread that turns to whichever call has something to do. It reads
 #   and writes. One further thread computes. `--max-batch-rows 1` turns *batching* off;
@@ -562,7 +562,7 @@ if outcome is None:
     print("exercise 1: not yet answered")
 else:
     for latencies_ms, right in (([1.0, 5.0], [1, 1, 3, 5]), ([0.5, 0.5], [0.5, 0.5]), ([7.0], [1, 3, 5, 7])):
-        outcome = sorted(mended(np.array(latencies_ms), 2.0))
+        outcome = sorted(np.asarray(mended(np.array(latencies_ms), 2.0)).tolist())
         assert np.allclose(outcome, right) if len(outcome) == len(right) else False, (
             f"with a gap of 2 ms, {latencies_ms} must become {right}; yours became {outcome}"
         )

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -28,7 +28,7 @@ def lines(
     crossed: pd.DataFrame | None = None,
     log: bool = False,
     every_x: bool = False,
-    legend: str = "upper left",
+    legend: Literal["upper left", "upper right", "lower left", "lower right"] = "upper left",
     height: float = 3.6,
 ) -> Figure:
     """Draw a line for each column of a table against its index, with a legend.
@@ -44,7 +44,7 @@ def lines(
     crossed : a DataFrame of booleans with the shape of `points`; points that are not to be trusted get a red cross
     log : whether both axes are logarithmic
     every_x : whether the x axis has its ticks at the points, and nowhere else
-    legend : where it stands, in words of matplotlib
+    legend : where it stands
     height : of the figure, in inches
     """
     figure = Figure(figsize=(7, height), layout="constrained")
