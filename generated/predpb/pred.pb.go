@@ -233,7 +233,7 @@ type Tensor struct {
 	// The values, little-endian, without gaps.
 	Data  []byte       `protobuf:"bytes,4,opt,name=data,proto3" json:"data,omitempty"`
 	Order Tensor_Order `protobuf:"varint,5,opt,name=order,proto3,enum=prediction.Tensor_Order" json:"order,omitempty"`
-	// Only in replies, for predictions that are text: the values are then places in this list, counted from 0.
+	// Only in replies, for predictions that are text: the values are then indexes into this list, counted from 0.
 	Categories    []string `protobuf:"bytes,6,rep,name=categories,proto3" json:"categories,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -366,7 +366,7 @@ type Column struct {
 	Uint64 []uint64 `protobuf:"varint,5,rep,packed,name=uint64,proto3" json:"uint64,omitempty"`
 	Bool   []bool   `protobuf:"varint,6,rep,packed,name=bool,proto3" json:"bool,omitempty"`
 	Str    []string `protobuf:"bytes,7,rep,name=str,proto3" json:"str,omitempty"`
-	// The rows without a value, counted from 0 and rising; the list has a place for them all the same.
+	// The rows without a value, counted from 0, in ascending order; the list of values keeps a placeholder there.
 	Missing       []uint32 `protobuf:"varint,8,rep,packed,name=missing,proto3" json:"missing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

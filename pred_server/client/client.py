@@ -3,6 +3,7 @@
 import io
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, Self
 
@@ -16,7 +17,7 @@ from pred_server.generated.pred_pb2 import DescribeRequest, Request, Response
 from pred_server.limits import MIB, Limits, check_message_bytes
 from pred_server.wire.csv import split_records
 from pred_server.wire.description import Description
-from pred_server.wire.tables import ROW_BLOCK, Table, as_table, chunks, count_bytes
+from pred_server.wire.tables import Table, as_table, count_bytes, in_chunks
 from pred_server.wire.timing import Stopwatch
 
 DEFAULT_TIMEOUT_S = 30.0
@@ -24,7 +25,8 @@ DEFAULT_STREAM_TIMEOUT_S = 3_600.0
 
 # Above this size `predict` sends a table as a stream.
 STREAM_BYTES = MIB
-# In chunks of about this size: larger ones carry more (`bench --varies chunks`), and the first predictions come later.
+# In chunks of about this size. Larger chunks have a higher throughput (`bench --varies chunks`), but the first
+# predictions come later.
 CHUNK_BYTES = MIB
 
 
@@ -64,7 +66,7 @@ class Client:
         self._connection = Connection(target, metadata, limits, retry, connections)
         self._limits = limits
         self._description: Description | None = None
-        self._describes = True
+        self._can_describe = True
 
     def predict(
         self,
@@ -100,7 +102,7 @@ class Client:
         """
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
         prepared = self.prepare(table, encoding, timeout_s)
-        warn_ignored(prepared.ignored, stacklevel=3)
+        warn_ignored(prepared.ignored, stacklevel=2)
         if stream is None and (isinstance(table, str) or len(prepared.table) > FEW_ROWS):
             stream = self._is_large(count_bytes(prepared.table), timeout_s)
         watch, start_ns = Stopwatch(), time.perf_counter_ns()
@@ -111,7 +113,7 @@ class Client:
         if stream:
             return self._predict_in_chunks(prepared, output, resume, timeout_s)
         response, metadata = self.call(request, output=output, timeout_s=timeout_s)
-        warn_ignored(ignored_in(metadata), stacklevel=3)
+        warn_ignored(ignored_in(metadata), stacklevel=2)
         result = prepared.read(response, metadata.get("prediction-dtype"), output, watch)
         wall_ms = (time.perf_counter_ns() - start_ns) / 1e6
         result.waterfall = Waterfall.of_call(watch, metadata.get("server-timing", ""), wall_ms)
@@ -119,7 +121,7 @@ class Client:
 
     def predict_stream(
         self,
-        tables: Iterable[Table | CsvText],
+        chunks: Iterable[Table | CsvText],
         *,
         encoding: str | None = None,
         output: str = "labels",
@@ -128,12 +130,12 @@ class Client:
     ) -> PredictionStream:
         """Return an iterator over the predictions of each chunk, in order, as they come. Few chunks are in memory.
 
-        Parameters and errors are those of `predict`; `timeout_s` is for the whole stream. The tables are drawn in
+        Parameters and errors are those of `predict`; `timeout_s` is for the whole stream. The chunks are drawn in
         another thread, ahead of the predictions.
         """
 
         def prepared() -> Iterator[Prepared]:
-            for number, table in enumerate(tables, start=1):
+            for number, table in enumerate(chunks, start=1):
                 try:
                     ready = self.prepare(table, encoding)
                 except InvalidInput as error:
@@ -156,7 +158,7 @@ class Client:
         table = table if isinstance(table, str) else as_table(table)
         encoding = self.encoding if encoding is None else check_encoding(encoding)
         asks = needs_description(table, encoding)
-        return prepare(table, encoding, self._known(timeout_s) if asks else self._description)
+        return prepare(table, encoding, self._described(timeout_s) if asks else self._description)
 
     def call(
         self, request: Request, *, output: str = "labels", timeout_s: float | None = None
@@ -172,30 +174,29 @@ class Client:
         """Send requests as they are, in one stream; iterate over the result for the responses."""
         return RequestStream(self._connection.opener(_asking_for(output), timeout_s), requests, resume)
 
-    def _known(self, timeout_s: float | None) -> Description | None:
+    def _described(self, timeout_s: float | None) -> Description | None:
         """Return what the server said of the model, which it is asked once; None for a server that cannot say."""
-        if self._description is None and self._describes:
+        if self._description is None and self._can_describe:
             try:
                 self.describe(timeout_s=timeout_s)
             except RemoteError as error:
                 if error.code != "UNIMPLEMENTED":
                     raise
-                self._describes = False
+                self._can_describe = False
         return self._description
 
     def _is_large(self, n_bytes: int, timeout_s: float) -> bool:
         """Whether to stream a table of so many bytes: to a server that is known to take streams."""
-        return n_bytes > STREAM_BYTES and self._known(timeout_s) is not None
+        return n_bytes > STREAM_BYTES and self._described(timeout_s) is not None
 
     def _predict_in_chunks(self, whole: Prepared, output: str, resume: bool, timeout_s: float) -> Any:
         table = whole.table
-        if isinstance(table, str):
-            pieces: Iterator[Any] = split_records(io.BytesIO(table.encode()), CHUNK_BYTES, "the text")
-        else:
-            # Whole blocks: the rest of a block would be computed by itself (`model.row_blocks`).
-            n_rows = max(1, len(table) * CHUNK_BYTES // max(count_bytes(table), 1) // ROW_BLOCK) * ROW_BLOCK
-            pieces = chunks(table, n_rows)
-        prepared = (Prepared(piece, whole.codec) for piece in pieces)
+        pieces: Iterator[Any] = (
+            split_records(io.BytesIO(table.encode()), CHUNK_BYTES, "the text")
+            if isinstance(table, str)
+            else in_chunks(table, CHUNK_BYTES)
+        )
+        prepared = (replace(whole, table=piece, ignored=[]) for piece in pieces)
         open_stream = partial(self.stream, output=output, resume=resume, timeout_s=timeout_s)
         stream = PredictionStream(open_stream, prepared, output)
         parts: list[Any] = []

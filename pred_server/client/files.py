@@ -11,7 +11,7 @@ import pyarrow.parquet
 from pred_server.client.prepare import CsvText
 from pred_server.errors import InvalidInput
 from pred_server.wire.csv import split_records
-from pred_server.wire.tables import ROW_BLOCK, Table, chunks
+from pred_server.wire.tables import Table, in_chunks
 
 Tables = Iterator[CsvText | Table]
 
@@ -48,12 +48,14 @@ def _chunks(
     batches_of: Callable[[BinaryIO], Iterable[pa.RecordBatch]], file: BinaryIO, chunk_bytes: int, name: str
 ) -> Tables:
     try:
+        n_rows = 0
         for batch in batches_of(file):
-            table = pa.Table.from_batches([batch])
-            row_bytes = max(1, table.nbytes // max(1, len(table)))
-            yield from chunks(table, max(1, chunk_bytes // row_bytes // ROW_BLOCK) * ROW_BLOCK)
+            n_rows += len(batch)
+            yield from in_chunks(pa.Table.from_batches([batch]), chunk_bytes)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InvalidInput(f"{name} is damaged, or no table: {str(error).splitlines()[0]}") from error
+    if not n_rows:
+        raise InvalidInput(f"{name} has no rows")
 
 
 def _seekable(file: BinaryIO) -> BinaryIO:

@@ -9,9 +9,9 @@ import pandas as pd
 from pred_server.client.results import Predictions, Probabilities, to_pandas
 from pred_server.errors import InvalidInput, ServerFault, clip
 from pred_server.generated.pred_pb2 import Request, Response
-from pred_server.limits import Limits
 from pred_server.wire.codec import CODECS, Codec
 from pred_server.wire.description import Description
+from pred_server.wire.schema import Schema
 from pred_server.wire.tables import Table, to_frame, without_columns
 from pred_server.wire.timing import Stopwatch
 
@@ -27,16 +27,26 @@ class Prepared:
 
     table: Table | CsvText
     codec: Codec
+    schema: Schema | None = None
+    """What the server's model takes, for text that becomes another encoding and for arrays, which have no names."""
     ignored: list[str] = field(default_factory=list)
 
     def write(self, watch: Stopwatch) -> Request:
         """Return the request. Raises InvalidInput where the encoding cannot carry the table."""
-        request = Request()
+        request, table = Request(), self.table
         with watch("client encode"):
-            if isinstance(self.table, str):
-                request.input_data = self.table
-            else:
-                self.codec.write_table(self.table, request)
+            if isinstance(table, str):
+                try:
+                    request.input_data = table
+                except UnicodeEncodeError as error:
+                    raise InvalidInput(f"the text is not valid Unicode: {error.reason}") from error
+                if self.codec.name == "csv" or self.schema is None:
+                    return request
+                rows, _ = CODECS["csv"].read_table(request, self.schema, max_rows=len(table))
+                table = rows.to_frame(self.schema.index)
+            if isinstance(table, np.ndarray) and self.codec.name != "tensor":
+                table = to_frame(table, self.schema.names if self.schema else [])
+            self.codec.write_table(table, request := Request())
         return request
 
     def read(self, response: Response, dtype: str | None, output: str, watch: Stopwatch) -> Predictions | Probabilities:
@@ -68,20 +78,16 @@ def prepare(table: Table | CsvText, encoding: str, description: Description | No
 
     `description` is None for a server that does not describe its models.
     """
+    schema = description.schema if description else None
     if isinstance(table, str):
-        if encoding in ("auto", "csv") or description is None:
-            return Prepared(table, CODECS["csv"])
-        rows, _ = CODECS["csv"].read_table(Request(input_data=table), description.schema, Limits().max_rows)
-        table = rows.to_frame(description.schema.index)
+        return Prepared(table, CODECS["csv" if encoding == "auto" or schema is None else encoding], schema)
     ignored: list[str] = []
-    if description and not isinstance(table, np.ndarray):
-        table, ignored = without_columns(table, set(description.schema.names))
+    if schema and not isinstance(table, np.ndarray):
+        table, ignored = without_columns(table, set(schema.names))
     if encoding == "auto":
         best = _best_encoding(table)
         encoding = best if description and best in description.encodings else "csv"
-    if isinstance(table, np.ndarray) and encoding != "tensor":
-        table = to_frame(table, description.schema.names if description else [])
-    return Prepared(table, CODECS[encoding], ignored)
+    return Prepared(table, CODECS[encoding], schema, ignored)
 
 
 def _best_encoding(table: Table) -> str:

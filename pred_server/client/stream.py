@@ -161,8 +161,8 @@ class PredictionStream:
         responses = self._responses
         for response in responses:
             prepared = self._sent.popleft()
-            if responses.answered == 1:
-                warn_ignored(prepared.ignored or ignored_in(responses.metadata), stacklevel=2)
+            names = prepared.ignored or (ignored_in(responses.metadata) if responses.answered == 1 else [])
+            warn_ignored(names, stacklevel=2)
             yield prepared.read(response, responses.metadata.get("prediction-dtype"), self._output, self._watch)
         wall_ms = (time.perf_counter_ns() - start_ns) / 1e6
         header = responses.metadata.get("server-timing", "")

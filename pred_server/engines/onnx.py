@@ -16,12 +16,12 @@ import numpy as np
 import pandas as pd
 
 from pred_server.errors import ServerStartError
+from pred_server.limits import ROW_BLOCK
 from pred_server.model.model import Model
 from pred_server.model.row_blocks import find_row_block, predict_in_blocks
 from pred_server.model.sklearn_engine import LARGE_ROWS
 from pred_server.wire.rows import Rows
 from pred_server.wire.schema import Schema
-from pred_server.wire.tables import ROW_BLOCK
 
 # The largest difference that is allowed, as a share of the largest prediction.
 TOLERANCE = 1e-5

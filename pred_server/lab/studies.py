@@ -20,10 +20,9 @@ from pred_server.errors import InvalidInput, ServerStartError
 from pred_server.lab.experiments import Experiment, sample, table_of
 from pred_server.lab.findings import AS_AN_END, CASES, FIRST, callers_suffix
 from pred_server.lab.ways import WAYS, Arm, messages_of
-from pred_server.limits import MIB
+from pred_server.limits import MIB, ROW_BLOCK
 from pred_server.model.store import load, save
 from pred_server.wire.codec import CODECS
-from pred_server.wire.tables import ROW_BLOCK
 
 ARTICLE = Arm("the article's server", "article")
 IN_PROCESS = Arm("in process", "predict")

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from pred_server.limits import ROW_BLOCK
 from pred_server.wire.rows import Rows
-from pred_server.wire.tables import ROW_BLOCK
 
 
 def predict_in_blocks(predict: Callable[[Rows], np.ndarray], rows: Rows, block: int) -> np.ndarray:

@@ -49,11 +49,11 @@ class Admission:
         LimitExceeded
             The message is too large, or too many calls or bytes are in flight.
         """
-        check_message_bytes(message_bytes, self._limits, "the message")
         ticket = Ticket()
         try:
             if self._draining:
                 raise Unavailable("the server is stopping")
+            check_message_bytes(message_bytes, self._limits, "the message")
             most = self._limits.max_calls_in_flight
             if len(self._tickets) >= most:
                 message = "as many calls are in flight as may be; come back later"

@@ -30,7 +30,7 @@ class Call:
     timing : whether the reply carries `server-timing`
     """
 
-    ticket: Ticket
+    ticket: Ticket | None = None
 
     def __init__(self, rpc: str, context: Context, admission: Admission, limits: Limits, timing: bool):
         self.rpc = rpc
@@ -57,6 +57,11 @@ class Call:
     def request_id(self) -> str:
         return clip(self.metadata.get("x-request-id") or uuid.uuid4().hex, 128)
 
+    def hold(self, n_bytes: int) -> None:
+        """Count so many bytes for the call. Raises LimitExceeded."""
+        assert self.ticket is not None
+        self._admission.hold(self.ticket, n_bytes)
+
     def deadline_s(self) -> float:
         """Return the moment, on the clock of time.monotonic, at which the caller or the server stops waiting."""
         left_s = self._context.time_remaining()
@@ -72,7 +77,7 @@ class Call:
         try:
             if error is None:
                 self._context.set_trailing_metadata(self._trailing())
-            elif isinstance(error, asyncio.CancelledError | GeneratorExit):
+            elif not isinstance(error, Exception):  # the task is cancelled, or the process ends
                 code = "CANCELLED"
             elif self._context.done():  # nobody is left to answer: the write has failed
                 code = "CANCELLED"
@@ -82,7 +87,7 @@ class Call:
                 code = status.code.name
                 await self._context.abort(status.code, status.details, (*status.trailing_metadata, *self._trailing()))
         finally:
-            if logger.isEnabledFor(logging.INFO):
+            if self.ticket and logger.isEnabledFor(logging.INFO):  # admission has logged a refusal
                 self._log(code)
 
     def _public(self, error: BaseException) -> PredServerError:

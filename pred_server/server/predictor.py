@@ -1,4 +1,4 @@
-"""The one place where predictions are computed: a thread that takes all waiting requests as one call of the model.
+"""The one place where predictions are computed: a thread takes all requests that wait for a model as one call of it.
 
 No timer collects a batch. While the model computes, requests wait; when it is free, it takes all that wait for the same
 model, up to a number of rows. An idle server adds no delay, and a busy one batches by itself.
@@ -194,7 +194,7 @@ class Predictor:
         self._waiting = kept
         return batch
 
-    # On the thread that computes
+    # On the thread, or for quick models on the event loop
 
     def _run(self) -> None:
         while True:
@@ -230,8 +230,8 @@ class Predictor:
         return True
 
     def _compute(self, batch: Sequence[Work]) -> list[Result]:
-        first, rows = batch[0], Rows.concat([work.rows for work in batch])
         start_ns, start_thread_ns = time.perf_counter_ns(), time.thread_time_ns()
+        first, rows = batch[0], Rows.concat([work.rows for work in batch])
         result = first.model.predict_rows(rows, first.output)
         end_ns, n_rows = time.perf_counter_ns(), len(rows)
         computed_ns = time.thread_time_ns() - start_thread_ns

@@ -27,7 +27,7 @@ from pred_server.wire.rows import Rows
 
 SERVICE = DESCRIPTOR.services_by_name["Prediction"].full_name
 
-# Chunks of a stream that are under way behind the one whose answer is due. More would only hold more memory.
+# Chunks of a stream that are read ahead of the one being answered. More would only hold more memory.
 CHUNKS_AHEAD = 2
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class Answer:
 class PredictionService:
     """Answers with the model that the call's metadata names, or with the first. `proto/pred.proto` is the contract.
 
-    Messages come and go as bytes: so a large one is parsed by a thread, and its size is known before it is parsed.
+    Messages come and go as bytes. So their size is known before they are parsed, and a thread can parse a large one.
     """
 
     def __init__(self, models: Sequence[Model], limits: Limits, admission: Admission, timing: bool = True):
@@ -68,11 +68,11 @@ class PredictionService:
             },
         )
 
-    def _call(self, rpc: str, context: Context) -> Call:
+    def _open(self, rpc: str, context: Context) -> Call:
         return Call(rpc, context, self._admission, self._limits, self._timing)
 
     async def describe(self, data: bytes, context: Context) -> bytes:
-        async with self._call("Describe", context) as call:
+        async with self._open("Describe", context) as call:
             call.admit(len(data))
             _parse(DescribeRequest.FromString, data)
             model = self._model_of(call)
@@ -90,17 +90,16 @@ class PredictionService:
             return description.to_message().SerializeToString()
 
     async def predict(self, data: bytes, context: Context) -> bytes:
-        async with self._call("Predict", context) as call:
+        async with self._open("Predict", context) as call:
             call.admit(len(data))
             answer = await self._answer(call, self._model_of(call), data)
-            # In the trailers: headers that are ready earlier travel alone, and gRPC does not ask again after them if
-            # the server is then lost.
+            # In the trailers: once a client has headers, gRPC does not repeat its call if the server is lost.
             call.trailers = result_metadata(answer.dtype, answer.ignored)
             return answer.data
 
     async def predict_stream(self, chunks: AsyncIterator[bytes], context: Context) -> None:
         """Answer each chunk, in order. A task reads ahead; a full queue stops it, so few chunks are in memory."""
-        async with self._call("PredictStream", context) as call:
+        async with self._open("PredictStream", context) as call:
             call.admit(0)
             model = self._model_of(call)
             queue: asyncio.Queue[asyncio.Future[Answer] | None] = asyncio.Queue(maxsize=CHUNKS_AHEAD)
@@ -110,16 +109,18 @@ class PredictionService:
                 try:
                     async for data in chunks:
                         check_message_bytes(len(data), self._limits, "the message")
-                        self._admission.hold(call.ticket, (CHUNKS_AHEAD + 2) * len(data))
+                        # Two more: the chunk being answered, and the one that waits for the queue.
+                        call.hold((CHUNKS_AHEAD + 2) * len(data))
                         task = asyncio.create_task(self._answer(call, model, data, wait_for_room=True))
                         under_way.add(task)
-                        task.add_done_callback(_look_at)
+                        task.add_done_callback(_take_error)
                         task.add_done_callback(under_way.discard)
                         await queue.put(task)
                     await queue.put(None)
                 except Exception as error:
                     failed = asyncio.get_running_loop().create_future()
                     failed.set_exception(error)
+                    failed.add_done_callback(_take_error)
                     await queue.put(failed)
 
             reader = asyncio.create_task(read())
@@ -130,7 +131,7 @@ class PredictionService:
                         task = await queue.get()
                         if task is None:
                             break
-                        answer = await _in_place(task, chunk, first_row)
+                        answer = await _with_position(task, chunk, first_row)
                         if chunk == 1:
                             await context.send_initial_metadata(result_metadata(answer.dtype, answer.ignored))
                         await context.write(answer.data)
@@ -141,14 +142,12 @@ class PredictionService:
                     started.cancel()
 
     def _model_of(self, call: Call) -> Model:
-        asked: dict[str, str] = {
-            key: clip(call.metadata[key]) for key in ("model-name", "model-version") if key in call.metadata
-        }
-        name, version = asked.get("model-name"), asked.get("model-version")
+        name, version = call.metadata.get("model-name"), call.metadata.get("model-version")
         for model in self._models:
             if name in (None, model.name) and version in (None, model.version):
                 return model
-        wanted = ("model" if name is None else f"model {name}") + ("" if version is None else f" v{version}")
+        asked = {"model-name": clip(name or ""), "model-version": clip(version or "")}
+        wanted = f"model {clip(name or '')}".rstrip() + ("" if version is None else f" v{clip(version)}")
         there = ", ".join(f"{model.name} v{model.version}" for model in self._models)
         raise ModelNotFound(f"no {wanted} here; there is {there}", asked)
 
@@ -179,7 +178,7 @@ class PredictionService:
         request = _parse(lambda data: read_inline(data, model.schema), data)
         if request is not None:
             return read(request)
-        return await self._aside(call, lambda: read(_parse(Request.FromString, data)))
+        return await self._in_thread(call, lambda: read(_parse(Request.FromString, data)))
 
     async def _write(self, call: Call, codec: Codec, result: Result) -> bytes:
         def write() -> bytes:
@@ -190,9 +189,9 @@ class PredictionService:
             check_message_bytes(len(data), self._limits, "the reply", "; send fewer rows")
             return data
 
-        return write() if may_write_inline(codec, result) else await self._aside(call, write)
+        return write() if may_write_inline(codec, result) else await self._in_thread(call, write)
 
-    async def _aside(self, call: Call, work: Callable[[], T]) -> T:
+    async def _in_thread(self, call: Call, work: Callable[[], T]) -> T:
         """Do it in a thread. The wait for the thread is part of the queue."""
         submitted_ns = time.perf_counter_ns()
 
@@ -210,7 +209,7 @@ def _parse(parse: Callable[[bytes], T], data: bytes) -> T:
         raise InvalidInput("the bytes sent are not the message that this rpc takes") from None
 
 
-async def _in_place(task: "asyncio.Future[Answer]", chunk: int, first_row: int) -> Answer:
+async def _with_position(task: "asyncio.Future[Answer]", chunk: int, first_row: int) -> Answer:
     """Return the answer to a chunk; its errors say where in the table it begins."""
     try:
         return await task
@@ -220,7 +219,7 @@ async def _in_place(task: "asyncio.Future[Answer]", chunk: int, first_row: int) 
         raise
 
 
-def _look_at(task: "asyncio.Task[Answer]") -> None:
+def _take_error(task: "asyncio.Future[Answer]") -> None:
     """Take the error of a chunk that nobody will ask for: asyncio would complain of it."""
     if not task.cancelled():
         task.exception()

@@ -51,9 +51,10 @@ class ArrowCodec:
         try:
             with pa.ipc.open_stream(response.arrow) as reader:
                 table = reader.read_all()
-        except (pa.ArrowException, OSError) as error:
+            columns = [from_arrow(values) for _, values in arrow_columns(table)]
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise ServerFault("the server's answer is not an Arrow IPC stream") from error
-        return Result.of_columns([from_arrow(values) for _, values in arrow_columns(table)], table.column_names, None)
+        return Result.of_columns(columns, table.column_names, None)
 
 
 def _write(table: pa.Table) -> bytes:

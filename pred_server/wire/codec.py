@@ -1,6 +1,7 @@
 """The encodings that there are, and the interface that each has.
 
-To add a fifth: write one file beside this one, give `Request` and `Response` a field for it, and add it to `CODECS`.
+To add a fifth: write one file beside this one, give `Request` and `Response` a field for it (a message, or `optional`,
+so that its presence shows), and add it to `CODECS`.
 """
 
 from typing import Protocol

@@ -17,7 +17,16 @@ import pyarrow.csv
 from pred_server.errors import InvalidInput, ServerFault
 from pred_server.generated.pred_pb2 import Request, Response
 from pred_server.limits import MAX_RECORD_BYTES, MIB, check_columns, check_rows
-from pred_server.wire.csv_faults import TRUE, check_characters, explain, line_of, looks_like, read_records, wrong
+from pred_server.wire.csv_faults import (
+    TRUE,
+    check_characters,
+    explain,
+    line_of,
+    looks_like,
+    missing_value,
+    read_records,
+    wrong,
+)
 from pred_server.wire.result import Result
 from pred_server.wire.rows import Rows
 from pred_server.wire.schema import Column, Schema
@@ -89,9 +98,10 @@ class CsvCodec:
             if few:
                 return Result.of_columns(list(few.values()), header, dtype)
             table = _read_csv(text, dict.fromkeys(header, _arrow_type(dtype)) if dtype else {})
-        except (StopIteration, pa.ArrowException) as error:
+            columns = [from_arrow(values) for _, values in arrow_columns(table)]
+        except (StopIteration, pa.ArrowException, ValueError, TypeError) as error:
             raise ServerFault("the server's answer is not CSV") from error
-        return Result.of_columns([from_arrow(values) for _, values in arrow_columns(table)], header, dtype)
+        return Result.of_columns(columns, header, dtype)
 
 
 def result_text(result: Result, header: bool = True) -> str:
@@ -227,7 +237,7 @@ def _parse(text: str, schema: Schema) -> pa.Table:
         values = table.column(position)
         if values.null_count and not column.nullable:
             line = line_of(text, pa.compute.index(values.is_null(), True).as_py())
-            raise InvalidInput.field(column.name, f"line {line}: no value, and the model needs one")
+            raise InvalidInput.field(column.name, f"line {line}: {missing_value(column)}")
     return table
 
 

@@ -73,7 +73,7 @@ def explain(text: str, schema: Schema, cause: Exception) -> None:
     first = int(row[1]) - 1 if row else 1
     # It sees quotes where the slow one does not: an empty field that it refuses has some.
     quoted = int(column[1]) if column and "invalid value ''" in str(cause) else None
-    for start, quoted_column in ((first, None), (first, quoted), (1, None)):
+    for start, quoted_column in dict.fromkeys(((first, None), (first, quoted), (1, None))):
         violations = _violations(text, schema, start, quoted_column)
         if violations:
             raise InvalidInput.at(violations)
@@ -143,15 +143,19 @@ def looks_like(text: str) -> str:
     return f"; the fields seem to be separated by {names[separator]}, and commas are needed" if separator else ""
 
 
+def missing_value(column: Column) -> str:
+    """Return what is wrong with a missing value of a column whose model needs one."""
+    return "no value, and the model needs one" + (' (an empty text is written "")' if column.dtype == "str" else "")
+
+
 def wrong(value: str, column: Column, quoted: bool) -> str | None:
     """Return what is wrong with a field, if anything is; `quoted` where it stands in quotes, or may."""
     if column.dtype == "str":
-        missing = value == "" and not (column.nullable or quoted)
-        return 'no value, and the model needs one (an empty text is written "")' if missing else None
+        return missing_value(column) if value == "" and not (column.nullable or quoted) else None
     if value == "" and column.nullable:
         return "is empty but for its quotes; leave them out for a missing value" if quoted else None
     if value == "" or (column.is_float and _NAN.fullmatch(value)):
-        return None if column.nullable else "no value, and the model needs one"
+        return None if column.nullable else missing_value(column)
     if column.dtype == "bool":
         return None if value in TRUE + FALSE else _is_not(value, "bool")
     number = value.strip(" \t")

@@ -35,8 +35,10 @@ class Result:
         """
         if not columns or len(columns) != len(names) or len({len(column) for column in columns}) > 1:
             raise ServerFault("the server's answer is not one prediction for each row")
-        if dtype and dtype != "str":
-            columns = [column.astype(dtype) for column in columns]
+        try:
+            columns = [column.astype(dtype) for column in columns] if dtype and dtype != "str" else columns
+        except (TypeError, ValueError) as error:
+            raise ServerFault(f"the server's answer is not of the type that it names: {dtype}") from error
         values = columns[0] if len(columns) == 1 else np.array(columns).T
         return cls(values, list(names), dtype or str(values.dtype))
 

@@ -63,7 +63,8 @@ def from_call(call: grpc.Call) -> errors.PredServerError:
             return errors.InvalidInput(message, violations)
         case errors.LimitExceeded:  # without a reason it is gRPC's own refusal of a message that is too large
             exceeded = errors.LimitExceeded(message, info.reason or "TOO_LARGE")
-            exceeded.flag, exceeded.limit = info.metadata["flag"], float(info.metadata["limit"] or "nan")
+            limit = dict(info.metadata)
+            exceeded.flag, exceeded.limit = limit.get("flag", ""), float(limit["limit"]) if "limit" in limit else None
             return exceeded
         case errors.ModelNotFound:
             return errors.ModelNotFound(message, dict(info.metadata))

@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow as pa
 
 from pred_server.errors import InvalidInput
+from pred_server.limits import ROW_BLOCK
 from pred_server.wire.schema import NUMERIC_DTYPES, plain
 
 Table: TypeAlias = pd.DataFrame | np.ndarray | pa.Table
@@ -17,8 +18,6 @@ _GAPS = {
     **{kind: pd.UInt64Dtype() for kind in (pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64())},
     pa.bool_(): pd.BooleanDtype(),
 }
-# Cut large tables at multiples of this: the rest of a block would be computed by itself (`model.row_blocks`).
-ROW_BLOCK = 16
 # The integers that a float64 holds exactly lie between this and its negative.
 EXACT = 2**53
 
@@ -50,8 +49,9 @@ def count_bytes(table: Table | str) -> int:
     return int(some.memory_usage(index=False, deep=True).sum() * len(table) / max(len(some), 1))
 
 
-def chunks(table: Table, n_rows: int) -> Iterator[Table]:
-    """Cut a table into pieces of so many rows, without a copy; at least one piece."""
+def in_chunks(table: Table, chunk_bytes: int) -> Iterator[Table]:
+    """Cut a table into pieces of about so many bytes and whole blocks of rows, without a copy; at least one piece."""
+    n_rows = max(1, len(table) * chunk_bytes // max(count_bytes(table), 1) // ROW_BLOCK) * ROW_BLOCK
     for start in range(0, max(len(table), 1), n_rows):
         if isinstance(table, pa.Table):
             yield table.slice(start, n_rows)

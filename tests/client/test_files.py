@@ -71,6 +71,12 @@ def workbook() -> bytes:
     return packed.getvalue()
 
 
+def empty_parquet() -> bytes:
+    file = io.BytesIO()
+    pd.DataFrame({"x": [1.0], "y": [2.0]}).head(0).to_parquet(file)
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("data", "complaint"),
     [
@@ -82,6 +88,7 @@ def workbook() -> bytes:
         (b"ARROW1 and no more", "is damaged, or no table"),
         (b"\xff\xff\xff\xff and no more", "is damaged, or no table"),
         (b'{"x": 1, "y"', "is damaged, or no table"),
+        (empty_parquet(), "has no rows"),
         (b"x,y\n\xe9,2\n", "is not UTF-8 text"),
     ],
 )

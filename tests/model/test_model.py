@@ -22,7 +22,7 @@ from sklearn.preprocessing import OrdinalEncoder, StandardScaler
 
 from pred_server import Model, load, save
 from pred_server.errors import InvalidInput, ModelFileError
-from pred_server.wire.tables import ROW_BLOCK
+from pred_server.limits import ROW_BLOCK
 
 IRIS = load_iris(as_frame=True)
 TABLE, LABELS = IRIS.data, IRIS.target_names[IRIS.target]

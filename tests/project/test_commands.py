@@ -178,3 +178,10 @@ async def run_cell(lab: dict[str, object], kernel: str, source: str) -> str:
         if answer["msg_type"] == "status" and answer["content"]["execution_state"] == "idle":
             socket.close()
             return printed
+
+
+def test_the_command_line_offers_every_encoding() -> None:
+    from pred_server.cli import ENCODINGS
+    from pred_server.wire.codec import CODECS
+
+    assert tuple(CODECS) == ENCODINGS

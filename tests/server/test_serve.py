@@ -18,6 +18,7 @@ from grpc_tools import protoc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_iris
+from sklearn.linear_model import LinearRegression
 from sklearn.tree import DecisionTreeClassifier
 
 from pred_server import Client, Model, save, serve
@@ -33,6 +34,7 @@ from pred_server.errors import (
     Unavailable,
 )
 from pred_server.generated.pred_pb2 import Request
+from pred_server.limits import Limits
 from pred_server.tutorial.background import Server
 
 XY = pd.DataFrame({"x": [1.0, 0.1, np.nan, 5e-324], "y": [2.0, 0.2, 1.0, 5e-324]}, index=[7, 7, 3, 1])
@@ -370,3 +372,32 @@ def test_a_port_on_ipv6_loopback() -> None:
 def test_a_server_that_cannot_start_tells_why() -> None:
     with pytest.raises(ServerStartError, match=r"(?s)ended with code 1.*no model directory 'nowhere'"):
         serve("nowhere")
+
+
+def test_a_long_name_is_asked_for_as_it_is(tmp_path: Path) -> None:
+    name = "m" * 64
+    table = pd.DataFrame({"x": [1.0, 2.0]})
+    save(LinearRegression().fit(table, table["x"]), table, tmp_path / "mine", name=name)
+    with serve(tmp_path / "mine") as server:
+        assert len(server.client(model=name, version="1").predict(table)) == 2
+
+
+def test_bad_chunks_leave_no_error_in_the_log() -> None:
+    """The first chunk is at fault, and so is the second, for which nobody asks any more."""
+    with serve("linear", "--max-message-bytes", "20000", "--log-level", "info") as server:
+        good, bad = pd.DataFrame(np.ones((2, 10))).add_prefix("x"), pd.DataFrame(np.ones((2, 9))).add_prefix("x")
+        large = pd.DataFrame(np.ones((300, 10))).add_prefix("x")
+        roomy = Limits(max_message_bytes=2**30)
+        for _ in range(10):
+            with Client(server.address, limits=roomy, encoding="tensor") as client, pytest.raises(InvalidInput):
+                list(client.predict_stream([bad, large, good]))
+        server.close()
+        assert "ERROR" not in server.logs()
+        assert "Traceback" not in server.logs()
+
+
+def test_a_warning_names_the_callers_line(sum_server: Server) -> None:
+    client = sum_server.client(encoding="csv")
+    with pytest.warns(UserWarning, match="ignored them: z") as warned:
+        client.predict(XY.assign(z=1))
+    assert warned[0].filename == __file__
