@@ -141,6 +141,6 @@ def test_go_stubs_for_a_module_of_ones_own(go: Callable[..., str], sum_server: S
     module = (ROOT / "go.mod").read_text().replace("module predserver", "module example.com/yours")
     (tmp_path / "go.mod").write_text(module)
     shutil.copy(ROOT / "go.sum", tmp_path)
-    code = PROGRAMS["go"].replace("predserver/generated/predpb", "example.com/yours/predpb")
+    code = PROGRAMS["go"].replace("example.com/predserver/generated/predpb", "example.com/yours/predpb")
     (tmp_path / "main.go").write_text(code.replace("127.0.0.1:50051", sum_server.address))
     assert go("run", "-C", str(tmp_path), ".") == OUTPUT

@@ -141,12 +141,15 @@ def test_a_stopped_server_shows_in_an_open_loop_and_hides_in_a_closed_one(echo: 
         assert found[0]["ok"].all()
         return found[0], lasted_s
 
-    opened, lasted_s = interrupted(Segment("echo", calls, rate_per_s=rate, arrivals="constant"))
-    closed, _ = interrupted(Segment("echo", 4_000))
-    for share in (0.98, 0.99):
+    shares = (0.98, 0.99)
+    for _ in range(5):  # a busy machine may delay what comes after the stop, but not each time
+        opened, lasted_s = interrupted(Segment("echo", calls, rate_per_s=rate, arrivals="constant"))
         # (1 - share) * calls were sent before the one at this percentile, one every 1 / rate, when the stop began
-        expected_ms = 1e3 * (lasted_s - (1 - share) * calls / rate)
-        assert opened["latency_ms"].quantile(share) == pytest.approx(expected_ms, rel=0.1)
+        expected_ms = [1e3 * (lasted_s - (1 - share) * calls / rate) for share in shares]
+        if opened["latency_ms"].quantile(list(shares)).tolist() == pytest.approx(expected_ms, rel=0.1):
+            break
+    assert opened["latency_ms"].quantile(list(shares)).tolist() == pytest.approx(expected_ms, rel=0.1)
+    closed, _ = interrupted(Segment("echo", 4_000))
     assert closed["service_ms"].max() > 1e3 * stop_s * 0.9, "one call was caught"
     assert closed["service_ms"].quantile(0.99) < 0.1 * opened["latency_ms"].quantile(0.99), "its 99 % do not show it"
 

@@ -43,14 +43,15 @@ BUDGETS = {
     "wire": 940,
     "model": 360,
     "server": 610,
-    "client": 460,
-    "tutorial": 185,
+    "client": 480,
+    "tutorial": 195,
     "cli": 145,
     "engines": 116,
-    "lab": 1_450,
+    "lab": 1_820,
 }
-# 2,500 was meant. The rooms' own imports are some 120 statements more than those of flat modules.
-CORE_BUDGET = 2_700
+# 2,500 was meant. The rooms' own imports are some 120 statements more than those of flat modules; the files that
+# `predict` takes, and CSV text as a table, are the rest.
+CORE_BUDGET = 2_800
 MOST_LINES = 400
 
 
