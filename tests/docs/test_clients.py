@@ -138,7 +138,7 @@ def test_its_limit_for_replies_is_the_one_that_the_page_names(run: Run, sum_serv
 def test_go_stubs_for_a_module_of_ones_own(go: Callable[..., str], sum_server: Server, tmp_path: Path) -> None:
     plugins = [f"--plugin={name}={go('tool', '-n', name).strip()}" for name in stubs.GO_PLUGINS]
     run_protoc([*plugins, *command_of("protoc ")[1:]], tmp_path)
-    module = (ROOT / "go.mod").read_text().replace("module predserver", "module example.com/yours")
+    module = (ROOT / "go.mod").read_text().replace("module example.com/predserver", "module example.com/yours")
     (tmp_path / "go.mod").write_text(module)
     shutil.copy(ROOT / "go.sum", tmp_path)
     code = PROGRAMS["go"].replace("example.com/predserver/generated/predpb", "example.com/yours/predpb")
