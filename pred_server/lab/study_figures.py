@@ -135,7 +135,7 @@ def margins(cases: pd.DataFrame, stamp: figures.Stamp = None) -> Figure:
             "style": np.where(met, 2, 1),
         }
     )
-    return figures.factors(lines, title, alt, "how far beyond the target, 95 % interval (1: just met)", stamp)
+    return figures.factors(lines, title, alt, "beyond the target (1: just met), 95 %", stamp)
 
 
 STUDIES: dict[str, Callable[[pd.DataFrame, dict[str, Any]], Drawn]] = {

@@ -46,6 +46,10 @@ func (s *Splitter) First() (chunk string, ok bool, err error) {
 				return "", false, nil
 			}
 			s.header = strings.TrimLeft(string(s.buffer[mark:start]), "\r\n")
+			if strings.HasPrefix(s.header, ByteOrderMark) {
+				// It stood behind the table's beginning, and belongs to the first name. In front of a chunk it would be lost.
+				s.header = "\n" + s.header
+			}
 			return s.take("", end), true, nil
 		}
 		if len(s.buffer) > s.Limit {

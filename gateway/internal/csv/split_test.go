@@ -117,6 +117,7 @@ func FuzzSplitter(f *testing.F) {
 	f.Add("a,b\n\"1\r\n\",2\n3,4\n", 4)
 	f.Add("\ufeff\r\na\"\n1\n\n\n\n2\"\n", 1)
 	f.Add("a\rb\nc\n", 2)
+	f.Add("\n\ufeff\r\na\n1\n\n\n\n2\x03", 93)
 	f.Fuzz(func(t *testing.T, text string, size int) {
 		all, err := chunks(strings.NewReader(text), 1+max(0, size)%(len(text)+2), 1<<20)
 		if err != nil {
