@@ -610,11 +610,11 @@ print(run("buf breaking proto --against tests/article"))
 
 
 # %% tags=["deterministic"]
-def change(old: str, new: str, options: str = "") -> str:
+def change(old: str, new: str, options: str = "", against: str = "tests/article") -> str:
     """Return what `buf breaking` says when the contract says `new` instead of `old`."""
     assert contract.count(old) == 1, f"the contract does not say {old!r} once"
     (scratch / "proto/pred.proto").write_text(contract.replace(old, new))
-    output = run(f"buf breaking proto --against tests/article {options}".rstrip())
+    output = run(f"buf breaking proto --against {against} {options}".rstrip())
     (scratch / "proto/pred.proto").write_text(contract)
     return f"- {old}\n+ {new or '(nothing)'}\n{output}"
 
@@ -655,6 +655,21 @@ print(change(PREDICT, ""))
 print(
     change("string input_data = 1;", "string csv = 1;"),
     change("string input_data = 1;", "string csv = 1;", "--config wire.yaml"),
+    sep="\n\n",
+)
+
+# %% [markdown]
+# The article's contract knows only `Predict`. What came later is guarded by a second copy, `tests/released/pred.proto`, the
+# contract as it was last released. `make lint` compares with both. So buf also refuses to delete a new rpc, to give a new
+# field another number, and to give it another type:
+
+# %% tags=["deterministic"]
+shutil.copytree(ROOT / "tests/released", scratch / "tests/released", dirs_exist_ok=True)
+released = {"against": "tests/released", "options": "--config tests/released/breaking.yaml"}
+print(
+    change("rpc PredictStream(stream Request) returns (stream Response);", "", **released),
+    change("bytes data = 4;", "bytes data = 14;", **released),
+    change("repeated int64 shape = 2;", "repeated int32 shape = 2;", **released),
     sep="\n\n",
 )
 
