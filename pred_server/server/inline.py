@@ -2,7 +2,7 @@
 
 To wake a thread and to be woken by it costs 0.1 to 0.2 ms, more than many models take for a row. Work that is known to
 take less than half a millisecond runs on the event loop, which no other call can use meanwhile; everything else runs on
-a thread. Under `--max-inline-ms 0` no model runs on the loop: with 32 callers of one row that is 1.73 times as slow, and
+a thread. Under `--max-inline-ms 0` no model runs on the loop: with 32 callers of one row it takes 1.73 times as long;
 with one caller no difference was found (data/results/parts.parquet).
 """
 
