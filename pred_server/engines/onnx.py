@@ -1,8 +1,8 @@
 """ONNX Runtime in place of scikit-learn: an optional engine, converted at start-up and compared before it serves.
 
 skl2onnx writes the fitted estimator down as a graph, and ONNX Runtime computes it without Python. A call with one row
-of `flights` is 9.6 times as fast as with scikit-learn (data/results/ladder.parquet). The numbers may differ in their last
-digits, because trees are computed in float32.
+of `flights` is 9.6 times as fast as with scikit-learn (data/results/ladder.parquet). The numbers may differ in their
+last digits, because trees are computed in float32.
 """
 
 import dataclasses
