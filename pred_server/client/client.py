@@ -143,8 +143,7 @@ class Client:
                     raise
                 yield ready
 
-        open_stream = partial(self.stream, output=output, resume=resume, timeout_s=timeout_s)
-        return PredictionStream(open_stream, prepared(), output)
+        return self._stream(prepared(), output, resume, timeout_s)
 
     def describe(self, *, timeout_s: float | None = None) -> Description:
         """Return what the model takes and gives. Raises as `predict` does; RemoteError where the server cannot say."""
@@ -189,6 +188,9 @@ class Client:
         """Whether to stream a table of so many bytes: to a server that is known to take streams."""
         return n_bytes > STREAM_BYTES and self._described(timeout_s) is not None
 
+    def _stream(self, tables: Iterable[Prepared], output: str, resume: bool, timeout_s: float) -> PredictionStream:
+        return PredictionStream(partial(self.stream, output=output, resume=resume, timeout_s=timeout_s), tables, output)
+
     def _predict_in_chunks(self, whole: Prepared, output: str, resume: bool, timeout_s: float) -> Any:
         table = whole.table
         pieces: Iterator[Any] = (
@@ -197,8 +199,7 @@ class Client:
             else in_chunks(table, CHUNK_BYTES)
         )
         prepared = (replace(whole, table=piece, ignored=[]) for piece in pieces)
-        open_stream = partial(self.stream, output=output, resume=resume, timeout_s=timeout_s)
-        stream = PredictionStream(open_stream, prepared, output)
+        stream = self._stream(prepared, output, resume, timeout_s)
         parts: list[Any] = []
         keep_index = hasattr(table, "iloc")
         try:
