@@ -109,13 +109,17 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, object]]
     )
     try:
         deadline = time.monotonic() + 120
-        while not (ready := list(tmp_path.glob("jpserver-*.json"))) or not ready[0].read_text():
-            assert process.poll() is None, (tmp_path / "log").read_text()
-            assert time.monotonic() < deadline, (tmp_path / "log").read_text()
-            time.sleep(0.05)
-        opened = next(tmp_path.glob("jpserver-*-open.html")).read_text()
-        assert "lab/tree/notebooks/00_start_here.ipynb" in opened
-        yield json.loads(ready[0].read_text())
+
+        def written(pattern: str) -> str:
+            """Wait until Jupyter has written a file; it is there, and empty, a moment before its text."""
+            while not (text := "".join(path.read_text() for path in tmp_path.glob(pattern))):
+                assert process.poll() is None, (tmp_path / "log").read_text()
+                assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+                time.sleep(0.05)
+            return text
+
+        assert "lab/tree/notebooks/00_start_here.ipynb" in written("jpserver-*-open.html")
+        yield json.loads(written("jpserver-*.json"))
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(60)
