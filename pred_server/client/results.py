@@ -21,19 +21,22 @@ class Predictions(pd.Series):
 
 
 class Probabilities(pd.DataFrame):
-    """A column for each class, a row for each row of the table; `waterfall` says where the time of the call went."""
+    """A column for each class or target, a row for each row of the table; `waterfall` says where the time went."""
 
     _metadata = ["waterfall"]  # noqa: RUF012
     waterfall: Waterfall
 
 
 def to_pandas(result: Result, output: str, index: pd.Index | None) -> Predictions | Probabilities:
-    """Return the predictions of a call that asked for `output`, labels or probabilities."""
-    if output == "labels":
-        values = result.columns[0]
-        dtype = "str" if values.dtype == object else None
-        return Predictions(values, index=index, name=result.names[0], dtype=dtype, copy=False)
-    return Probabilities(np.array(result.columns).T, index=index, columns=result.names)
+    """Return the predictions of a call that asked for `output`, labels or probabilities.
+
+    Labels of several targets are a table, as probabilities are.
+    """
+    columns = [np.asarray(values) for values in result.columns]
+    dtype = "str" if columns[0].dtype == object else None
+    if output == "labels" and len(columns) == 1:
+        return Predictions(result.columns[0], index=index, name=result.names[0], dtype=dtype, copy=False)
+    return Probabilities(np.array(columns).T, index=index, columns=result.names, dtype=dtype)
 
 
 def to_csv(predictions: Predictions | Probabilities, header: bool = True) -> str:

@@ -4,6 +4,7 @@ import html
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,8 @@ class Model:
 
         Returns
         -------
-        ndarray of shape (n_rows,), of the target's dtype; of shape (n_rows, n_classes), float64, for probabilities
+        ndarray of shape (n_rows,), of the target's dtype, or (n_rows, n_targets) where there are several; of shape
+        (n_rows, n_classes), float64, for probabilities
 
         Raises
         ------
@@ -71,16 +73,32 @@ class Model:
         dtype = self.schema.target.dtype
         return Result(values if dtype == "str" else values.astype(dtype, copy=False), names, dtype)
 
-    @property
+    @cached_property
     def classes(self) -> list[str]:
-        """The classes of a classifier that knows probabilities, as text, in their order; none for other models."""
-        known = getattr(self.estimator, "classes_", ()) if hasattr(self.estimator, "predict_proba") else ()
-        return list(map(str, known))
+        """The names of the probabilities' columns; none for a model without probabilities.
+
+        They are the classes as text, in their order. A model of several targets has a column for each class of each
+        target, as `target=class`, or, if its targets are yes or no, a column for each target.
+        """
+        if not hasattr(self.estimator, "predict_proba"):
+            return []
+        known: Any = getattr(self.estimator, "classes_", None)
+        if known is not None and not self.schema.targets:
+            return list(map(str, known))
+        if self.sample is None:
+            return []
+        n_columns = self.engine.predict(self.schema.frame_to_rows(self.sample.head(1)), "probabilities").shape[1]
+        if not self.schema.targets:  # a mixture's components have no names
+            return list(map(str, range(n_columns)))
+        if n_columns == len(self.schema.targets):
+            return list(self.schema.targets)
+        pairs = zip(self.schema.targets, known, strict=True)
+        return [f"{target}={value}" for target, values in pairs for value in values]
 
     def output_names(self, output: str) -> list[str]:
-        """Return the names of the predictions' columns: the target, or the classes. Raises InvalidInput."""
+        """Return the names of the predictions' columns: the target or targets, or the classes. Raises InvalidInput."""
         if output == "labels":
-            return [self.schema.target.name]
+            return list(self.schema.targets) or [self.schema.target.name]
         if output != "probabilities":
             raise InvalidInput.field("output", f"is {clip(output)!r}; use labels or probabilities")
         if not self.classes:

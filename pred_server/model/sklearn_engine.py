@@ -11,6 +11,7 @@ import pandas as pd
 from sklearn.pipeline import Pipeline
 from threadpoolctl import ThreadpoolController
 
+from pred_server.model.form import BARE, FRAME, Form, known_form
 from pred_server.model.row_blocks import find_row_block, predict_in_blocks
 from pred_server.wire.rows import Rows
 from pred_server.wire.schema import Schema
@@ -25,7 +26,7 @@ class Engine(Protocol):
     name: str
 
     def predict(self, rows: Rows, output: str) -> np.ndarray:
-        """Return values of shape (n_rows,), or (n_rows, n_classes) for `output` "probabilities".
+        """Return values of shape (n_rows,) or (n_rows, n_targets), or (n_rows, n_classes) for "probabilities".
 
         Raises ValueError where the estimator refuses the values.
         """
@@ -37,19 +38,20 @@ class SklearnEngine:
     Parameters
     ----------
     sample : some training rows; without them the estimator is always asked with a DataFrame, row by row as it comes
+    form : how the estimator takes its table; without it, as its attribute feature_names_in_ says
     """
 
     name = "sklearn"
 
-    def __init__(self, estimator: Any, schema: Schema, sample: pd.DataFrame | None = None):
+    def __init__(self, estimator: Any, schema: Schema, sample: pd.DataFrame | None = None, form: Form | None = None):
         self._estimator = self._for_arrays = estimator
-        self._index = schema.index
+        self.form = form or known_form(estimator, schema.index)
         self.row_block = 1
         if sample is None:
             return
         rows = schema.frame_to_rows(sample)
         if rows.array is not None:
-            self._for_arrays = for_arrays(estimator, rows, schema.index)
+            self._for_arrays = for_arrays(estimator, rows, self.form)
         output = "probabilities" if hasattr(estimator, "predict_proba") else "labels"
         self.row_block = find_row_block(lambda part: self._predict(part, output), rows)
 
@@ -57,22 +59,27 @@ class SklearnEngine:
         return predict_in_blocks(lambda part: self._predict(part, output), rows, self.row_block)
 
     def _predict(self, rows: Rows, output: str) -> np.ndarray:
-        estimator = self._estimator if rows.array is None else self._for_arrays
-        return call_estimator(estimator, rows, self._index, output)
+        if rows.array is None or self._for_arrays is self._estimator:
+            return call_estimator(self._estimator, rows, self.form, output)
+        return call_estimator(self._for_arrays, rows, BARE, output)
 
 
-def call_estimator(estimator: Any, rows: Rows, names: pd.Index, output: str = "labels") -> np.ndarray:
-    """Return what the estimator predicts: given a DataFrame if it knows its columns' names, else an array."""
+def call_estimator(estimator: Any, rows: Rows, form: Form, output: str = "labels") -> np.ndarray:
+    """Return what the estimator predicts; probabilities of several targets side by side."""
     method = estimator.predict_proba if output == "probabilities" else estimator.predict
-    # An estimator that was fitted on a plain array wants one back, or it warns about names.
-    if hasattr(estimator, "feature_names_in_"):
-        values: Any = rows.to_frame(names)
-    else:
-        values = rows.to_frame(names).to_numpy() if rows.array is None else rows.array
+    values = form.of(rows)
     threads = _openmp().limit(limits=1) if len(values) < LARGE_ROWS else nullcontext()
     # An infinite prediction is an answer, not a line in the log.
     with threads, np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray(method(values))
+        result = method(values)
+    if output == "probabilities":
+        return np.hstack(result) if isinstance(result, list) else np.asarray(result)
+    return flat(np.asarray(result))
+
+
+def flat(values: np.ndarray) -> np.ndarray:
+    """Return a table of one column as a flat array, and any other as it is."""
+    return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
 
 
 @cache
@@ -80,16 +87,19 @@ def _openmp() -> ThreadpoolController:
     return ThreadpoolController().select(user_api="openmp")
 
 
-def for_arrays(estimator: Any, sample: Rows, names: pd.Index) -> Any:
+def for_arrays(estimator: Any, sample: Rows, form: Form) -> Any:
     """Return a copy of the estimator without its columns' names, if it predicts the sample as before with an array.
 
     To make a DataFrame of a row costs more than many models do, and the names have been checked.
     """
+    if form.kind != FRAME:
+        return estimator
     bare = _without_names(estimator)
     try:
         with warnings.catch_warnings(action="error"):  # an estimator inside may miss the names
             for output in ("labels", "probabilities") if hasattr(estimator, "predict_proba") else ("labels",):
-                expected, predicted = (call_estimator(by, sample, names, output) for by in (estimator, bare))
+                expected = call_estimator(estimator, sample, form, output)
+                predicted = call_estimator(bare, sample, BARE, output)
                 if not np.array_equal(expected, predicted, equal_nan=expected.dtype.kind == "f"):
                     return estimator
     except Exception:  # of any type: it asks for columns by their names

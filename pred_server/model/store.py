@@ -1,130 +1,180 @@
 """A model kept as files that hold no code. A model directory has three:
 
 manifest.json    name, version, schema, scores, training rows, library versions, sha256 of the other two
-model.skops      the estimator, in the skops format (https://skops.readthedocs.io/en/stable/persistence.html)
+model.skops      the estimator, in the skops format (`estimator_file`)
 sample.parquet   up to 1,000 rows of the training table, for examples and parity checks
 """
 
-import hashlib
-import io
+import copy
 import json
 import logging
 import re
-import warnings
-import zipfile
-from collections.abc import Mapping, Sequence
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import version as library_version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
-import skops.io
-from sklearn.exceptions import NotFittedError
-from sklearn.utils.validation import check_is_fitted
 
 from pred_server.checkout import MODELS
-from pred_server.errors import InvalidInput, ModelFileError
-from pred_server.limits import MAX_UNPACKED_BYTES, SAMPLE_ROWS
+from pred_server.errors import InvalidInput, ModelFileError, PredServerError
+from pred_server.limits import check_columns
+from pred_server.model import directory as files
+from pred_server.model import estimator_file
 from pred_server.model.builtin import BUILT_IN
+from pred_server.model.derive import Derived, derive, is_same
+from pred_server.model.form import form_from_json
 from pred_server.model.model import Model
 from pred_server.model.sklearn_engine import SklearnEngine
-from pred_server.wire.schema import Column, Schema, infer_column
+from pred_server.model.trusted import flags
+from pred_server.wire.schema import Schema
 
 LIBRARIES = ("scikit-learn", "skops", "numpy", "pandas")
-
-# What skops does not trust by default, though these types only hold numbers: trees, neighbour indexes, optimizer state.
-TRUSTED_TYPES = (
-    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-    "sklearn.metrics._dist_metrics.EuclideanDistance64",
-    "sklearn.neighbors._kd_tree.KDTree",
-    "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
-    "sklearn.tree._tree.Tree",
-)
 
 logger = logging.getLogger(__name__)
 
 
 def save(
     estimator: Any,
-    sample: pd.DataFrame | np.ndarray,
+    sample: pd.DataFrame | pd.Series | np.ndarray,
     directory: str | Path,
     *,
     name: str = "",
     version: str = "1",
-    target: str = "prediction",
+    target: str | Sequence[str] = "prediction",
     target_unit: str = "",
     scores: Mapping[str, Any] | None = None,
     training_rows: int | None = None,
 ) -> Model:
-    """Write a fitted estimator (regressor or classifier) as a model directory that `serve` and `load` take.
+    """Write a fitted estimator as a model directory that `serve` and `load` take, and return the model that they read.
+
+    All or nothing is written: an older model stays until the new one is whole, and has predicted the sample as the
+    estimator does. Where the estimator has types of other packages or of your own modules, this takes a process of its
+    own, and the log says what to trust.
 
     Parameters
     ----------
-    estimator : fitted scikit-learn estimator or pipeline that predicts one value for each row
-    sample : DataFrame or array of shape (n_rows, n_features), n_rows >= 1
-        Some rows of the table that it was fitted on: names and dtypes are taken from it. Columns that the estimator
-        was not fitted on are left out. An array's columns are named x0, x1, ...
+    estimator : fitted scikit-learn estimator or pipeline
+    sample : DataFrame or array of shape (n_rows, n_features), or Series of shape (n_rows,), n_rows >= 1
+        Some rows of the table that it was fitted on: names and dtypes are taken from it, and whether the estimator
+        takes a DataFrame, an array or a Series. Columns that the estimator was not fitted on are left out. An array's
+        columns are named x0, x1, ... If integers may be missing, a row without one must be there.
     directory : the directory to write; its last part is the model's name if no `name` is given
+    target : the name of what is predicted; of several targets a name for each
 
     Raises
     ------
     InvalidInput
-        The estimator is not fitted, predicts more than one value for a row, or has columns of a type that cannot be
-        served.
+        The estimator is not fitted, has columns of a type that cannot be served, or cannot be kept without code.
+    ModelFileError
+        It would not be loaded, or would predict otherwise then; or the directory cannot be written.
     """
     directory = Path(directory)
     name = name or directory.resolve().name
     _check_label("name", name)
     _check_label("version", version)
-    if directory.is_dir() and any(directory.iterdir()) and not (directory / "manifest.json").is_file():
+    if directory.is_dir() and any(directory.iterdir()) and not (directory / files.MANIFEST).is_file():
         raise InvalidInput(f"{directory.name!r} holds something else than a model; name a new directory")
-    table = _as_table(estimator, sample)
-    result = _try_estimator(estimator, table)
-    dtype = "str" if result.dtype.kind in "UOT" else str(result.dtype)
-    columns = tuple(infer_column(table[column], _takes_missing(estimator, table, str(column))) for column in table)
-    schema = Schema(columns, Column(target, dtype, unit=target_unit))
-    kept = table.head(SAMPLE_ROWS).reset_index(drop=True)
-    model = Model(name, version, schema, estimator, SklearnEngine(estimator, schema, kept), scores or {}, kept)
-    if not _same(model.predict(kept), result):
-        raise InvalidInput(
-            "the estimator predicts otherwise once the table has the dtypes that it is served with; a usual cause is a "
-            "column of objects with None among them: fit with pandas' str dtype"
-        )
-
-    sample_bytes = io.BytesIO()
-    kept.to_parquet(sample_bytes)
-    files = {"model.skops": skops.io.dumps(estimator), "sample.parquet": sample_bytes.getvalue()}
+    derived = derive(estimator, sample, target, target_unit)
+    content = {
+        "model.skops": estimator_file.dump(_without_distributions(estimator)),
+        "sample.parquet": files.pack_sample(derived.sample),
+    }
     manifest = {
         "name": name,
         "version": version,
-        "schema": schema.to_json(),
-        "scores": dict(model.scores),
+        "schema": derived.schema.to_json(),
+        "input": derived.form.to_json(),
+        "scores": dict(scores or {}),
         "training_rows": training_rows,
         "libraries": {library: library_version(library) for library in LIBRARIES},
-        "sha256": {file: _sha256(data) for file, data in files.items()},
     }
-    # default: numbers of NumPy's as Python's. Last of all, so that a directory with a manifest is whole.
-    files["manifest.json"] = (json.dumps(manifest, indent=2, default=lambda number: number.item()) + "\n").encode()
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for file, data in files.items():
-            (directory / file).write_bytes(data)
-    except OSError as error:
-        raise ModelFileError(f"cannot write the model directory {directory.name!r}: {error.strerror}") from error
+    packed = files.pack_manifest(manifest, content)
+    foreign = estimator_file.foreign_types(content["model.skops"])
+    model = _read_back(json.loads(packed), content, foreign, derived)
+    if foreign:
+        with tempfile.TemporaryDirectory() as folder:
+            files.write(Path(folder) / name, content, packed)
+            _read_apart(Path(folder) / name, directory.resolve().parent, foreign, derived)
+    files.write(directory, content, packed)
+    if foreign:
+        logger.warning("model %s holds types of your own; to serve it, write %s", name, flags(foreign))
     return model
+
+
+def _without_distributions(estimator: Any) -> Any:
+    """Return a random search without what it drew from: SciPy's distributions are made by code."""
+    if hasattr(estimator, "param_distributions"):
+        estimator = copy.copy(estimator)
+        estimator.param_distributions = {}
+    return estimator
+
+
+def _read_back(manifest: dict[str, Any], content: Mapping[str, bytes], foreign: list[str], derived: Derived) -> Model:
+    """Return the model that `load` would make of these files, if it predicts the sample as the estimator did.
+
+    scikit-learn's settings (`set_config`) are those of a thread: a new one has them as a new process has. Only foreign
+    types may be here and not there.
+    """
+    homeless = [name for name in foreign if name.startswith("__main__.") or "<" in name]
+    if homeless:
+        raise InvalidInput(
+            f"the estimator holds {', '.join(homeless)}, which exists in this program only; move it into a module, say "
+            "mine.py in the current folder or beside the model, import it from there, and fit again"
+        )
+
+    def read() -> tuple[Model, np.ndarray]:
+        model = _assemble(manifest, lambda name, _: content[name], manifest["name"], foreign)
+        return model, model.predict(derived.sample)
+
+    with ThreadPoolExecutor(1) as thread:
+        model, predicted = thread.submit(read).result()
+    _require_same(predicted, derived.predicted)
+    return model
+
+
+_APART = """
+import json, sys
+from pathlib import Path
+from pred_server.errors import PredServerError
+from pred_server.model import estimator_file, store
+directory, beside, *trust = sys.argv[1:]
+try:
+    estimator_file.find_modules(trust, [Path.cwd(), Path(beside)])
+    model = store.load(directory, trust)
+    print(json.dumps(model.predict(model.sample).tolist()))
+except PredServerError as error:
+    sys.exit(str(error))
+"""
+
+
+def _read_apart(directory: Path, beside: Path, foreign: list[str], derived: Derived) -> None:
+    """Load a model in a fresh process, with its types trusted, and compare what it predicts."""
+    command = [sys.executable, "-c", _APART, str(directory), str(beside), *foreign]
+    ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        why = (ended.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+        raise ModelFileError(f"another process could not load it, with {', '.join(foreign)} trusted: {why}")
+    _require_same(np.array(json.loads(ended.stdout.splitlines()[-1])), derived.predicted)
+
+
+def _require_same(predicted: np.ndarray, expected: np.ndarray) -> None:
+    if not is_same(predicted, expected):
+        raise InvalidInput(
+            "the estimator predicts otherwise once it was loaded; a usual cause is sklearn.set_config, which is not "
+            "kept with a model: use set_output of the estimator's own steps"
+        )
 
 
 def _check_label(what: str, text: object) -> None:
     if not (isinstance(text, str) and re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text)):
         raise InvalidInput(f"model {what} {text!r:.80}: use 1 to 64 letters, digits, dots, dashes and underscores")
-
-
-def _same(predicted: np.ndarray, expected: np.ndarray) -> bool:
-    if predicted.dtype.kind == "f":
-        return bool(np.allclose(predicted, expected, rtol=1e-6, equal_nan=True))
-    return np.array_equal(predicted, expected)
 
 
 def load(model: str | Path, trust: Sequence[str] = ()) -> Model:
@@ -133,31 +183,42 @@ def load(model: str | Path, trust: Sequence[str] = ()) -> Model:
     Parameters
     ----------
     trust : full names of further types that model.skops may hold, beyond scikit-learn's own and `TRUSTED_TYPES`
+        Their modules are looked for where all modules are, in the current folder, and beside the directory.
 
     Raises
     ------
     ModelFileError
-        The directory is missing, damaged, or holds what is not trusted. The hash in the manifest tells damage, not
-        forgery: who can write the directory can write the hash. A forged tree runs no code, but it may make `predict`
-        loop or crash: load models of people that you know.
+        The directory is missing, damaged, or holds what is not trusted, or an estimator that is not sound (`check`).
+        The hash in the manifest tells damage, not forgery: who can write the directory can write the hash. A forged
+        model runs no code, but it predicts what its author wants: load models of people that you know.
     """
     if str(model) in BUILT_IN:
         return BUILT_IN[str(model)]()
     directory = Path(model)
-    if not (directory / "manifest.json").is_file() and re.fullmatch(r"[\w.-]+", str(model)):
+    if not (directory / files.MANIFEST).is_file() and re.fullmatch(r"[\w.-]+", str(model)):
         directory = MODELS / model
-    if not (directory / "manifest.json").is_file():
+    if not (directory / files.MANIFEST).is_file():
         hint = "run `pred-server train` first" if str(model) == "flights" else "`pred_server.save` makes one"
         raise ModelFileError(f"no model directory {str(model)!r} (it needs a manifest.json): {hint}")
     label = directory.resolve().name  # not the path: messages may be shown to anyone
+    manifest = files.read_manifest(directory)
+    estimator_file.find_modules(trust, [Path.cwd(), directory.resolve().parent])
+    return _assemble(manifest, partial(files.read_file, directory), label, trust)
+
+
+def _assemble(
+    manifest: Mapping[str, Any], read: Callable[[str, Mapping[str, str]], bytes], label: str, trust: Sequence[str]
+) -> Model:
+    """Return the model of a manifest and of two files, which `read` returns by name, and by hash."""
     try:
-        manifest = json.loads((directory / "manifest.json").read_text())
         schema = Schema.from_json(manifest["schema"])
+        check_columns(len(schema.columns))
         name, version, scores = manifest["name"], manifest["version"], dict(manifest["scores"])
         _check_label("name", name)
         _check_label("version", version)
         sha256, libraries = dict(manifest["sha256"]), dict(manifest["libraries"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidInput) as error:
+        form = form_from_json(manifest["input"], schema.index) if "input" in manifest else None
+    except (ValueError, KeyError, TypeError, AttributeError, PredServerError) as error:
         raise ModelFileError(f"model {label!r}: manifest.json is not a model's manifest") from error
     for library in LIBRARIES:
         if libraries.get(library) != library_version(library):
@@ -165,101 +226,15 @@ def load(model: str | Path, trust: Sequence[str] = ()) -> Model:
                 "model %s was saved with %s %s and runs with %s",
                 name, library, libraries.get(library), library_version(library),
             )  # fmt: skip
-    data = _read_checked(directory / "sample.parquet", sha256)
     try:
-        # Rows are counted before they are read: a small file may claim to hold a great many.
-        if pq.ParquetFile(io.BytesIO(data)).metadata.num_rows > SAMPLE_ROWS:
-            raise ModelFileError(f"model {label!r}: sample.parquet has more than {SAMPLE_ROWS} rows")
-        sample = pd.read_parquet(io.BytesIO(data))
-    except (OSError, ValueError) as error:
-        raise ModelFileError(f"model {label!r}: sample.parquet is not a Parquet file") from error
-    estimator = _load_estimator(_read_checked(directory / "model.skops", sha256), label, trust)
+        sample = files.read_sample(read("sample.parquet", sha256))
+    except (OSError, ValueError, MemoryError) as error:
+        raise ModelFileError(f"model {label!r}: sample.parquet is not the Parquet file of a model: {error}") from error
+    estimator = estimator_file.read(read("model.skops", sha256), label, trust)
     try:
-        loaded = Model(name, version, schema, estimator, SklearnEngine(estimator, schema, sample), scores, sample)
-        loaded.predict(sample.head(1))
+        engine = SklearnEngine(estimator, schema, sample, form)
+        model = Model(name, version, schema, estimator, engine, scores, sample)
+        model.predict(sample.head(1))
     except Exception as error:
         raise ModelFileError(f"model {label!r}: the estimator does not do what the manifest says") from error
-    return loaded
-
-
-def _read_checked(path: Path, sha256: Mapping[str, str]) -> bytes:
-    if not path.is_file():
-        raise ModelFileError(f"model {path.parent.name!r}: {path.name} is missing")
-    data = path.read_bytes()
-    if _sha256(data) != sha256.get(path.name):
-        raise ModelFileError(f"model {path.parent.name!r}: {path.name} is not the file that the manifest describes")
-    return data
-
-
-def _load_estimator(data: bytes, model: str, trust: Sequence[str]) -> Any:
-    trusted = [*TRUSTED_TYPES, *trust]
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > MAX_UNPACKED_BYTES:
-                raise ModelFileError(f"model {model!r}: model.skops unpacks to more than {MAX_UNPACKED_BYTES} bytes")
-        unknown = sorted(set(skops.io.get_untrusted_types(data=data)) - set(trusted))
-    except ModelFileError:
-        raise
-    except Exception as error:
-        raise ModelFileError(f"model {model!r}: model.skops is not in the skops format") from error
-    if unknown:
-        raise ModelFileError(
-            f"model {model!r}: model.skops holds types that are not trusted: {', '.join(unknown)}; "
-            f"if you know them, name each: --trust {unknown[0]} (in Python: load(..., trust=[...]))"
-        )
-    try:
-        return skops.io.loads(data, trusted=[name for name in trusted if name])
-    except Exception as error:
-        raise ModelFileError(
-            f"model {model!r}: model.skops cannot be loaded; a trusted type must be in a module that can be imported"
-        ) from error
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _as_table(estimator: Any, sample: pd.DataFrame | np.ndarray) -> pd.DataFrame:
-    try:
-        check_is_fitted(estimator)
-    except (NotFittedError, TypeError) as error:
-        raise InvalidInput(
-            f"the estimator is not a fitted scikit-learn estimator: {type(estimator).__name__}"
-        ) from error
-    if not isinstance(sample, pd.DataFrame):
-        sample = pd.DataFrame(sample).add_prefix("x")
-    names = list(getattr(estimator, "feature_names_in_", sample.columns))
-    if len({str(name) for name in sample.columns}) < sample.shape[1]:
-        raise InvalidInput("the sample has two columns of one name")
-    missing = [name for name in names if name not in sample.columns]
-    if missing or len(sample) == 0:
-        raise InvalidInput(f"the sample needs at least one row and every column; missing: {missing or 'rows'}")
-    return sample[names].set_axis([str(name) for name in names], axis=1)
-
-
-def _try_estimator(estimator: Any, table: pd.DataFrame) -> np.ndarray:
-    try:
-        result = _predict(estimator, table.head(SAMPLE_ROWS))
-    except Exception as error:
-        raise InvalidInput(f"the estimator cannot predict the sample: {error}") from error
-    if result.ndim != 1:
-        raise InvalidInput(f"the estimator predicts {result.shape[1:]} values for a row; only one can be served")
-    return result
-
-
-def _predict(estimator: Any, table: pd.DataFrame) -> np.ndarray:
-    return np.asarray(estimator.predict(table if hasattr(estimator, "feature_names_in_") else table.to_numpy()))
-
-
-def _takes_missing(estimator: Any, table: pd.DataFrame, column: str) -> bool:
-    """Whether the estimator predicts when this column has no value, found by trying."""
-    if infer_column(table[column]).is_integer or table[column].dtype == bool:
-        return False
-    missing = table.head(1).copy()
-    missing[column] = missing[column].where(pd.Series([False], index=missing.index))
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            _predict(estimator, missing)
-    except (ValueError, TypeError):
-        return False
-    return True
+    return model

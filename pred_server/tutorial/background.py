@@ -41,8 +41,8 @@ def serve(
     subcommand = ["serve"] if module == "pred_server" else []
     if Path(model).exists():
         model = Path(model).resolve()
-    command = [sys.executable, "-c", _CHILD, module, *subcommand, "--model", str(model), "--address", "127.0.0.1:0"]
-    return Server([*command, *flags], start_timeout_s)
+    command = [sys.executable, "-c", _CHILD, str(Path.cwd()), module, *subcommand]
+    return Server([*command, "--model", str(model), "--address", "127.0.0.1:0", *flags], start_timeout_s)
 
 
 def gateway(backend: str, *flags: str, start_timeout_s: float = 10.0) -> "Gateway":
@@ -168,12 +168,16 @@ class Gateway(Process):
 
 
 def run_child() -> None:
-    """In the child: run a module as a program, and end with the parent, who holds the other end of stdin."""
+    """In the child: run a module as a program, and end with the parent, who holds the other end of stdin.
+
+    The child works in the checkout. The modules of the caller's folder can be imported all the same, for `--trust`.
+    """
 
     def end_with_parent() -> None:
         os.read(0, 1)
         os._exit(1)  # there is nobody left to answer
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    del sys.argv[0]
+    _, folder, *sys.argv = sys.argv
+    sys.path.append(folder)
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -15,8 +15,8 @@ class Result:
 
     Parameters
     ----------
-    values : array of shape (n_rows,), or (n_rows, n_columns) for probabilities
-    names : the columns' names: the target, or the classes
+    values : array of shape (n_rows,), or (n_rows, n_columns) for probabilities and for several targets
+    names : the columns' names: the target or targets, or the classes
     dtype : of the values, as NumPy names it, or str
     """
 
@@ -39,7 +39,7 @@ class Result:
             columns = [column.astype(dtype) for column in columns] if dtype and dtype != "str" else columns
         except (TypeError, ValueError) as error:
             raise ServerFault(f"the server's answer is not of the type that it names: {dtype}") from error
-        values = columns[0] if len(columns) == 1 else np.array(columns).T
+        values = columns[0] if len(columns) == 1 else np.array([np.asarray(column) for column in columns]).T
         return cls(values, list(names), dtype or str(values.dtype))
 
     def __len__(self) -> int:

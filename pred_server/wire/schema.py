@@ -46,10 +46,15 @@ class Column:
 
 @dataclass(frozen=True)
 class Schema:
-    """The feature columns of a model, in its order, and its target."""
+    """The feature columns of a model, in its order, and its target.
+
+    `targets` are the names of the predictions' columns where the model predicts several values for a row; `target` then
+    says what they have in common.
+    """
 
     columns: tuple[Column, ...]
     target: Column
+    targets: tuple[str, ...] = ()
 
     @cached_property
     def names(self) -> list[str]:
@@ -57,7 +62,8 @@ class Schema:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Schema":
-        return cls(tuple(Column(**column) for column in data["columns"]), Column(**data["target"]))
+        columns = tuple(Column(**column) for column in data["columns"])
+        return cls(columns, Column(**data["target"]), tuple(map(str, data.get("targets", ()))))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -136,10 +142,37 @@ class Schema:
         return Rows(np.asfortranarray(array))
 
 
+# What pandas calls objects that are all numbers, or nothing at all.
+_NUMBERS = ("integer", "floating", "mixed-integer-float", "empty")
+
+
 def infer_column(values: pd.Series, nullable: bool = False) -> Column:
-    """Return the name and dtype of a training column."""
-    text = isinstance(values.dtype, pd.StringDtype) or pd.api.types.infer_dtype(values, skipna=True) == "string"
-    return Column(str(values.name), "str" if text else str(values.dtype), nullable)
+    """Return the name and dtype with which a training column is served.
+
+    Categories are served as their values, pandas' and Arrow's dtypes as NumPy's, integers with gaps as float64.
+
+    Raises
+    ------
+    InvalidInput
+        There is no such dtype, or booleans have gaps.
+    """
+    values = _as_numbers(plain(values))
+    held = pd.api.types.infer_dtype(values, skipna=True)
+    if isinstance(values.dtype, pd.StringDtype) or held == "string":
+        return Column(str(values.name), "str", nullable)
+    gaps = values.isna().any()
+    if held == "boolean" and gaps:
+        raise InvalidInput.field(str(values.name), "has booleans and missing values; fit and save it as float64")
+    dtype: Any = "bool" if held == "boolean" else values.dtype
+    if held in ("integer", "floating"):  # of pandas and Arrow, too
+        dtype = np.dtype("float64" if held == "integer" and gaps else getattr(dtype, "numpy_dtype", dtype)).name
+    return Column(str(values.name), str(dtype), nullable)
+
+
+def _as_numbers(values: pd.Series) -> pd.Series:
+    """Return objects that are all numbers as numbers, and any other column as it is."""
+    is_number = values.dtype == "object" and pd.api.types.infer_dtype(values, skipna=True) in _NUMBERS
+    return pd.to_numeric(values.astype(float) if values.isna().any() else values) if is_number else values
 
 
 def plain(values: pd.Series) -> pd.Series:
@@ -164,9 +197,7 @@ def _cast(values: Any, column: Column) -> Any:
             raise ValueError(f"holds {found} values; the model takes {kind} values")
         missing = pd.isna(values)
     else:
-        values = plain(values if isinstance(values, pd.Series) else pd.Series(values))
-        if values.dtype == "object" and values.isna().all():
-            values = values.astype(float)
+        values = _as_numbers(plain(values if isinstance(values, pd.Series) else pd.Series(values)))
         if not pd.api.types.is_numeric_dtype(values.dtype) or pd.api.types.is_bool_dtype(values.dtype):
             raise ValueError(f"holds values of dtype {values.dtype}; the model takes {column.dtype}")
         missing = values.isna()

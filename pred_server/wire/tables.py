@@ -88,10 +88,10 @@ def to_arrow(table: Table) -> pa.Table:
     Raises
     ------
     InvalidInput
-        A column holds what Arrow has no type for, or a name stands twice.
+        A column holds what Arrow has no type for, or decimals or bytes, or a name stands twice.
     """
     if isinstance(table, pa.Table):
-        return table
+        return _require_known(table)
     columns = {}
     frame = to_frame(table, [])
     for name, values in frame.items():
@@ -105,7 +105,15 @@ def to_arrow(table: Table) -> pa.Table:
             raise InvalidInput.field(str(name), "holds values of several kinds, or of one unknown") from error
     if len(columns) < frame.shape[1]:
         raise InvalidInput("the table has two columns of one name")
-    return pa.table(columns)
+    return _require_known(pa.table(columns))
+
+
+def _require_known(table: pa.Table) -> pa.Table:
+    # CSV could write them, and other encodings could not: all refuse them alike.
+    for field in table.schema:
+        if pa.types.is_decimal(field.type) or pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
+            raise InvalidInput.field(field.name, f"holds values of type {field.type}; make them floats or text")
+    return table
 
 
 def arrow_columns(table: pa.Table) -> list[tuple[str, pa.Array]]:

@@ -39,6 +39,20 @@ class Halves(RegressorMixin, BaseEstimator):
         return np.full(len(table), 0.5)
 
 
+class Constant(BaseEstimator):
+    """An estimator that predicts what it was given, whatever the table."""
+
+    def __init__(self, answer: object = None):
+        self.answer = answer
+
+    def fit(self, table: pd.DataFrame) -> "Constant":
+        self.fitted_ = True
+        return self
+
+    def predict(self, table: object) -> object:
+        return self.answer
+
+
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     save(LinearRegression().fit(TABLE, IRIS.target), TABLE, tmp_path / "iris")
@@ -203,7 +217,7 @@ def test_a_model_that_is_not_there_says_how_to_make_one(monkeypatch: pytest.Monk
     [
         (LinearRegression(), "not a fitted scikit-learn estimator"),
         (object(), "not a fitted scikit-learn estimator"),
-        (LinearRegression().fit(TABLE, TABLE.iloc[:, :2]), "predicts .* values for a row"),
+        (Constant(np.zeros((len(TABLE), 2, 2))).fit(TABLE), "predicts values of shape .* for a row"),
         (StandardScaler().fit(TABLE), "cannot predict the sample"),
     ],
 )

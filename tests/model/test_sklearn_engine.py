@@ -12,12 +12,14 @@ from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
+from pred_server.model.form import FRAME, Form, known_form
 from pred_server.model.sklearn_engine import call_estimator, for_arrays
 from pred_server.wire.schema import Column, Schema
 
 TABLE = pd.DataFrame(np.random.default_rng(0).normal(size=(200, 3)), columns=["a", "b", "c"])
 TARGET = TABLE["a"] - 2 * TABLE["b"]
 SCHEMA = Schema(tuple(Column(name, "float64") for name in TABLE), Column("y", "float64"))
+FORM = Form(FRAME, SCHEMA.index)
 
 
 @pytest.mark.parametrize(
@@ -34,13 +36,14 @@ SCHEMA = Schema(tuple(Column(name, "float64") for name in TABLE), Column("y", "f
 )
 def test_an_estimator_is_asked_with_arrays_where_it_predicts_the_same(estimator: Any, takes_arrays: bool) -> None:
     estimator.fit(TABLE, TARGET)
-    asked = for_arrays(estimator, SCHEMA.frame_to_rows(TABLE.head(50)), SCHEMA.index)
+    asked = for_arrays(estimator, SCHEMA.frame_to_rows(TABLE.head(50)), FORM)
     assert hasattr(asked, "feature_names_in_") is not takes_arrays
     assert list(estimator.feature_names_in_) == ["a", "b", "c"], "the caller's own estimator is left as it was"
     with warnings.catch_warnings(action="error"):
         for rows in (1, 7, 200):
             sent = SCHEMA.frame_to_rows(TABLE.head(rows))
-            assert np.array_equal(call_estimator(asked, sent, SCHEMA.index), estimator.predict(TABLE.head(rows)))
+            predicted = call_estimator(asked, sent, known_form(asked, SCHEMA.index))
+            assert np.array_equal(predicted, estimator.predict(TABLE.head(rows)))
 
 
 def test_probabilities_are_compared_where_labels_would_hide_a_difference() -> None:
@@ -52,4 +55,4 @@ def test_probabilities_are_compared_where_labels_would_hide_a_difference() -> No
     rows = SCHEMA.frame_to_rows(TABLE)
     bare = make_pipeline(*(step for _, step in estimator.steps[1:]))
     assert np.array_equal(bare.predict(rows.array), estimator.predict(TABLE)), "the labels do not tell"
-    assert for_arrays(estimator, rows, SCHEMA.index) is estimator
+    assert for_arrays(estimator, rows, FORM) is estimator

@@ -1,0 +1,228 @@
+"""Checks of an estimator that was loaded from a file: what the compiled parts of scikit-learn take on faith.
+
+scikit-learn follows the numbers of a fitted estimator without a look at each: a tree whose child lies outside crashes
+the process, one whose child is its own parent never ends. So `check_estimator` looks at every part of an estimator
+once, when it is loaded. `_check` has a rule for each type whose methods are compiled code.
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import partial, singledispatch
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from scipy.interpolate import BSpline
+from sklearn.cluster import BisectingKMeans
+from sklearn.cluster._bisect_k_means import _BisectingTree
+from sklearn.ensemble import BaseEnsemble
+from sklearn.ensemble._hist_gradient_boosting.gradient_boosting import BaseHistGradientBoosting
+from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor
+from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer
+from sklearn.neighbors import BallTree, KDTree
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder
+from sklearn.svm._base import BaseLibSVM
+from sklearn.tree import BaseDecisionTree
+from sklearn.tree._tree import Tree
+from sklearn.utils.validation import check_array
+
+_PLAIN = (str, bytes, bool, int, float, complex, np.generic, type, type(None))
+
+
+class Unsound(ValueError):
+    """An estimator whose numbers do not fit together; the text says which part, and what is wrong with it."""
+
+
+def parts(estimator: Any) -> Iterator[Any]:
+    """Yield everything inside an estimator that is more than a number or a text, each thing once."""
+    seen: set[int] = set()
+    waiting = [estimator]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, _PLAIN) or id(part) in seen:
+            continue
+        seen.add(id(part))
+        yield part
+        if isinstance(part, Mapping):
+            waiting.extend(part.values())
+        elif isinstance(part, list | tuple | set):
+            waiting.extend(part)
+        elif isinstance(part, np.ndarray) and part.dtype == object:
+            waiting.extend(part.ravel().tolist())
+        elif isinstance(part, partial):
+            waiting += [part.func, *part.args, *part.keywords.values()]
+        waiting.extend(getattr(part, "__dict__", {}).values())
+
+
+def check_estimator(estimator: Any) -> None:
+    """Raise Unsound where a part of the estimator would lead its code out of an array, into a loop, or to a file."""
+    for part in parts(estimator):
+        try:
+            _check(part)
+            _check_width(part)
+        except Unsound as error:
+            raise Unsound(f"{type(part).__name__}: {error}") from error
+        except Exception as error:  # of any type: an attribute is missing, or of another type
+            raise Unsound(f"{type(part).__name__} is not whole") from error
+
+
+def _require(fits: Any, what: str) -> None:
+    if not np.all(fits):
+        raise Unsound(what)
+
+
+def _within(places: Any, length: int) -> Any:
+    return (np.asarray(places) >= 0) & (np.asarray(places) < length)
+
+
+def _check_width(part: Any) -> None:
+    """Compare the arrays that compiled code reads by the width of the table with the width that is announced."""
+    if hasattr(part, "n_features_in_"):
+        for name in ("_fit_X", "cluster_centers_"):
+            held: Any = getattr(part, name, None)
+            if getattr(held, "ndim", 0) == 2 and getattr(part, "metric", "") != "precomputed":
+                _require(held.shape[1] == part.n_features_in_, f"{name} has another width than the table")
+
+
+@singledispatch
+def _check(part: Any) -> None:
+    """Raise Unsound where this part is not sound."""
+
+
+@_check.register
+def _(tree: Tree) -> None:
+    inner = tree.children_left != -1
+    _check_nodes(tree.children_left[inner], tree.children_right[inner], np.flatnonzero(inner), tree.node_count)
+    _require(_within(tree.feature[inner], tree.n_features), "a node asks for a column that is not there")
+    _require(tree.node_count > 0, "it has no nodes")
+
+
+def _check_nodes(left: Any, right: Any, places: Any, n_nodes: int) -> None:
+    # A tree is written from the top down: a child stands behind its parent, and so no way leads in a circle.
+    for children in (left.astype(np.int64), right.astype(np.int64)):
+        _require((children > places) & (children < n_nodes), "a node's child is not a later node of the tree")
+
+
+@_check.register
+def _(estimator: BaseDecisionTree) -> None:
+    if hasattr(estimator, "tree_"):
+        _require(estimator.tree_.n_features == estimator.n_features_in_, "its nodes are of another table")
+
+
+@_check.register
+def _(ensemble: BaseEnsemble) -> None:
+    # Trees in an ensemble are asked without a check of the table's width.
+    if not hasattr(ensemble, "estimators_"):
+        return
+    held = ensemble.estimators_
+    members = held.ravel().tolist() if isinstance(held, np.ndarray) else held
+    chosen = getattr(ensemble, "estimators_features_", None) or [range(ensemble.n_features_in_)] * len(members)
+    _require(len(chosen) == len(members), "estimators_features_ is not one list for each estimator")
+    for member, features in zip(members, chosen, strict=True):
+        _require(_within(features, ensemble.n_features_in_), "a column is chosen that is not there")
+        _require(getattr(member, "n_features_in_", len(features)) == len(features), "its trees are of another table")
+
+
+@_check.register
+def _(tree: TreePredictor) -> None:
+    nodes = tree.nodes
+    inner = np.flatnonzero(nodes["is_leaf"] == 0)
+    _check_nodes(nodes["left"][inner], nodes["right"][inner], inner, len(nodes))
+    _require(len(nodes), "it has no nodes")
+    by_category = nodes["is_categorical"].astype(bool)
+    bitsets = tree.raw_left_cat_bitsets
+    _require(bitsets.ndim == 2 and bitsets.shape[1] == 8, "its sets of categories are cut off")
+    _require(_within(nodes["bitset_idx"][by_category], len(bitsets)), "a node asks for a set that is not there")
+
+
+@_check.register
+def _(boosting: BaseHistGradientBoosting) -> None:
+    if not hasattr(boosting, "_predictors"):
+        return
+    categorical = np.asarray(boosting._bin_mapper.is_categorical_, bool)
+    _require(len(categorical) == boosting.n_features_in_, "its bins are of another table")
+    _require(len(boosting._bin_mapper.bin_thresholds_) == len(categorical), "its bins are of another table")
+    if boosting._preprocessor is not None:
+        # As `fit` makes it: an encoder of some columns, and the others as they are. Then no column gets lost.
+        (_, encoder, some), (_, others, rest), *_dropped = boosting._preprocessor.transformers_
+        function = others.func if isinstance(others, FunctionTransformer) else None
+        _require(isinstance(encoder, OrdinalEncoder | str), "it prepares its table in another way")
+        _require(isinstance(function, partial) and function.func is check_array, "it prepares its table in another way")
+        _require(np.asarray(some, bool) ^ np.asarray(rest, bool), "it leaves columns out")
+        _require(boosting._preprocessor.n_features_in_ == boosting.n_features_in_, "it leaves columns out")
+    for trees in boosting._predictors:
+        for tree in trees:
+            inner = tree.nodes[tree.nodes["is_leaf"] == 0]
+            _require(_within(inner["feature_idx"], len(categorical)), "a node asks for a column that is not there")
+            by_category = inner["feature_idx"][inner["is_categorical"] > 0]
+            _require(categorical[by_category], "a node takes a number for a category")
+
+
+@_check.register(KDTree)
+@_check.register(BallTree)
+def _(tree: Any) -> None:
+    data, places, nodes, bounds, _, n_levels, n_nodes, *_, distance, _ = tree.__getstate__()
+    n_rows, n_columns = data.shape
+    _require(n_rows > 0 and n_nodes == 2**n_levels - 1 == len(nodes), "its nodes are not those of a whole tree")
+    _require(sorted(places) == list(range(n_rows)), "its rows are not each there once")
+    first, end = nodes["idx_start"], nodes["idx_end"]
+    _require(_within(first, n_rows) & (end > first) & (end <= n_rows), "a node's rows are not there")
+    leaves = nodes["is_leaf"].astype(bool)
+    _require(leaves[n_nodes // 2 :], "a node's child is not there")
+    _require(bounds.shape == (2 if isinstance(tree, KDTree) else 1, n_nodes, n_columns), "a node has no bounds")
+    _, weights, matrix = distance.__getstate__()
+    kind = type(distance).__name__
+    # A distance without weights holds a single 0.
+    _require(weights.shape in ((1,), (n_columns,)) and matrix.shape in ((1, 1), (n_columns, n_columns)), "its distance")
+    _require("SEuclidean" not in kind or weights.shape == (n_columns,), "its distance is of another table")
+    _require("Mahalanobis" not in kind or matrix.shape == (n_columns, n_columns), "its distance is of another table")
+
+
+@_check.register(sparse.csr_matrix)
+@_check.register(sparse.csr_array)
+@_check.register(sparse.csc_matrix)
+@_check.register(sparse.csc_array)
+def _(matrix: Any) -> None:
+    matrix.check_format(full_check=True)
+
+
+@_check.register
+def _(spline: BSpline) -> None:
+    BSpline(spline.t, spline.c, spline.k, spline.extrapolate, spline.axis)  # raises ValueError
+
+
+@_check.register
+def _(machine: BaseLibSVM) -> None:
+    if not hasattr(machine, "_n_support"):
+        return
+    vectors, counts = machine.support_vectors_, machine._n_support
+    n_classes = len(counts) if machine._impl in ("c_svc", "nu_svc") else 2
+    n_pairs = n_classes * (n_classes - 1) // 2
+    n_vectors = int(machine.n_support_.sum())
+    _require(counts >= 0, "its support vectors are not all there")
+    _require(len(machine.support_) == n_vectors, "its support vectors are not all there")
+    _require(machine._dual_coef_.shape == (n_classes - 1, n_vectors), "its coefficients are not all there")
+    _require(len(machine._intercept_) == n_pairs, "its constants are not all there")
+    _require({len(machine._probA), len(machine._probB)} <= {0, n_pairs, 1}, "its constants are not all there")
+    if not callable(machine.kernel) and machine.kernel != "precomputed":
+        _require(vectors.shape == (n_vectors, machine.n_features_in_), "its support vectors are of another table")
+
+
+@_check.register
+def _(clusters: BisectingKMeans) -> None:
+    for part in parts(getattr(clusters, "_bisecting_tree", None)):
+        if isinstance(part, _BisectingTree):
+            _require(part.center.shape == (clusters.n_features_in_,), "a centre is of another table")
+
+
+@_check.register
+def _(encoder: OneHotEncoder) -> None:
+    if hasattr(encoder, "categories_"):
+        _require(encoder._n_features_outs == encoder._compute_n_features_outs(), "its columns are not all there")
+
+
+@_check.register(CountVectorizer)
+@_check.register(HashingVectorizer)
+def _(vectorizer: Any) -> None:
+    _require(vectorizer.input == "content", "it reads files; use input='content', and read them yourself")
+    words = getattr(vectorizer, "vocabulary_", {})
+    _require(sorted(words.values()) == list(range(len(words))), "its words are not numbered one by one")
