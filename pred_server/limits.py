@@ -17,7 +17,7 @@ MAX_ERROR_BYTES = 400
 MAX_DETAIL_BYTES = 2_048
 MAX_IGNORED_BYTES = 2_048
 SAMPLE_ROWS = 1_000  # that a model directory keeps
-SAMPLE_BYTES = 64 * MIB  # that these rows may take
+SAMPLE_BYTES = 32 * MIB  # that these rows may take
 MAX_MANIFEST_BYTES = 16 * MIB  # of a model directory
 MAX_UNPACKED_BYTES = 4 * 1024**3  # of an estimator in a model directory
 

@@ -90,16 +90,16 @@ def _check(part: Any) -> None:
 
 @_check.register
 def _(tree: Tree) -> None:
-    inner = tree.children_left != -1
-    _check_nodes(tree.children_left[inner], tree.children_right[inner], np.flatnonzero(inner), tree.node_count)
+    inner = np.flatnonzero(tree.children_left != -1)
+    _check_nodes(tree.children_left, tree.children_right, inner)
     _require(_within(tree.feature[inner], tree.n_features), "a node asks for a column that is not there")
-    _require(tree.node_count > 0, "it has no nodes")
 
 
-def _check_nodes(left: Any, right: Any, places: Any, n_nodes: int) -> None:
-    # A tree is written from the top down: a child stands behind its parent, and so no way leads in a circle.
-    for children in (left.astype(np.int64), right.astype(np.int64)):
-        _require((children > places) & (children < n_nodes), "a node's child is not a later node of the tree")
+def _check_nodes(left: np.ndarray, right: np.ndarray, inner: np.ndarray) -> None:
+    """Raise Unsound where a child is not a later node: trees are written from the top down, so no way is a circle."""
+    children = np.array([left[inner], right[inner]], np.int64)
+    _require(len(left) > 0, "it has no nodes")
+    _require((children > inner) & (children < len(left)), "a node's child is not a later node of the tree")
 
 
 @_check.register
@@ -111,50 +111,44 @@ def _(estimator: BaseDecisionTree) -> None:
 @_check.register
 def _(ensemble: BaseEnsemble) -> None:
     # Trees in an ensemble are asked without a check of the table's width.
-    if not hasattr(ensemble, "estimators_"):
-        return
-    held = ensemble.estimators_
+    held = getattr(ensemble, "estimators_", ())
     members = held.ravel().tolist() if isinstance(held, np.ndarray) else held
-    chosen = getattr(ensemble, "estimators_features_", None) or [range(ensemble.n_features_in_)] * len(members)
-    _require(len(chosen) == len(members), "estimators_features_ is not one list for each estimator")
+    every = range(getattr(ensemble, "n_features_in_", 0))
+    chosen = getattr(ensemble, "estimators_features_", None) or [every] * len(members)
     for member, features in zip(members, chosen, strict=True):
-        _require(_within(features, ensemble.n_features_in_), "a column is chosen that is not there")
+        _require(_within(features, len(every)), "a column is chosen that is not there")
         _require(getattr(member, "n_features_in_", len(features)) == len(features), "its trees are of another table")
 
 
 @_check.register
 def _(tree: TreePredictor) -> None:
-    nodes = tree.nodes
-    inner = np.flatnonzero(nodes["is_leaf"] == 0)
-    _check_nodes(nodes["left"][inner], nodes["right"][inner], inner, len(nodes))
-    _require(len(nodes), "it has no nodes")
-    by_category = nodes["is_categorical"].astype(bool)
-    bitsets = tree.raw_left_cat_bitsets
+    nodes, bitsets = tree.nodes, tree.raw_left_cat_bitsets
+    _check_nodes(nodes["left"], nodes["right"], np.flatnonzero(nodes["is_leaf"] == 0))
     _require(bitsets.ndim == 2 and bitsets.shape[1] == 8, "its sets of categories are cut off")
-    _require(_within(nodes["bitset_idx"][by_category], len(bitsets)), "a node asks for a set that is not there")
+    asked = nodes["bitset_idx"][nodes["is_categorical"] > 0]
+    _require(_within(asked, len(bitsets)), "a node asks for a set of categories that is not there")
 
 
 @_check.register
 def _(boosting: BaseHistGradientBoosting) -> None:
     if not hasattr(boosting, "_predictors"):
         return
-    categorical = np.asarray(boosting._bin_mapper.is_categorical_, bool)
-    _require(len(categorical) == boosting.n_features_in_, "its bins are of another table")
-    _require(len(boosting._bin_mapper.bin_thresholds_) == len(categorical), "its bins are of another table")
-    if boosting._preprocessor is not None:
+    width, bins, prepare = boosting.n_features_in_, boosting._bin_mapper, boosting._preprocessor
+    categorical = np.asarray(bins.is_categorical_, bool)
+    _require(len(categorical) == len(bins.bin_thresholds_) == width, "its bins are of another table")
+    if prepare is not None:
         # As `fit` makes it: an encoder of some columns, and the others as they are. Then no column gets lost.
-        (_, encoder, some), (_, others, rest), *_dropped = boosting._preprocessor.transformers_
+        (_, encoder, some), (_, others, rest), *_dropped = prepare.transformers_
         function = others.func if isinstance(others, FunctionTransformer) else None
-        _require(isinstance(encoder, OrdinalEncoder | str), "it prepares its table in another way")
-        _require(isinstance(function, partial) and function.func is check_array, "it prepares its table in another way")
+        known = isinstance(function, partial) and function.func is check_array
+        _require(known and isinstance(encoder, OrdinalEncoder | str), "it prepares its table in another way")
         _require(np.asarray(some, bool) ^ np.asarray(rest, bool), "it leaves columns out")
-        _require(boosting._preprocessor.n_features_in_ == boosting.n_features_in_, "it leaves columns out")
-    for trees in boosting._predictors:
-        for tree in trees:
-            inner = tree.nodes[tree.nodes["is_leaf"] == 0]
-            _require(_within(inner["feature_idx"], len(categorical)), "a node asks for a column that is not there")
-            by_category = inner["feature_idx"][inner["is_categorical"] > 0]
-            _require(categorical[by_category], "a node takes a number for a category")
+        _require(prepare.n_features_in_ == width, "it leaves columns out")
+    for tree in (tree for trees in boosting._predictors for tree in trees):
+        inner = tree.nodes[tree.nodes["is_leaf"] == 0]
+        _require(_within(inner["feature_idx"], width), "a node asks for a column that is not there")
+        by_category = inner["feature_idx"][inner["is_categorical"] > 0]
+        _require(categorical[by_category], "a node takes a number for a category")
 
 
 @_check.register(KDTree)
@@ -162,19 +156,17 @@ def _(boosting: BaseHistGradientBoosting) -> None:
 def _(tree: Any) -> None:
     data, places, nodes, bounds, _, n_levels, n_nodes, *_, distance, _ = tree.__getstate__()
     n_rows, n_columns = data.shape
-    _require(n_rows > 0 and n_nodes == 2**n_levels - 1 == len(nodes), "its nodes are not those of a whole tree")
-    _require(sorted(places) == list(range(n_rows)), "its rows are not each there once")
     first, end = nodes["idx_start"], nodes["idx_end"]
+    whole = n_rows > 0 and n_nodes == 2**n_levels - 1 == len(nodes)
+    _require(whole and nodes["is_leaf"][n_nodes // 2 :].all(), "its nodes are not those of a whole tree")
+    _require(np.array_equal(np.sort(places), np.arange(n_rows)), "its rows are not each there once")
     _require(_within(first, n_rows) & (end > first) & (end <= n_rows), "a node's rows are not there")
-    leaves = nodes["is_leaf"].astype(bool)
-    _require(leaves[n_nodes // 2 :], "a node's child is not there")
     _require(bounds.shape == (2 if isinstance(tree, KDTree) else 1, n_nodes, n_columns), "a node has no bounds")
-    _, weights, matrix = distance.__getstate__()
-    kind = type(distance).__name__
-    # A distance without weights holds a single 0.
-    _require(weights.shape in ((1,), (n_columns,)) and matrix.shape in ((1, 1), (n_columns, n_columns)), "its distance")
-    _require("SEuclidean" not in kind or weights.shape == (n_columns,), "its distance is of another table")
-    _require("Mahalanobis" not in kind or matrix.shape == (n_columns, n_columns), "its distance is of another table")
+    # A distance without weights holds a single 0 in place of them.
+    kind, (_, weights, matrix) = type(distance).__name__, distance.__getstate__()
+    one, square = () if "SEuclidean" in kind else (1,), (1, 1) if "Mahalanobis" not in kind else None
+    _require(weights.shape in (one, (n_columns,)), "its distance is of another table")
+    _require(matrix.shape in (square, (n_columns, n_columns)), "its distance is of another table")
 
 
 @_check.register(sparse.csr_matrix)

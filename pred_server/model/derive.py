@@ -2,19 +2,21 @@
 
 import warnings
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.compose import ColumnTransformer
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
 from pred_server.errors import InvalidInput
 from pred_server.limits import SAMPLE_BYTES, SAMPLE_ROWS, check_columns
-from pred_server.model.form import Form, complaints_as_errors, possible_forms
-from pred_server.model.sklearn_engine import Engine, SklearnEngine, flat
+from pred_server.model.check import parts
+from pred_server.model.form import BARE, Form, complaints_as_errors, possible_forms
+from pred_server.model.sklearn_engine import call_estimator, flat, for_arrays
 from pred_server.wire.rows import Rows
 from pred_server.wire.schema import Column, Schema, infer_column
 from pred_server.wire.tables import count_bytes
@@ -53,8 +55,7 @@ def derive(estimator: Any, sample: Any, target: str | Sequence[str], unit: str =
     schema = Schema(columns, *_targets(predicted, target, unit))
     rows = schema.frame_to_rows(table)
     try:
-        engine = SklearnEngine(estimator, schema, rows.to_frame(schema.index), form)
-        same = is_same(engine.predict(rows, "labels"), predicted)
+        same = is_same(call_estimator(estimator, rows, form), predicted)
     except Exception as error:  # of any type: the estimator raises it
         raise InvalidInput(
             f"the estimator cannot predict the sample once it has the dtypes that are served, which are those of NumPy "
@@ -65,7 +66,7 @@ def derive(estimator: Any, sample: Any, target: str | Sequence[str], unit: str =
             "the estimator predicts otherwise once the table has the dtypes that it is served with; a usual cause is a "
             "column of objects with None among them: fit with pandas' str dtype"
         )
-    missing = _takes_missing(engine, schema, rows)
+    missing = _takes_missing(estimator, schema, form, rows)
     columns = tuple(replace(column, nullable=column.nullable or column.name in missing) for column in columns)
     schema = replace(schema, columns=columns)
     return Derived(schema, form, rows.to_frame(schema.index).head(n_rows), predicted[:n_rows])
@@ -131,24 +132,25 @@ def _targets(predicted: np.ndarray, target: str | Sequence[str], unit: str) -> t
     return Column(", ".join(names), dtype, unit=unit), tuple(names) if n_targets > 1 else ()
 
 
-# How often an estimator is asked whether it takes missing values.
-MOST_TRIES = 512
+# How often an estimator is asked whether it takes missing values: for few columns, and at least.
+MOST_TRIES, FEW_TRIES = 512, 48
 
 
-def _takes_missing(engine: Engine, schema: Schema, rows: Rows) -> set[str]:
+def _takes_missing(estimator: Any, schema: Schema, form: Form, rows: Rows) -> set[str]:
     """Return the columns without which the estimator predicts.
 
-    It is tried with all columns missing, then with halves, quarters and so on of those that it refused together. In a
-    table of more than some 250 columns that is not enough to try each by itself: those refused together last count as
-    needed.
+    It is tried with all columns of a group missing, then with halves, quarters and so on of those that it refused
+    together. In a table of more than some 250 columns that is not enough to try each by itself: those that were refused
+    together last count as needed.
     """
-    names = [column.name for column in schema.columns if column.dtype == "str" or column.is_float]
-    columns = dict(zip(schema.names, schema.columns, strict=True))
-    places = dict(zip(schema.names, range(len(columns)), strict=True))
-    row, taken, groups = rows.take(slice(1)), set[str](), deque([names] if names else [])
-    tries = max(MOST_TRIES // 4, MOST_TRIES * 500 // max(len(names), 500))
-    while groups and tries:
-        tries -= 1
+    columns = {column.name: column for column in schema.columns if column.dtype == "str" or column.is_float}
+    places = {name: place for place, name in enumerate(schema.names)}
+    row, taken, groups = rows.take(slice(1)), set[str](), deque(_groups(estimator, schema.names, columns))
+    asked = estimator if row.array is None else for_arrays(estimator, rows, form)
+    form = form if asked is estimator else BARE
+    for _ in range(max(FEW_TRIES, MOST_TRIES * 250 // max(len(columns), 250))):
+        if not groups:
+            break
         group = groups.popleft()
         if row.array is None:
             gaps = Rows(row.columns | {name: np.array([np.nan if columns[name].is_float else None]) for name in group})
@@ -158,9 +160,22 @@ def _takes_missing(engine: Engine, schema: Schema, rows: Rows) -> set[str]:
             gaps = Rows(array)
         try:
             with warnings.catch_warnings(action="ignore"):
-                engine.predict(gaps, "labels")
+                call_estimator(asked, gaps, form)
             taken.update(group)
         except Exception:  # of any type: the estimator raises it
             half = len(group) // 2
             groups.extend([group[:half], group[half:]] if half else [])
     return taken
+
+
+def _groups(estimator: Any, names: list[str], wanted: Container[str]) -> list[list[str]]:
+    """Return the wanted columns by the step of a ColumnTransformer that takes them: a step takes all or none."""
+    for part in parts(estimator):
+        steps = getattr(part, "_transformer_to_input_indices", {})
+        if isinstance(part, ColumnTransformer) and sorted(np.concatenate([*steps.values()])) == list(range(len(names))):
+            groups = [[names[place] for place in places] for places in steps.values()]
+            break
+    else:
+        groups = [names]
+    kept = [[name for name in group if name in wanted] for group in groups]
+    return [group for group in kept if group]

@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pred_server.errors import ModelFileError
-from pred_server.limits import MAX_COLUMNS, MAX_MANIFEST_BYTES, SAMPLE_BYTES, SAMPLE_ROWS
+from pred_server.limits import MAX_COLUMNS, MAX_MANIFEST_BYTES, MIB, SAMPLE_BYTES, SAMPLE_ROWS
 
 MANIFEST = "manifest.json"
-# Snappy packs at most so well. Other codecs pack a thousand bytes into one.
-SNAPPY_RATIO = 22
 _MOST_BYTES = 2 * SAMPLE_BYTES
+# Of a sample that is packed by snappy, as older ones are: it packs up to 22 bytes into one, and other codecs 1,000.
+_MOST_SNAPPY_BYTES = 8 * MIB
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
@@ -61,22 +61,34 @@ def read_sample(data: bytes) -> pd.DataFrame:
     groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
     codecs = {group.column(place).compression for group in groups for place in range(n_columns)}
     types = [field.type for field in file.schema_arrow]
-    if not (codecs <= {"SNAPPY", "UNCOMPRESSED"} and len(types) == n_columns and all(map(_is_plain, types))):
-        raise ValueError("not snappy, or not numbers, booleans and text")
-    fit = max(1, _MOST_BYTES // (SNAPPY_RATIO * len(data)))
-    batches, n_bytes, n_read = [], 0, 0
-    for batch in file.iter_batches(min(fit, SAMPLE_ROWS) if any(map(_is_text, types)) else SAMPLE_ROWS):
-        n_bytes, n_read = n_bytes + batch.nbytes, n_read + batch.num_rows
-        if n_bytes > _MOST_BYTES or n_read > SAMPLE_ROWS:
-            raise ValueError(f"unfolds to more than {_MOST_BYTES:,} bytes")
+    if not codecs <= ({"SNAPPY", "UNCOMPRESSED"} if len(data) <= _MOST_SNAPPY_BYTES else {"UNCOMPRESSED"}):
+        raise ValueError(f"packed by {', '.join(sorted(codecs))}")
+    if len(types) != n_columns or not all(map(_is_plain, types)):
+        raise ValueError("not numbers, booleans and text")
+    names = file.schema_arrow.names
+    text = [name for name, kind in zip(names, types, strict=True) if _is_text(kind)]
+    numbers = [name for name in names if name not in set(text)]
+    parts = [_read_columns(file, numbers, SAMPLE_ROWS)]
+    parts += [_read_columns(file, text, max(1, _MOST_BYTES // (22 * len(data))))]
+    columns = {name: part.column(name) for part in parts for name in part.column_names}
+    return pa.table({name: columns[name] for name in names}).to_pandas(ignore_metadata=True)
+
+
+def _read_columns(file: pq.ParquetFile, names: list[str], batch_rows: int) -> pa.Table:
+    """Read some columns, so many rows at a time. Raises ValueError as soon as they are more than a sample has."""
+    batches, n_bytes, n_rows = [], 0, 0
+    for batch in file.iter_batches(batch_rows, columns=names) if names else ():
+        n_bytes, n_rows = n_bytes + batch.nbytes, n_rows + batch.num_rows
+        if n_bytes > _MOST_BYTES or n_rows > SAMPLE_ROWS:
+            raise ValueError(f"unfolds to more than {SAMPLE_ROWS:,} rows or {_MOST_BYTES:,} bytes")
         batches.append(batch)
-    return pa.Table.from_batches(batches, file.schema_arrow).to_pandas(ignore_metadata=True)
+    return pa.Table.from_batches(batches) if batches else pa.table({})
 
 
 def pack_sample(sample: pd.DataFrame) -> bytes:
     """Return rows as a Parquet file."""
     packed = io.BytesIO()
-    sample.to_parquet(packed, compression="snappy", index=False)
+    sample.to_parquet(packed, compression=None, index=False)
     return packed.getvalue()
 
 

@@ -47,7 +47,8 @@ def read(data: bytes, model: str, trust: Sequence[str] = ()) -> Any:
     """
     try:
         _check_size(data)
-        unknown = [name for name in foreign_types(data) if name not in trust]
+        further = skops.io.get_untrusted_types(data=data)
+        unknown = sorted(set(further) - TRUSTED_TYPES - set(trust))
     except Exception as error:  # of any type: skops looks for no fault in a file
         why = f": {error}" if isinstance(error, Unsound) else ""
         raise ModelFileError(f"model {model!r}: model.skops is not in the skops format{why}") from error
@@ -58,7 +59,7 @@ def read(data: bytes, model: str, trust: Sequence[str] = ()) -> Any:
         )
     try:
         with warnings.catch_warnings(action="ignore"):  # of other versions, which the log names
-            estimator = skops.io.loads(data, trusted=[*TRUSTED_TYPES, *filter(None, trust)])
+            estimator = skops.io.loads(data, trusted=further)  # not the whole list: skops copies it for each number
     except Exception as error:
         raise ModelFileError(
             f"model {model!r}: model.skops cannot be loaded; a trusted type must be in a module that can be imported, "

@@ -87,7 +87,11 @@ class Model:
             return list(map(str, known))
         if self.sample is None:
             return []
-        n_columns = self.engine.predict(self.schema.frame_to_rows(self.sample.head(1)), "probabilities").shape[1]
+        try:
+            row = self.schema.frame_to_rows(self.sample.head(1))
+            n_columns = self.engine.predict(row, "probabilities").shape[1]
+        except Exception:  # of any type: the estimator raises it where it has the method, and no probabilities
+            return []
         if not self.schema.targets:  # a mixture's components have no names
             return list(map(str, range(n_columns)))
         if n_columns == len(self.schema.targets):

@@ -15,9 +15,12 @@ from pred_server.model.form import BARE, FRAME, Form, known_form
 from pred_server.model.row_blocks import find_row_block, predict_in_blocks
 from pred_server.wire.rows import Rows
 from pred_server.wire.schema import Schema
+from pred_server.wire.tables import ROW_BLOCK
 
 # From so many rows on all cores compute; below, to wake the other threads costs more than they save.
 LARGE_ROWS = 512
+# Tables of more columns are always predicted in blocks: to find out whether they need it takes too long.
+WIDE = 1_000
 
 
 class Engine(Protocol):
@@ -52,11 +55,19 @@ class SklearnEngine:
         rows = schema.frame_to_rows(sample)
         if rows.array is not None:
             self._for_arrays = for_arrays(estimator, rows, self.form)
-        output = "probabilities" if hasattr(estimator, "predict_proba") else "labels"
-        self.row_block = find_row_block(lambda part: self._predict(part, output), rows)
+        self.row_block = ROW_BLOCK
+        if len(schema.columns) <= WIDE:
+            output = "probabilities" if self._has_probabilities(rows) else "labels"
+            self.row_block = find_row_block(lambda part: self._predict(part, output), rows)
 
     def predict(self, rows: Rows, output: str) -> np.ndarray:
         return predict_in_blocks(lambda part: self._predict(part, output), rows, self.row_block)
+
+    def _has_probabilities(self, rows: Rows) -> bool:
+        try:  # a chain of classifiers with three classes has the method, and it fails
+            return len(self._predict(rows.take(slice(1)), "probabilities")) == 1
+        except Exception:  # of any type: the estimator raises it
+            return False
 
     def _predict(self, rows: Rows, output: str) -> np.ndarray:
         if rows.array is None or self._for_arrays is self._estimator:

@@ -20,6 +20,7 @@ REVIEWED: list[tuple[str, str, str]] = [
     # Of NumPy, SciPy and Python
     ("names a type of numbers", "numpy", "dtype"),
     ("compute with the array that they get", "numpy", "clip max mean median min nan_to_num round sum"),
+    ("makes an array, as a spline keeps it", "scipy._lib.array_api_compat.numpy._aliases", "asarray"),
     ("evaluates a spline; check compares its arrays", "scipy.interpolate._bsplines", "BSpline"),
     ("calls a function of the same file, which must be trusted itself", "functools", "partial"),
     # Trees and neighbours: arrays of numbers, which `check` follows

@@ -198,7 +198,8 @@ def _cast(values: Any, column: Column) -> Any:
         missing = pd.isna(values)
     else:
         values = _as_numbers(plain(values if isinstance(values, pd.Series) else pd.Series(values)))
-        if not pd.api.types.is_numeric_dtype(values.dtype) or pd.api.types.is_bool_dtype(values.dtype):
+        is_number = pd.api.types.is_numeric_dtype(values.dtype) and not str(values.dtype).startswith("decimal")
+        if not is_number or pd.api.types.is_bool_dtype(values.dtype):
             raise ValueError(f"holds values of dtype {values.dtype}; the model takes {column.dtype}")
         missing = values.isna()
     if missing.any() and not column.nullable:
@@ -206,8 +207,9 @@ def _cast(values: Any, column: Column) -> Any:
     if column.is_integer:
         info = np.iinfo(column.dtype)
         # float(info.max) rounds up, to a number that does not fit.
-        above = values >= float(info.max) + 1 if pd.api.types.is_float_dtype(values.dtype) else values > info.max
-        wrong = (values < info.min) | above | (values % 1 != 0)
+        is_float = pd.api.types.is_float_dtype(values.dtype)
+        above = values >= float(info.max) + 1 if is_float else values > info.max
+        wrong = (values < info.min) | above | (is_float and values % 1 != 0)
         if wrong.any():
             at = int(wrong.argmax())
             raise ValueError(f"row {at + 1} has {values.iloc[at]}, not a whole number of type {column.dtype}")

@@ -1,8 +1,13 @@
+from decimal import Decimal
+
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from pred_server.errors import InvalidInput
+from pred_server.generated.pred_pb2 import Request
+from pred_server.wire.codec import CODECS
 from pred_server.wire.rows import Rows
 from pred_server.wire.schema import Column, Schema, infer_column
 
@@ -112,3 +117,31 @@ def test_a_schema_survives_json() -> None:
 def test_a_column_type_that_cannot_be_served_is_refused() -> None:
     with pytest.raises(InvalidInput, match="column 'when' has dtype datetime64"):
         infer_column(pd.Series(pd.to_datetime(["2013-01-01"]), name="when"))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pd.Series([Decimal("1.5")], dtype=object),
+        pd.Series([1], dtype=pd.ArrowDtype(pa.decimal128(5, 2))),
+        pd.Series([b"1.5"], dtype=object),
+    ],
+    ids=["objects", "Arrow's", "bytes"],
+)
+@pytest.mark.parametrize("name", CODECS)
+def test_decimals_and_bytes_are_refused_alike_in_every_encoding(name: str, values: pd.Series) -> None:
+    with pytest.raises(InvalidInput, match=r"^a: "):
+        CODECS[name].write_table(pd.DataFrame({"a": values}), Request())
+    with pytest.raises(InvalidInput, match=r"^a: "):
+        align(values, Column("a", "float64"))
+
+
+@pytest.mark.parametrize("encoding", CODECS)
+@pytest.mark.parametrize("dtype", ["Float64", "Int64", "double[pyarrow]", "int32[pyarrow]"])
+def test_gaps_of_pandas_and_arrow_are_missing_values_in_every_encoding(dtype: str, encoding: str) -> None:
+    schema = Schema((Column("a", "float64", nullable=True), Column("b", "float64")), Column("t", "float64"))
+    table, request = pd.DataFrame({"a": pd.array([1, None], dtype), "b": pd.array([3, 4], dtype)}), Request()
+    CODECS[encoding].write_table(table, request)
+    rows, _ = CODECS[encoding].read_table(request, schema, 10)
+    assert np.array_equal(rows.array, [[1, 3], [np.nan, 4]], equal_nan=True)
+    assert np.array_equal(schema.frame_to_rows(table).array, rows.array, equal_nan=True)
