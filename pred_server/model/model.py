@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from pred_server.errors import InvalidInput, clip
+from pred_server.model.refusals import blame
 from pred_server.model.sklearn_engine import Engine
 from pred_server.wire.result import Result
 from pred_server.wire.rows import Rows
@@ -65,9 +66,10 @@ class Model:
         except ValueError as error:
             # The estimator's own text may quote paths or internals: it goes to the log, not to the caller.
             logger.warning("model %s refused a table: %s", self.name, error)
-            raise InvalidInput(
-                f"model {self.name!r} refused the table's values; a usual cause is an infinite or very large number"
-            ) from error
+            cause = "a usual cause is an infinite or very large number"
+            at_fault = [] if self.sample is None else blame(self.engine, output, rows, self.schema, self.sample)
+            cause = f"{cause} ({at_fault[0]})" if at_fault else cause
+            raise InvalidInput(f"model {self.name!r} refused the table's values; {cause}", at_fault) from error
         if output == "probabilities":
             return Result(values.reshape(-1, len(names)), names, "float64")
         dtype = self.schema.target.dtype

@@ -41,12 +41,12 @@ BUDGETS = {
     "errors": 56,
     "limits": 37,
     "wire": 940,
-    "model": 360,
+    "model": 375,
     "server": 610,
     "client": 480,
     "tutorial": 195,
     "cli": 145,
-    "engines": 116,
+    "engines": 780,
     "lab": 1_820,
 }
 # 2,500 was meant. The rooms' own imports are some 120 statements more than those of flat modules; the files that
