@@ -1,33 +1,30 @@
 """ONNX Runtime in place of scikit-learn: an optional engine, converted at start-up and compared before it serves.
 
-skl2onnx writes the fitted estimator down as a graph, and ONNX Runtime computes it without Python. A call with one row
-of `flights` is 9.6 times as fast as with scikit-learn (data/results/ladder.parquet). The numbers may differ in their
-last digits, because trees are computed in float32.
+The fitted estimator is written down as a graph in double precision (`convert`), and ONNX Runtime computes it without
+Python. For one row this is much faster (the ladder of data/RESULTS.md says how much). The numbers may differ in their
+last digits. `parity` compares the engines on rows that `probes` makes, and finds the rows on which they agree; all
+other rows are computed by scikit-learn, which also refuses what it refuses.
 """
 
 import dataclasses
-import logging
 import os
-import warnings
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from pred_server.engines.convert import convert, open_graph
+from pred_server.engines.parity import Domain, prove
+from pred_server.engines.probes import UNSEEN
 from pred_server.errors import ServerStartError
 from pred_server.limits import ROW_BLOCK
 from pred_server.model.model import Model
 from pred_server.model.row_blocks import find_row_block, predict_in_blocks
-from pred_server.model.sklearn_engine import LARGE_ROWS
+from pred_server.model.sklearn_engine import LARGE_ROWS, Engine
 from pred_server.wire.rows import Rows
 from pred_server.wire.schema import Schema
-
-# The largest difference that is allowed, as a share of the largest prediction.
-TOLERANCE = 1e-5
-UNSEEN = "\N{SNOWMAN}"
-logger = logging.getLogger(__name__)
-_OPSETS = {"": 18, "ai.onnx.ml": 3}
 
 
 def with_onnx(model: Model) -> Model:
@@ -36,43 +33,38 @@ def with_onnx(model: Model) -> Model:
     Raises
     ------
     ServerStartError
-        The packages are missing, the estimator cannot be converted, or the engines differ by more than `TOLERANCE`: on
-        the model's sample, or on the same rows with unseen categories and missing values.
+        The packages are missing, the estimator cannot be converted, or the engines have not been shown to agree.
     """
-    sample, schema = model.sample, model.schema
-    if sample is None or not hasattr(model.estimator, "get_params"):
+    if model.sample is None or not hasattr(model.estimator, "get_params"):
         raise ServerStartError(f"model {model.name!r} is not a scikit-learn estimator; serve it with --engine sklearn")
-    limit = TOLERANCE * max(1.0, float(np.abs(_numbers(model, sample)).max()))
-    # Estimators compute in different types, trees in float32, matrix products in float64: the closer one is right.
-    candidates = [
-        dataclasses.replace(model, engine=OnnxEngine(schema, sample, session, dtype))
-        for dtype, session in _sessions(model).items()
-    ]
-    converted = min(candidates, key=lambda candidate: _difference(model, candidate, sample))
-    probes = [sample]
-    probes += [sample.assign(**{column.name: UNSEEN}) for column in schema.columns if column.dtype == "str"]
-    differences = [_difference(model, converted, probe) for probe in probes]
-    columns = []
-    for column in schema.columns:
-        if column.nullable:
-            nothing = pd.array([None] * len(sample), dtype="str" if column.dtype == "str" else "Float64")
-            difference = _difference(model, converted, sample.assign(**{column.name: nothing}))
-            if difference > limit:  # the converter knows no missing values here: better to refuse them
-                column = dataclasses.replace(column, nullable=False)
-            else:
-                differences.append(difference)
-        columns.append(column)
-    largest = max(differences)
-    unit = f" {schema.target.unit}" if schema.target.unit else ""
-    if not largest <= limit:
-        raise ServerStartError(
-            f"model {model.name!r}: ONNX Runtime predicts up to {largest:.2g}{unit} beside scikit-learn, "
-            f"and {limit:.2g} is allowed; serve it with --engine sklearn"
-        )
-    parity = f"at most {largest:.2g}{unit} from scikit-learn, on {len(differences) * len(sample):,} rows"
-    if tuple(columns) != schema.columns:
-        parity += "; takes no missing values where the other does"
-    return dataclasses.replace(converted, schema=dataclasses.replace(schema, columns=tuple(columns)), parity=parity)
+    if any(find_spec(package) is None for package in ("onnxruntime", "skl2onnx")):
+        raise ServerStartError("the engine onnx needs the packages onnxruntime and skl2onnx")
+    graph = convert(model.name, model.estimator, [column.dtype == "str" for column in model.schema.columns])
+    engine = OnnxEngine(model.schema, model.sample, open_graph(graph))
+    domain, parity = prove(model, engine)
+    return dataclasses.replace(model, engine=Guarded(engine, domain, model.engine), parity=parity)
+
+
+class Guarded:
+    """The engine for the rows on which it was shown to agree with scikit-learn, and scikit-learn for all others."""
+
+    name = "onnx"
+
+    def __init__(self, engine: Engine, domain: Domain, other: Engine):
+        self.domain = domain
+        self._engine, self._other = engine, other
+
+    def predict(self, rows: Rows, output: str) -> np.ndarray:
+        inside = self.domain.covers(rows)
+        if inside.all():
+            return self._engine.predict(rows, output)
+        outside = self._other.predict(rows.take(~inside), output)
+        if not inside.any():
+            return outside
+        values = np.empty((len(rows), *outside.shape[1:]), object if outside.dtype.kind in "OUT" else outside.dtype)
+        values[~inside] = outside
+        values[inside] = self._engine.predict(rows.take(inside), output)
+        return values
 
 
 class OnnxEngine:
@@ -84,8 +76,9 @@ class OnnxEngine:
 
     name = "onnx"
 
-    def __init__(self, schema: Schema, sample: pd.DataFrame, session: Any, dtype: type):
-        self._schema, self._session, self._dtype = schema, session, dtype
+    def __init__(self, schema: Schema, sample: pd.DataFrame, session: Any):
+        self._schema, self._session = schema, session
+        self._has_text = any(column.dtype == "str" for column in schema.columns)
         self._outputs = [output.name for output in session.get_outputs()]
         self._threads = os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="onnx")
@@ -111,60 +104,13 @@ class OnnxEngine:
 
     def _feeds(self, rows: Rows) -> dict[str, np.ndarray]:
         if rows.array is not None:
-            return {"X": np.ascontiguousarray(rows.array, self._dtype)}
+            return {"X": np.ascontiguousarray(rows.array, np.float64)}
+        if not self._has_text:
+            return {"X": np.column_stack([np.asarray(values, np.float64) for values in rows.columns.values()])}
         feeds: dict[str, np.ndarray] = {}
-        for column in self._schema.columns:
+        for place, column in enumerate(self._schema.columns):
             values = rows.columns[column.name]
-            if column.dtype == "str":  # ONNX knows no missing text; to an encoder it is one more unseen category
+            if column.dtype == "str":  # ONNX knows no missing text
                 values = np.where(pd.isna(values), UNSEEN, np.asarray(values, object))
-            feeds[column.name] = np.asarray(values, object if column.dtype == "str" else self._dtype).reshape(-1, 1)
+            feeds[f"x{place}"] = np.asarray(values, object if column.dtype == "str" else np.float64).reshape(-1, 1)
         return feeds
-
-
-def _sessions(model: Model) -> dict[type, Any]:
-    """Return the converted model by the type of its numbers, for each type with which it can be converted."""
-    try:
-        import onnxruntime
-        from skl2onnx import convert_sklearn
-        from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType, StringTensorType
-    except ImportError as error:
-        raise ServerStartError("the engine onnx needs the packages onnxruntime and skl2onnx") from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    zipmap = {id(model.estimator): {"zipmap": False}} if model.classes else None
-    logging.getLogger("skl2onnx").setLevel(logging.ERROR)
-    sessions: dict[type, Any] = {}
-    for dtype, number in ((np.float64, DoubleTensorType), (np.float32, FloatTensorType)):
-        inputs = _inputs(model.schema, number, StringTensorType)
-        try:
-            with warnings.catch_warnings(action="ignore"):  # its own, of what it is built on
-                graph = convert_sklearn(model.estimator, initial_types=inputs, target_opset=_OPSETS, options=zipmap)
-            sessions[dtype] = onnxruntime.InferenceSession(
-                graph.SerializeToString(), sess_options=options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # of many kinds, for what is not supported
-            logger.info("model %s does not convert with numbers of %s: %s", model.name, dtype.__name__, error)
-    if not sessions:
-        kind = type(model.estimator).__name__
-        raise ServerStartError(
-            f"model {model.name!r} ({kind}) cannot be converted to ONNX; serve it with --engine sklearn"
-        )
-    return sessions
-
-
-def _inputs(schema: Schema, number: Any, text: Any) -> list[tuple[str, Any]]:
-    if schema.uniform:
-        return [("X", number([None, len(schema.columns)]))]
-    return [(column.name, (text if column.dtype == "str" else number)([None, 1])) for column in schema.columns]
-
-
-def _numbers(model: Model, table: pd.DataFrame) -> np.ndarray:
-    """Return the numbers that are compared: a regressor's predictions, a classifier's probabilities."""
-    return model.predict(table, "probabilities" if model.classes else "labels").astype(float)
-
-
-def _difference(model: Model, other: Model, table: pd.DataFrame) -> float:
-    if model.classes and not np.array_equal(model.predict(table), other.predict(table)):
-        return float("inf")
-    return float(np.abs(_numbers(model, table) - _numbers(other, table)).max())

@@ -2,25 +2,40 @@
 
 import subprocess
 import sys
+import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_wine
-from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestClassifier, RandomForestRegressor
-from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.ensemble import (
+    ExtraTreesClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import OneHotEncoder, SplineTransformer, StandardScaler
+from sklearn.svm import SVC
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from pred_server import Model, load, save, serve
 from pred_server.checkout import ROOT
+from pred_server.engines import convert
 from pred_server.engines import onnx as onnx_engine
-from pred_server.engines.onnx import with_onnx
+from pred_server.engines.onnx import OnnxEngine, with_onnx
+from pred_server.engines.probes import Probes
 from pred_server.errors import InvalidInput, ServerStartError
+from pred_server.wire.rows import Rows
 
 X = pd.DataFrame(np.random.default_rng(0).normal(size=(600, 6))).add_prefix("x")
 Y = X.to_numpy() @ np.arange(6.0)
+FORESTS = (RandomForestRegressor(10, random_state=0), HistGradientBoostingRegressor(max_iter=20))
 
 
 class KernelDensityLike(LinearRegression):
@@ -85,13 +100,151 @@ def test_what_cannot_be_converted_is_one_sentence(tmp_path: Path) -> None:
         with_onnx(model)
 
 
-def test_missing_values_are_refused_where_the_converter_does_not_know_them(tmp_path: Path) -> None:
-    model = save(RandomForestRegressor(5, random_state=0).fit(X, Y), X, tmp_path / "mine")
+@pytest.mark.usefixtures("in_process")
+def test_missing_values_go_where_the_trees_send_them(tmp_path: Path) -> None:
+    gaps = X.mask(np.random.default_rng(1).random(X.shape) < 0.2)
+    for number, estimator in enumerate(FORESTS):
+        model = save(estimator.fit(gaps, Y), gaps, tmp_path / f"mine{number}")
+        converted = with_onnx(model)
+        assert np.abs(converted.predict(gaps) - model.predict(gaps)).max() < 1e-12
+        assert " with missing values" in converted.parity
+        assert "no value in" not in converted.parity
+
+
+@pytest.mark.usefixtures("in_process")
+def test_missing_values_that_the_graph_does_not_know_are_computed_by_scikit_learn(tmp_path: Path) -> None:
+    text = pd.DataFrame({"s": pd.Series(["u", "v", None, "w"] * 20, dtype="str"), "a": X["x0"].head(80)})
+    encoder = OneHotEncoder(handle_unknown="ignore")
+    estimator = make_pipeline(make_column_transformer((encoder, ["s"]), remainder="passthrough"), Ridge())
+    model = save(estimator.fit(text, text["a"] + text["s"].isna()), text, tmp_path / "mine")
     converted = with_onnx(model)
-    assert converted.parity.endswith("; takes no missing values where the other does")
-    assert len(model.predict(X.assign(x3=np.nan))) == len(X)
-    with pytest.raises(InvalidInput, match="x3: row 1 has no value"):
-        converted.predict(X.assign(x3=np.nan))
+    assert converted.parity.endswith("or no value in s are computed by scikit-learn")
+    assert np.abs(converted.predict(text) - model.predict(text)).max() < 1e-9
+
+
+@pytest.mark.usefixtures("in_process")
+def test_values_beside_a_threshold_fall_on_the_same_side(tmp_path: Path) -> None:
+    """In float32 a threshold moves by more than the distance of these values from it."""
+    wide = X * 1e3 + 1e6
+    for number, estimator in enumerate(FORESTS):
+        model = save(estimator.fit(wide, Y), wide.head(), tmp_path / f"mine{number}")
+        converted = with_onnx(model)
+        probes = Probes(model, model.sample).columns
+        assert sum(len(probe.thresholds) for probe in probes.values()) > 100
+        for name, probe in probes.items():
+            near = probe.near_thresholds()
+            table = wide.iloc[np.arange(len(near)) % len(wide)].reset_index(drop=True).assign(**{name: near})
+            assert np.abs(converted.predict(table) - model.predict(table)).max() < 1e-12
+        assert " beside thresholds of trees" in converted.parity
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_graph_that_rounds_to_float32_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    eighths = (X * 8).round() / 8  # float32 holds them: the sample alone shows nothing
+    model = save(HistGradientBoostingRegressor(max_iter=20).fit(X, Y), eighths, tmp_path / "mine")
+    real = onnx_engine.OnnxEngine._feeds
+
+    def rounded(engine: OnnxEngine, rows: Rows) -> dict[str, np.ndarray]:
+        return {name: values.astype(np.float32).astype(float) for name, values in real(engine, rows).items()}
+
+    monkeypatch.setattr(onnx_engine.OnnxEngine, "_feeds", rounded)
+    sentence = (
+        r"predicts up to .* beside scikit-learn, and .* is allowed \((random|beside thresholds of trees)\); serve"
+    )
+    with pytest.raises(ServerStartError, match=sentence):
+        with_onnx(model)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_whole_numbers_of_more_than_24_bits_are_told_apart(tmp_path: Path) -> None:
+    ids = np.r_[np.arange(20), 2**24 + np.arange(400) % 40, 2**53 - np.arange(80) % 8]
+    table = pd.DataFrame({"id": ids, "a": np.linspace(-1, 1, len(ids))})
+    for number, encoder in enumerate((OneHotEncoder(handle_unknown="ignore"), OneHotEncoder(), "passthrough")):
+        prepare = make_column_transformer((encoder, ["id"]), remainder="passthrough")
+        estimator = make_pipeline(prepare, DecisionTreeRegressor(max_depth=30, random_state=0))
+        model = save(estimator.fit(table, (ids % 2) * 10.0 + table["a"]), table.head(), tmp_path / f"mine{number}")
+        converted = with_onnx(model)
+        assert converted.predict(table).tobytes() == model.predict(table).tobytes()
+
+
+@pytest.mark.usefixtures("in_process")
+def test_other_columns_than_floats_and_other_labels_than_text(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    table = pd.DataFrame({"a b.(c)": random.random(300) < 0.5, "ä,[1]": random.integers(-9, 9, 300)})
+    table["x"] = X["x0"]
+    target = table["a b.(c)"] ^ (table["x"] > 0)
+    for number, columns in enumerate((["a b.(c)"], ["a b.(c)", "ä,[1]"], list(table))):
+        for labels in (target, target.astype("int8"), target.map({True: "ja", False: "nein"})):
+            estimator = DecisionTreeClassifier(max_depth=4, random_state=0).fit(table[columns], labels)
+            model = save(estimator, table[columns], tmp_path / f"mine{number}")
+            converted = with_onnx(model)
+            assert converted.predict(table).tolist() == model.predict(table).tolist()
+            assert converted.predict(table).dtype == model.predict(table).dtype
+
+
+@pytest.mark.usefixtures("in_process")
+def test_rows_outside_of_what_was_compared_are_computed_by_scikit_learn(tmp_path: Path) -> None:
+    estimator = make_pipeline(StandardScaler(), MLPRegressor(hidden_layer_sizes=(5,), max_iter=20, random_state=0))
+    with warnings.catch_warnings(action="ignore"):
+        model = save(estimator.fit(X, Y), X, tmp_path / "mine")
+    converted = with_onnx(model)
+    assert converted.parity.endswith("; rows with numbers outside of the compared ranges are computed by scikit-learn")
+    far = X.mul(np.where(np.arange(len(X)) % 3 == 0, 1e6, 1.0), axis=0)
+    rows = model.schema.frame_to_rows(far)
+    inside = converted.engine.domain.covers(rows)
+    assert 0 < np.count_nonzero(inside) < len(X)
+    assert np.array_equal(converted.predict(far)[~inside], model.predict(far)[~inside])
+    assert np.allclose(converted.predict(far), model.predict(far), rtol=1e-9)
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(
+    "bad", [{"a": np.inf}, {"a": -np.inf}, {"b": 1e39}, {"s": "☃"}, {"s": "☃", "a": np.inf}, {"a": np.nan}]
+)
+def test_both_engines_refuse_the_same_and_name_the_column(bad: dict[str, object], tmp_path: Path) -> None:
+    table = pd.DataFrame({"s": list("uvwx") * 50, "a": X["x0"].head(200), "b": X["x1"].head(200)})
+    prepare = make_column_transformer((OneHotEncoder(), ["s"]), (StandardScaler(), ["a"]), remainder="passthrough")
+    estimator = make_pipeline(prepare, ExtraTreesClassifier(5, random_state=0, ccp_alpha=0.01))
+    model = save(estimator.fit(table, table["a"] > 0), table, tmp_path / "mine")
+    refusals = []
+    for by in (model, with_onnx(model)):
+        wrong = table.iloc[[0, 1]].assign(**{name: [table[name].iloc[0], value] for name, value in bad.items()})
+        try:
+            refusals.append(by.predict(wrong).tolist())
+        except InvalidInput as error:
+            assert {violation.field for violation in error.violations} == set(bad)
+            assert all("row 2 has " in violation.description for violation in error.violations)
+            refusals.append(str(error))
+    assert refusals[0] == refusals[1]
+    assert isinstance(refusals[0], str) == (bad != {"a": np.nan})
+
+
+def test_the_step_at_fault_is_named(tmp_path: Path) -> None:
+    for estimator, sentence in (
+        (make_pipeline(StandardScaler(), SVC()), r"'mine' \(step 'svc', SVC\) would be computed in single precision"),
+        (
+            make_pipeline(SplineTransformer(), Ridge()),
+            r"\(step 'splinetransformer', SplineTransformer\) cannot be conv",
+        ),
+    ):
+        model = save(estimator.fit(X, Y > 0), X, tmp_path / "mine")
+        with pytest.raises(ServerStartError, match=sentence + ".*; serve it with --engine sklearn$"):
+            with_onnx(model)
+
+
+class Endless:
+    """Takes for ever to be read back, as some conversions do."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return time.sleep, (600,)
+
+
+def test_a_conversion_that_takes_too_long_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convert, "CONVERT_S", 1)
+    with pytest.raises(
+        ServerStartError, match=r"'slow' \(Endless\) takes more than 1 s to be converted to ONNX; serve"
+    ):
+        convert.convert("slow", Endless(), [False])
 
 
 def test_an_engine_that_predicts_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
