@@ -7,6 +7,7 @@ other rows are computed by scikit-learn, which also refuses what it refuses.
 """
 
 import dataclasses
+import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -26,6 +27,8 @@ from pred_server.model.sklearn_engine import LARGE_ROWS, Engine
 from pred_server.wire.rows import Rows
 from pred_server.wire.schema import Schema
 
+logger = logging.getLogger(__name__)
+
 
 def with_onnx(model: Model) -> Model:
     """Return the same model, computed by ONNX Runtime; its `parity` says how far the two engines differ.
@@ -40,8 +43,17 @@ def with_onnx(model: Model) -> Model:
     if any(find_spec(package) is None for package in ("onnxruntime", "skl2onnx")):
         raise ServerStartError("the engine onnx needs the packages onnxruntime and skl2onnx")
     graph = convert(model.name, model.estimator, [column.dtype == "str" for column in model.schema.columns])
-    engine = OnnxEngine(model.schema, model.sample, open_graph(graph))
-    domain, parity = prove(model, engine)
+    try:
+        engine = OnnxEngine(model.schema, model.sample, open_graph(graph))
+        with np.errstate(all="ignore"):  # probes lie at the ends of what numbers can be
+            domain, parity = prove(model, engine)
+    except ServerStartError:
+        raise
+    except Exception as error:  # of many kinds: the runtime's, or an estimator's
+        logger.info("model %s cannot be compared", model.name, exc_info=True)
+        raise ServerStartError(
+            f"model {model.name!r} cannot be compared with ONNX Runtime; serve it with --engine sklearn"
+        ) from error
     return dataclasses.replace(model, engine=Guarded(engine, domain, model.engine), parity=parity)
 
 

@@ -43,11 +43,14 @@ class ColumnProbe:
     known: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.column.is_float:
+            self.observed = self.observed[np.isfinite(self.observed)]
         self.learn(self.categories)
         if self.is_number:
             numbers = np.concatenate([self.known, self.thresholds])
-            span = float(np.ptp(numbers)) or max(1.0, abs(float(numbers[0])))
-            self.low, self.high = self.hold(np.array([numbers.min() - span, numbers.max() + span]))
+            low, high = self.hold(np.array([numbers.min(initial=np.inf), numbers.max(initial=-np.inf)]))
+            span = high - low or max(1.0, abs(low))
+            self.low, self.high = self.hold(np.array([low - span, high + span]))
 
     def learn(self, categories: np.ndarray) -> None:
         """Take the sample's values and these for those that are known."""
@@ -76,7 +79,8 @@ class ColumnProbe:
         if self.column.is_integer:
             info = np.iinfo(self.column.dtype)
             return np.clip(np.round(numbers), max(info.min, -EXACT), min(info.max, EXACT))
-        return np.asarray(numbers).astype(self.column.dtype).astype(float)
+        limit = np.finfo(self.column.dtype).max / 4  # so that a range has a length
+        return np.clip(numbers, -limit, limit).astype(self.column.dtype).astype(float)
 
     def draw(self, random: np.random.Generator, n_rows: int) -> Any:
         """Return values as they may come: half of them the sample's or an encoder's, half anywhere in the range."""
@@ -88,14 +92,14 @@ class ColumnProbe:
 
     def near_thresholds(self) -> np.ndarray:
         """Return values at, just below and just above the thresholds, by steps of float64 and of float32."""
+        if self.only_known or not self.is_number:
+            return np.zeros(0)
         exact, rounded = self.thresholds, self.thresholds.astype(np.float32)
         around = [exact, np.nextafter(exact, -np.inf), np.nextafter(exact, np.inf), np.floor(exact), np.ceil(exact)]
         for far in (np.float32(-np.inf), np.float32(np.inf)):
             beside = np.nextafter(rounded, far)
             middle = (rounded.astype(float) + beside) / 2  # where values begin to be rounded to another float32
             around += [beside, middle, np.nextafter(middle, -np.inf), np.nextafter(middle, np.inf)]
-        if self.only_known:
-            return np.zeros(0)
         values = self.hold(np.concatenate([*around, rounded]).astype(float))
         return values[(values >= self.low) & (values <= self.high)]
 
@@ -109,10 +113,7 @@ class ColumnProbe:
 
 
 class Probes:
-    """The columns' probes, and tables of rows made of them.
-
-    Raises ValueError where the sample has a column without values: nothing is known of it.
-    """
+    """The columns' probes, and tables of rows made of them; the sample must have a value in every column."""
 
     def __init__(self, model: Model, sample: pd.DataFrame):
         self._random = np.random.default_rng(0)

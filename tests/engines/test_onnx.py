@@ -247,6 +247,27 @@ def test_a_conversion_that_takes_too_long_is_killed(monkeypatch: pytest.MonkeyPa
         convert.convert("slow", Endless(), [False])
 
 
+@pytest.mark.usefixtures("in_process")
+def test_a_runtime_that_fails_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = save(LinearRegression().fit(X, Y), X, tmp_path / "mine")
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("of the runtime's own")
+
+    monkeypatch.setattr(onnx_engine.OnnxEngine, "_run", fail)
+    with pytest.raises(ServerStartError, match="'mine' cannot be compared with ONNX Runtime; serve it with"):
+        with_onnx(model)
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("factor", [1e300, 1e-300, 1e37])
+def test_samples_at_the_ends_of_what_numbers_can_be(factor: float, tmp_path: Path) -> None:
+    far = (X * factor).assign(same=3.0, single=X["x0"].astype("float32") * np.float32(1e37))
+    model = save(HistGradientBoostingRegressor(max_iter=5).fit(far, Y), far, tmp_path / "mine")
+    converted = with_onnx(model)
+    assert np.abs(converted.predict(far) - model.predict(far)).max() < 1e-12
+
+
 def test_an_engine_that_predicts_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = save(RandomForestRegressor(20, random_state=0).fit(X, Y), X, tmp_path / "mine", target_unit="kg")
     assert "kg from scikit-learn" in with_onnx(model).parity
