@@ -106,7 +106,7 @@ clean:  ## remove what the other targets made, the virtual environment included
 	@$(INSTALL) --no-build-isolation --editable '.[$(EVERYTHING)]'
 	@touch $@
 
-$(MODEL): .venv/ready pred_server/model/flights.py pred_server/model/store.py data/flights.parquet
+$(MODEL): .venv/ready pred_server/tutorial/flights.py pred_server/store/saving.py data/flights.parquet
 	@$(BIN)/pred-server train --out $(@D)
 
 .PHONY: help lab test test-go demo setup gateway stubs module notebooks plots bench lint lock clean

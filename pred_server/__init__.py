@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pred_server.client.client import Client
     from pred_server.model.model import Model
-    from pred_server.model.store import load, save
+    from pred_server.store.loading import load
+    from pred_server.store.saving import save
     from pred_server.tutorial.background import serve
 
 # OpenMP's threads, which scikit-learn computes with, spin while they wait for each other, by default for milliseconds.
@@ -24,8 +25,8 @@ __all__ = ["Client", "Model", "load", "save", "serve"]
 _HOMES = {
     "Client": "pred_server.client.client",
     "Model": "pred_server.model.model",
-    "load": "pred_server.model.store",
-    "save": "pred_server.model.store",
+    "load": "pred_server.store.loading",
+    "save": "pred_server.store.saving",
     "serve": "pred_server.tutorial.background",
 }
 

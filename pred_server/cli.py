@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from pred_server.model.flights import train_flights
+    from pred_server.tutorial.flights import train_flights
 
     scores = train_flights(args.out, args.iterations).scores
     print(f"mean absolute error on {scores['held_out_rows']:,} flights of days held out:")
@@ -75,8 +75,8 @@ def _stubs(args: argparse.Namespace) -> None:
 def _serve(args: argparse.Namespace) -> None:
     from pythonjsonlogger.json import JsonFormatter
 
-    from pred_server.model.store import load
     from pred_server.server.run import run
+    from pred_server.store.loading import load
 
     handler = logging.StreamHandler()
     names = "%(asctime)s %(levelname)s %(name)s %(message)s"

@@ -239,7 +239,7 @@ Markdown(f"Fitted: **{boost.n_iter_}** trees from {len(train):,} flights.")
 # </details>
 #
 # The command `pred-server train` does what we did, with all flights that are not held out, up to 200 trees and a progress
-# bar. It calls `train_flights` in `pred_server/model/flights.py`.
+# bar. It calls `train_flights` in `pred_server/tutorial/flights.py`.
 
 # %% [markdown]
 # ## The judgement
@@ -414,7 +414,7 @@ Markdown(
 #
 # `save` writes a *model directory*. It needs the fitted estimator and some rows of its table. It takes the names and types
 # of the columns from these rows. `scores` is for people: they can read beside the model how good it is. (`save` and
-# `load` are in `pred_server/model/store.py`. We write to a temporary folder and remove it at the end.)
+# `load` are in `pred_server/store/saving.py`. We write to a temporary folder and remove it at the end.)
 
 # %%
 import tempfile

@@ -17,7 +17,7 @@ from pred_server.lab.experiments import Experiment
 from pred_server.lab.studies import ARTICLE, IN_PROCESS
 from pred_server.lab.study_figures import figures_of
 from pred_server.lab.ways import Arm
-from pred_server.model.store import load
+from pred_server.store.loading import load
 from pred_server.tutorial.background import GATEWAY, gateway, serve
 
 ROWS = 10_000

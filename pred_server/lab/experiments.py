@@ -26,7 +26,7 @@ from pred_server.lab.load import Generator, Segment, on_cores
 from pred_server.lab.stats import SUM
 from pred_server.lab.ways import CARRIERS, WAYS, Arm, Target, messages_of
 from pred_server.model.model import Model
-from pred_server.model.store import load
+from pred_server.store.loading import load
 
 LIBRARIES = ("grpcio", "protobuf", "pandas", "scikit-learn", "numpy", "pyarrow", "onnxruntime")
 

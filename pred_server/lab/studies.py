@@ -21,7 +21,8 @@ from pred_server.lab.experiments import Experiment, sample, table_of
 from pred_server.lab.findings import AS_AN_END, CASES, FIRST, callers_suffix
 from pred_server.lab.ways import WAYS, Arm, messages_of
 from pred_server.limits import MIB, ROW_BLOCK
-from pred_server.model.store import load, save
+from pred_server.store.loading import load
+from pred_server.store.saving import save
 from pred_server.wire.codec import CODECS
 
 ARTICLE = Arm("the article's server", "article")

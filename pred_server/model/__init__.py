@@ -1,1 +1,1 @@
-"""What predicts, and how it is kept."""
+"""What predicts: a model, and the engine of scikit-learn."""

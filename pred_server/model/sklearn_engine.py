@@ -11,11 +11,11 @@ import pandas as pd
 from sklearn.pipeline import Pipeline
 from threadpoolctl import ThreadpoolController
 
+from pred_server.limits import ROW_BLOCK
 from pred_server.model.form import BARE, FRAME, Form, known_form
 from pred_server.model.row_blocks import find_row_block, predict_in_blocks
 from pred_server.wire.rows import Rows
 from pred_server.wire.schema import Schema
-from pred_server.wire.tables import ROW_BLOCK
 
 # From so many rows on all cores compute; below, to wake the other threads costs more than they save.
 LARGE_ROWS = 512

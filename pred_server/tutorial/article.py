@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from pred_server.generated import pred_pb2, pred_pb2_grpc
-from pred_server.model.store import load
+from pred_server.store.loading import load
 
 Predict = Callable[[pd.DataFrame], "pd.Series | np.ndarray"]
 

@@ -207,7 +207,7 @@ def test_a_manifest_that_is_none_is_a_sentence(directory: Path, text: str) -> No
 def test_a_model_that_is_not_there_says_how_to_make_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="no model directory 'nowhere'"):
         load("nowhere")
-    monkeypatch.setattr("pred_server.model.store.MODELS", tmp_path)
+    monkeypatch.setattr("pred_server.store.loading.MODELS", tmp_path)
     with pytest.raises(ModelFileError, match="run `pred-server train` first"):
         load("flights")
 

@@ -25,13 +25,14 @@ MAY_IMPORT = {
     "wire": FOUNDATION | {"generated"},
     "model": FOUNDATION | {"generated", "wire"},
     "engines": FOUNDATION | {"generated", "wire", "model"},
+    "store": FOUNDATION | {"wire", "model"},
     "server": FOUNDATION | {"generated", "wire", "model"},
     "client": FOUNDATION | {"generated", "wire"},
-    "tutorial": FOUNDATION | {"generated", "wire", "model", "engines", "server", "client"},
-    "lab": FOUNDATION | {"generated", "wire", "model", "engines", "server", "client", "tutorial"},
-    "cli": FOUNDATION | {"generated", "wire", "model", "engines", "server", "client", "tutorial", "lab"},
+    "tutorial": FOUNDATION | {"generated", "wire", "model", "engines", "store", "server", "client"},
+    "lab": FOUNDATION | {"generated", "wire", "model", "engines", "store", "server", "client", "tutorial"},
+    "cli": FOUNDATION | {"generated", "wire", "model", "engines", "store", "server", "client", "tutorial", "lab"},
     "__main__": {"cli"},
-    "__init__": {"model", "client", "tutorial"},
+    "__init__": {"model", "store", "client", "tutorial"},
 }
 # Statements, docstrings left out: lines would reward dense code. Only a commit that says why raises one of these.
 BUDGETS = {
@@ -40,12 +41,15 @@ BUDGETS = {
     "checkout": 10,
     "errors": 56,
     "limits": 37,
-    "wire": 940,
-    "model": 375,
+    "wire": 965,
+    "model": 280,
     "server": 610,
     "client": 480,
-    "tutorial": 195,
+    "tutorial": 235,
     "cli": 145,
+    # Most of it is what makes a file of a stranger harmless, and a file of one's own sure to load.
+    "store": 560,
+    # Graphs in double precision, and the proof that they predict as scikit-learn does.
     "engines": 780,
     "lab": 1_820,
 }

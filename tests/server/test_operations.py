@@ -294,7 +294,7 @@ def successor(address: str, imported: Path) -> Server:
     host, port = address.split(":")
     code = f"""
 import pathlib, socket, time
-import pred_server.model.store, pred_server.server.run
+import pred_server.store.loading, pred_server.server.run
 from pred_server.cli import main
 pathlib.Path({str(imported)!r}).touch()
 while True:

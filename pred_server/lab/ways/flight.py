@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from pred_server.lab.ways.transports import stream
 from pred_server.lab.ways.way import Arm, Call, Options, Target, Way, ready
-from pred_server.model.store import load
+from pred_server.store.loading import load
 
 
 class Flight(Way):

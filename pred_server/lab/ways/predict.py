@@ -10,7 +10,7 @@ import pandas as pd
 
 from pred_server.lab.ways.transports import blocking, frame_of
 from pred_server.lab.ways.way import Arm, Call, Target, Way
-from pred_server.model.store import load
+from pred_server.store.loading import load
 
 
 class Predict(Way):

@@ -6,7 +6,7 @@ import pandas as pd
 
 from pred_server.lab.ways.transports import http
 from pred_server.lab.ways.way import Arm, Call, Options, Target, Way, listen, ready
-from pred_server.model.store import load
+from pred_server.store.loading import load
 
 
 class Rest(Way):

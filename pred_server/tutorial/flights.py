@@ -15,7 +15,7 @@ from pred_server.checkout import FLIGHTS, MODELS
 from pred_server.errors import ModelFileError
 from pred_server.limits import SAMPLE_ROWS
 from pred_server.model.model import Model
-from pred_server.model.store import save
+from pred_server.store.saving import save
 
 
 def train_flights(directory: str | Path = MODELS / "flights", iterations: int = 200, progress: bool = True) -> Model:

@@ -18,8 +18,8 @@ from sklearn.linear_model import LinearRegression
 
 from pred_server import load, save
 from pred_server.errors import InvalidInput, ModelFileError
-from pred_server.model import directory as files
-from pred_server.model import estimator_file
+from pred_server.store import directory as files
+from pred_server.store import estimator_file
 
 X = pd.DataFrame(np.random.default_rng(0).normal(size=(50, 3)), columns=list("abc"))
 
@@ -155,7 +155,7 @@ def test_a_model_of_an_older_manifest_is_read(directory: Path) -> None:
 def test_a_hostile_sample_takes_little_memory(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "sample.parquet").write_bytes(data)
     code = (
-        "import sys; from pathlib import Path; from pred_server.model import directory\n"
+        "import sys; from pathlib import Path; from pred_server.store import directory\n"
         "try:\n    directory.read_sample(Path(sys.argv[1]).read_bytes())\nexcept ValueError: pass\n"
         "print(Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0])"
     )

@@ -13,8 +13,8 @@ import skops.io
 
 from pred_server.errors import InvalidInput, ModelFileError
 from pred_server.limits import MAX_UNPACKED_BYTES, MIB
-from pred_server.model.check import Unsound, check_estimator, parts
-from pred_server.model.trusted import TRUSTED_TYPES, flags
+from pred_server.store.check import Unsound, check_estimator, parts
+from pred_server.store.trusted import TRUSTED_TYPES, flags
 
 # A sparse matrix is kept compressed. It may be so much larger than the file, or of this size.
 _SPARSE_RATIO, _SPARSE_BYTES = 50, 64 * MIB

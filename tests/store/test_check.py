@@ -25,7 +25,7 @@ from sklearn.preprocessing import KBinsDiscretizer, OneHotEncoder, SplineTransfo
 from sklearn.svm import SVC, SVR, OneClassSVM
 from sklearn.tree import DecisionTreeRegressor
 
-from pred_server.model.check import Unsound, check_estimator
+from pred_server.store.check import Unsound, check_estimator
 
 X = np.random.default_rng(0).normal(size=(120, 3))
 Y = X[:, 0] + X[:, 1] ** 2

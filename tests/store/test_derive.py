@@ -22,7 +22,7 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
 
 from pred_server import load, save, serve
 from pred_server.errors import InvalidInput
-from pred_server.model.derive import derive
+from pred_server.store.derive import derive
 from pred_server.wire.codec import CODECS
 
 X = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 2)), columns=list("ab"))

@@ -27,7 +27,7 @@ from sklearn.preprocessing import FunctionTransformer, SplineTransformer, Standa
 
 from pred_server import load, save
 from pred_server.errors import InvalidInput, ModelFileError
-from pred_server.model.trusted import REVIEWED, TRUSTED_TYPES
+from pred_server.store.trusted import REVIEWED, TRUSTED_TYPES
 
 X = pd.DataFrame(np.random.default_rng(0).normal(size=(80, 3)), columns=list("abc"))
 Y = X["a"] + X["b"]

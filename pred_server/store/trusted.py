@@ -4,7 +4,7 @@ skops trusts scikit-learn's estimators, NumPy's arrays and the ufuncs of NumPy a
 things with a further type: make it and set any attributes, call it with any values while the file is loaded, and have
 an estimator call it with any table. So a type stands here only where none of the three runs code of the file's, opens
 a file or a connection, or starts a process. Whether the numbers inside lead out of an array is another question, which
-`model.check` answers.
+`check` answers.
 """
 
 from collections.abc import Iterator

@@ -1,0 +1,1 @@
+"""How a model is kept: saved, checked, and loaded."""
