@@ -1,5 +1,6 @@
 """Every limit there is, with its unit. Those of `Limits` are flags of `pred-server serve`; the others are fixed."""
 
+import sys
 from dataclasses import dataclass, field
 
 from pred_server.errors import DeadlineExceeded, LimitExceeded
@@ -28,11 +29,15 @@ class Limits:
 
     max_message_bytes: int = field(default=64 * MIB, metadata={"help": "largest message in either direction, in bytes"})
     max_rows: int = field(default=1_000_000, metadata={"help": "most rows in one message"})
+    max_values: int = field(
+        default=20_000_000, metadata={"help": "most values in one message: its rows, times the model's columns"}
+    )
     max_calls_in_flight: int = field(
         default=1_000, metadata={"help": "most calls at the same time, streams among them"}
     )
     max_bytes_in_flight: int = field(
-        default=512 * MIB, metadata={"help": "most bytes in all messages that are being worked on"}
+        default=512 * MIB,
+        metadata={"help": "most bytes in all messages that are worked on, and in what is read of them"},
     )
     max_queued_rows: int = field(default=2_000_000, metadata={"help": "most rows that wait to be computed"})
     max_batch_rows: int = field(
@@ -44,9 +49,31 @@ class Limits:
     max_deadline_s: float = field(
         default=300.0, metadata={"help": "longest time for one call, or one chunk of a stream, in seconds"}
     )
+    idle_stream_s: float = field(
+        default=120.0, metadata={"help": "longest time for which a stream may wait for its client, in seconds"}
+    )
+    max_streams_per_connection: int = field(
+        default=2_000,
+        metadata={"help": "most calls at the same time on one connection; others wait in the client"},
+    )
+    keepalive_s: float = field(
+        default=60.0,
+        metadata={"help": "after so long in silence a connection is asked whether it is there, in seconds"},
+    )
+    max_connection_idle_s: float = field(
+        default=3_600.0, metadata={"help": "longest time for which a connection may have no call, in seconds"}
+    )
+    max_connection_age_s: float = field(
+        default=86_400.0,
+        metadata={"help": "a connection of this age takes no more calls, and its client opens another, in seconds"},
+    )
     drain_timeout_s: float = field(
         default=30.0, metadata={"help": "how long a stop waits for accepted calls, in seconds"}
     )
+
+
+# For tables of one's own.
+UNLIMITED = Limits(max_rows=sys.maxsize, max_values=sys.maxsize)
 
 
 def flag(limit: str) -> str:
@@ -66,10 +93,13 @@ def check_message_bytes(n_bytes: int, limits: Limits, what: str, remedy: str = "
         raise LimitExceeded(f"{what} has {n_bytes:,} bytes{remedy}", limit=limit, flag=flag("max_message_bytes"))
 
 
-def check_rows(n_rows: int, max_rows: int) -> None:
-    """Raise LimitExceeded where a message has more rows than allowed."""
-    if n_rows > max_rows:
-        raise LimitExceeded(f"the table has {n_rows:,} rows", limit=max_rows, flag=flag("max_rows"))
+def check_size(n_rows: int, n_columns: int, limits: Limits) -> None:
+    """Raise LimitExceeded where a table has more rows, or more values, than allowed."""
+    if n_rows > limits.max_rows:
+        raise LimitExceeded(f"the table has {n_rows:,} rows", limit=limits.max_rows, flag=flag("max_rows"))
+    if n_rows * n_columns > limits.max_values:
+        message = f"the table has {n_rows:,} rows of {n_columns:,} columns; send fewer rows"
+        raise LimitExceeded(message, limit=limits.max_values, flag=flag("max_values"))
 
 
 def check_columns(n_columns: int) -> None:

@@ -9,6 +9,7 @@ import pandas as pd
 from pred_server.client.results import Predictions, Probabilities, to_pandas
 from pred_server.errors import InvalidInput, ServerFault, clip
 from pred_server.generated.pred_pb2 import Request, Response
+from pred_server.limits import UNLIMITED
 from pred_server.wire.codec import CODECS, Codec
 from pred_server.wire.description import Description
 from pred_server.wire.schema import Schema
@@ -42,7 +43,7 @@ class Prepared:
                     raise InvalidInput(f"the text is not valid Unicode: {error.reason}") from error
                 if self.codec.name == "csv" or self.schema is None:
                     return request
-                rows, _ = CODECS["csv"].read_table(request, self.schema, max_rows=len(table))
+                rows, _ = CODECS["csv"].read_table(request, self.schema, UNLIMITED)
                 table = rows.to_frame(self.schema.index)
             if isinstance(table, np.ndarray) and self.codec.name != "tensor":
                 table = to_frame(table, self.schema.names if self.schema else [])

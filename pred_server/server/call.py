@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -10,9 +11,18 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
-from pred_server.errors import PredServerError, ServerFault, clip
-from pred_server.limits import MAX_IGNORED_BYTES, Limits
-from pred_server.server.admission import Admission, Ticket
+import grpc
+
+from pred_server.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    LimitExceeded,
+    PredServerError,
+    ServerFault,
+    clip,
+)
+from pred_server.guard.admission import Admission, Ticket
+from pred_server.limits import MAX_IGNORED_BYTES, Limits, flag, took_too_long
 from pred_server.wire.status import to_status
 from pred_server.wire.timing import Stopwatch
 
@@ -42,30 +52,60 @@ class Call:
         self.trailers: Metadata = ()
         self._context = context
         self._admission = admission
-        self._max_deadline_s = limits.max_deadline_s
+        self._limits = limits
+        self._has_callers_deadline = self._left_s() < limits.max_deadline_s
         self._timing = timing
         self._start_ns = time.perf_counter_ns()
 
-    def admit(self, message_bytes: int) -> None:
+    def admit(self) -> Ticket:
         """Count the call until its answer has left. Raises as `Admission.enter` does."""
-        self.ticket = ticket = self._admission.enter(message_bytes)
+        self.ticket = ticket = self._admission.enter(self._context.peer())
         self._context.add_done_callback(lambda _: self._admission.leave(ticket))
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("%s request_id=%s accepted", self.rpc, self.request_id)
+        return ticket
+
+    async def read(self) -> bytes:
+        """Return the message of a call with one. Raises LimitExceeded where it is too large, or too much at once."""
+        ticket = self.admit()
+        now_s = time.monotonic()
+        ticket.reads_since_s, ticket.ends_s, ticket.why = now_s, now_s + self._limits.max_deadline_s, self.late()
+        data = await self._context.read()
+        ticket.reads_since_s = math.inf
+        if data is grpc.aio.EOF:
+            raise InvalidInput("the call ended without a message")
+        self._admission.hold(ticket, len(data))
+        return data
 
     @cached_property
     def request_id(self) -> str:
         return clip(self.metadata.get("x-request-id") or uuid.uuid4().hex, 128)
 
-    def hold(self, n_bytes: int) -> None:
-        """Count so many bytes for the call. Raises LimitExceeded."""
+    def wait_for_client(self, what: str) -> None:
+        """From here on a stream waits for its client, which may be gone: for so long and no longer."""
         assert self.ticket is not None
-        self._admission.hold(self.ticket, n_bytes)
+        idle_s = self._limits.idle_stream_s
+        self.ticket.ends_s = time.monotonic() + idle_s
+        self.ticket.why = DeadlineExceeded(f"{what} for {idle_s:g} seconds ({flag('idle_stream_s')})")
+
+    def take_time(self) -> None:
+        """From here on the client waits for a stream's next answer; the predictor looks at the deadline."""
+        assert self.ticket is not None
+        self.ticket.ends_s = math.inf
 
     def deadline_s(self) -> float:
         """Return the moment, on the clock of time.monotonic, at which the caller or the server stops waiting."""
-        left_s = self._context.time_remaining()
-        return time.monotonic() + (self._max_deadline_s if left_s is None else min(left_s, self._max_deadline_s))
+        return time.monotonic() + min(self._left_s(), self._limits.max_deadline_s)
+
+    def late(self) -> DeadlineExceeded:
+        """Return the error of a call that was not answered in time: it says whose limit that was."""
+        if self._has_callers_deadline:
+            return DeadlineExceeded("the caller's deadline passed before the answer was there")
+        return took_too_long(self._limits)
+
+    def _left_s(self) -> float:
+        left_s: float | None = self._context.time_remaining()
+        return math.inf if left_s is None else left_s
 
     async def __aenter__(self) -> Self:
         return self
@@ -73,7 +113,10 @@ class Call:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        del traceback  # this frame may stay for a while, and with it the message and its tables (`let_go`)
         code = "OK"
+        if isinstance(error, asyncio.CancelledError) and self.ticket and self.ticket.is_ending:
+            error = self.ticket.why
         try:
             if error is None:
                 self._context.set_trailing_metadata(self._trailing())
@@ -87,6 +130,10 @@ class Call:
                 code = status.code.name
                 await self._context.abort(status.code, status.details, (*status.trailing_metadata, *self._trailing()))
         finally:
+            if error:
+                let_go(error)
+            if self.ticket:
+                self.ticket.is_answered = error is None
             if self.ticket and logger.isEnabledFor(logging.INFO):  # admission has logged a refusal
                 self._log(code)
 
@@ -94,6 +141,9 @@ class Call:
         """Return the error that the caller may see: its own text if it is one of ours."""
         if isinstance(error, PredServerError):
             return error
+        if isinstance(error, MemoryError):  # NumPy's and Arrow's are, too
+            logger.error("request %s: out of memory: %s", self.request_id, error)
+            return LimitExceeded("the server has no memory for this; send fewer rows, or come back later", "OVERLOADED")
         logger.error("request %s failed", self.request_id, exc_info=error)
         return ServerFault(f"the server failed; its log has the reason under request id {self.request_id}")
 
@@ -113,6 +163,16 @@ class Call:
         }
         text = " ".join(f"{key}={value}" for key, value in fields.items() if key != "rpc")
         logger.info("%s %s", self.rpc, text, extra=fields)
+
+
+def let_go(error: BaseException) -> None:
+    """Take the traceback off an error that has been dealt with: it holds the message and its tables, in a cycle."""
+    waiting, seen = [error], set[int]()
+    while waiting:
+        if (error := waiting.pop()) and id(error) not in seen:
+            seen.add(id(error))
+            error.__traceback__ = None
+            waiting += [other for other in (error.__cause__, error.__context__) if other]
 
 
 def result_metadata(dtype: str, ignored: Iterable[str]) -> Metadata:

@@ -11,6 +11,7 @@ import math
 from pred_server.generated.pred_pb2 import Request
 from pred_server.limits import KIB, MIB, Limits
 from pred_server.model.model import Model
+from pred_server.wire.arrow import rows_of
 from pred_server.wire.codec import Codec
 from pred_server.wire.result import Result
 from pred_server.wire.schema import Schema
@@ -35,7 +36,10 @@ def read_inline(data: bytes, schema: Schema) -> Request | None:
         The bytes are no request.
     """
     if len(data) <= QUICK_BYTES:
-        return Request.FromString(data)
+        request = Request.FromString(data)
+        # A column of nulls has rows without a byte.
+        is_long = request.HasField("arrow") and rows_of(request.arrow) > QUICK_BYTES
+        return None if is_long else request
     if len(data) > QUICK_TENSOR_BYTES or data[0] != _TENSOR_TAG or _first_field_bytes(data) != len(data):
         return None
     request = Request.FromString(data)

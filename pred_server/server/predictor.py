@@ -12,17 +12,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pred_server.errors import LimitExceeded, PredServerError
-from pred_server.limits import Limits, flag, took_too_long
+import numpy as np
+
+from pred_server.errors import DeadlineExceeded, LimitExceeded, PredServerError
+from pred_server.limits import ROW_BLOCK, Limits, flag, took_too_long
 from pred_server.model.model import Model
 from pred_server.server.inline import INLINE_ROWS, QuickModels
 from pred_server.wire.result import Result
 from pred_server.wire.rows import Rows
 from pred_server.wire.timing import Stopwatch
 
+# A table of more rows is predicted in pieces, which grow until one takes so long. They are whole blocks of rows.
+PIECE_ROWS, PIECE_NS = 1_024 * ROW_BLOCK, 250_000_000
 # The loop expects no more calls after so many empty turns for each waiting call, or after so long.
 QUIET_TURNS = 8
 GATHER_NS = 2_000_000
@@ -198,13 +202,15 @@ class Predictor:
 
     def _run(self) -> None:
         while True:
-            with self._changed:
-                self._busy = False
-                while not self._waiting:
-                    self._changed.wait()
-                self._busy = True
-                batch = self._take()
-            self._answer_apart(batch)
+            self._answer_apart(self._wait_for_batch())  # kept in no variable, which would hold its rows till the next
+
+    def _wait_for_batch(self) -> list[Work]:
+        with self._changed:
+            self._busy = False
+            while not self._waiting:
+                self._changed.wait()
+            self._busy = True
+            return self._take()
 
     def _answer_apart(self, batch: list[Work]) -> None:
         """Answer a batch. Where one request is at fault, halve it until that one fails alone: the others succeed."""
@@ -232,7 +238,8 @@ class Predictor:
     def _compute(self, batch: Sequence[Work]) -> list[Result]:
         start_ns, start_thread_ns = time.perf_counter_ns(), time.thread_time_ns()
         first, rows = batch[0], Rows.concat([work.rows for work in batch])
-        result = first.model.predict_rows(rows, first.output)
+        predict = _predict_in_pieces if len(rows) > PIECE_ROWS else _predict
+        result = predict(first, rows)
         end_ns, n_rows = time.perf_counter_ns(), len(rows)
         computed_ns = time.thread_time_ns() - start_thread_ns
         self.quick.record(first.model, first.output, n_rows, end_ns - start_ns, computed_ns)
@@ -244,6 +251,27 @@ class Predictor:
             work.watch.add("predict", start_ns, end_ns)
             work.watch.batch_rows = max(work.watch.batch_rows, n_rows)
         return results
+
+
+def _predict(work: Work, rows: Rows) -> Result:
+    return work.model.predict_rows(rows, work.output)
+
+
+def _predict_in_pieces(work: Work, rows: Rows) -> Result:
+    """Predict a large table piece by piece, and stop where nobody waits for it any more. A row's result stays the same.
+
+    Raises DeadlineExceeded where nobody does.
+    """
+    results, start, n_rows = [], 0, PIECE_ROWS
+    while start < len(rows):
+        if not work.is_wanted():
+            raise DeadlineExceeded("nobody waits for this any more")
+        start_ns = time.perf_counter_ns()
+        results.append(_predict(work, rows.take(slice(start, start + n_rows))))
+        start += n_rows
+        if time.perf_counter_ns() - start_ns < PIECE_NS:
+            n_rows *= 2
+    return replace(results[0], values=np.concatenate([result.values for result in results]))
 
 
 def _settle_all(futures: "Sequence[asyncio.Future[Any]]", outcomes: Sequence[Any]) -> None:

@@ -1,13 +1,11 @@
 """Build and run the server: health, reflection, limits; bind, announce, wait for a signal, drain."""
 
 import asyncio
-import ctypes
 import gc
 import ipaddress
 import os
 import signal
 from collections.abc import Sequence
-from contextlib import suppress
 
 import grpc
 import pyarrow as pa
@@ -16,13 +14,14 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection
 
 from pred_server.errors import ServerStartError, Unavailable
-from pred_server.limits import MIB, Limits
+from pred_server.guard.admission import LINGER_S, Admission
+from pred_server.guard.watchdog import Watchdog, keep_freed_memory
+from pred_server.limits import Limits
 from pred_server.model.model import Model
-from pred_server.server.admission import LINGER_S, Admission
 from pred_server.server.service import SERVICE, PredictionService
 
-# Of glibc's malloc.h.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+# Calls whose headers have come and that wait for the event loop.
+MAX_PENDING_CALLS = 100_000
 
 
 def run(
@@ -46,7 +45,7 @@ def run(
         raise ServerStartError(f"two models have one name and version: {', '.join(labels)}")
     # pyarrow would take a signal that comes while it reads CSV for itself: the call would fail, and the stop be missed.
     pa.enable_signal_handlers(False)
-    _keep_freed_memory()
+    keep_freed_memory()
     # Libraries and models are some 200,000 objects that stay: a garbage collection that looked at them all would hold
     # the event loop up for 100 ms.
     gc.freeze()
@@ -62,12 +61,22 @@ async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_
         )
     admission = Admission(limits)
     service = PredictionService(models, limits, admission, timing)
+    watchdog = asyncio.create_task(Watchdog(admission, limits).run())
     server = grpc.aio.server(
         options=(
             ("grpc.so_reuseport", 0),  # or a second server on the port would start and take half of the calls
             # Up to here a message that is too large is refused in our words, which name the flag; beyond, in gRPC's.
             ("grpc.max_receive_message_length", 2 * limits.max_message_bytes),
             ("grpc.max_send_message_length", limits.max_message_bytes),
+            # gRPC by itself drops calls without a word where a thousand have come that nobody has looked at.
+            ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+            ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
+            ("grpc.max_concurrent_streams", limits.max_streams_per_connection),
+            ("grpc.keepalive_time_ms", round(1_000 * limits.keepalive_s)),
+            ("grpc.max_connection_idle_ms", round(1_000 * limits.max_connection_idle_s)),
+            ("grpc.max_connection_age_ms", round(1_000 * limits.max_connection_age_s)),
+            # Clients and balancers may ask as often as they like whether we are there.
+            ("grpc.http2.max_ping_strikes", 0),
         ),
     )
     server.add_generic_rpc_handlers((service.handlers(),))
@@ -101,17 +110,10 @@ async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_
     await stop.wait()
     await healthy.enter_graceful_shutdown()  # NOT_SERVING, so that balancers look elsewhere
     await admission.drain(limits.drain_timeout_s)
-    service.predictor.give_up(Unavailable("the server has stopped"))  # what took longer than the drain
+    service.give_up(Unavailable("the server has stopped"))  # what took longer than the drain
     await admission.drain(LINGER_S)
     await server.stop(grace=None)
-
-
-def _keep_freed_memory() -> None:
-    """Have malloc keep what a chunk of a stream took for the next: the kernel would clear each page anew."""
-    with suppress(AttributeError, OSError):  # glibc has it, others do not
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_THRESHOLD, 8 * MIB)
-        mallopt(M_TRIM_THRESHOLD, 64 * MIB)
+    watchdog.cancel()
 
 
 def _host_of(address: str) -> str:

@@ -1,22 +1,25 @@
 """The gRPC surface: bytes in, decode, ask the predictor, encode, bytes out; nothing else."""
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from pred_server.errors import InvalidInput, LimitExceeded, ModelNotFound, clip
+from pred_server.errors import DeadlineExceeded, InvalidInput, LimitExceeded, ModelNotFound, PredServerError, clip
 from pred_server.generated.pred_pb2 import DESCRIPTOR, DescribeRequest, Request, Response
-from pred_server.limits import Limits, check_message_bytes, took_too_long
+from pred_server.guard.admission import Admission
+from pred_server.guard.memory import Memory, Reservation
+from pred_server.guard.weight import weigh
+from pred_server.limits import MIB, Limits, check_message_bytes
 from pred_server.model.model import Model
-from pred_server.server.admission import Admission
 from pred_server.server.call import Call, Context, result_metadata
 from pred_server.server.inline import may_write_inline, read_inline
 from pred_server.server.predictor import Predictor
@@ -29,6 +32,8 @@ SERVICE = DESCRIPTOR.services_by_name["Prediction"].full_name
 
 # Chunks of a stream that are read ahead of the one being answered. More would only hold more memory.
 CHUNKS_AHEAD = 2
+# Tables of up to so many rows, and messages that take up to so many bytes, have threads of their own.
+SMALL_ROWS, LARGE_BYTES = 1_024, 4 * MIB
 
 T = TypeVar("T")
 
@@ -47,34 +52,42 @@ class PredictionService:
     """Answers with the model that the call's metadata names, or with the first. `proto/pred.proto` is the contract.
 
     Messages come and go as bytes. So their size is known before they are parsed, and a thread can parse a large one.
+    All rpcs are streams for the server: it may refuse a call, or end it, before its message is whole.
     """
 
     def __init__(self, models: Sequence[Model], limits: Limits, admission: Admission, timing: bool = True):
-        self.predictor = Predictor(limits, admission.__len__)
+        # Large tables have a thread of their own: a small one does not wait for them.
+        self._small, self._large = Predictor(limits, admission.__len__), Predictor(limits)
         self._models = models
         self._limits = limits
         self._admission = admission
         self._timing = timing
         self._threads = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="codec")
+        self._large_threads = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="large")
+        self._memory = Memory(limits.max_bytes_in_flight)
+
+    def give_up(self, error: PredServerError) -> None:
+        """Raise an error in every call that waits for predictions."""
+        self._small.give_up(error)
+        self._large.give_up(error)
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """Return the rpcs by name, as a gRPC server takes them. Without serializers they get and return bytes."""
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
-                "Predict": grpc.unary_unary_rpc_method_handler(self.predict),
+                "Predict": grpc.stream_unary_rpc_method_handler(self.predict),
                 "PredictStream": grpc.stream_stream_rpc_method_handler(self.predict_stream),
-                "Describe": grpc.unary_unary_rpc_method_handler(self.describe),
+                "Describe": grpc.stream_unary_rpc_method_handler(self.describe),
             },
         )
 
     def _open(self, rpc: str, context: Context) -> Call:
         return Call(rpc, context, self._admission, self._limits, self._timing)
 
-    async def describe(self, data: bytes, context: Context) -> bytes:
+    async def describe(self, _: AsyncIterator[bytes], context: Context) -> bytes:
         async with self._open("Describe", context) as call:
-            call.admit(len(data))
-            _parse(DescribeRequest.FromString, data)
+            _parse(DescribeRequest.FromString, await call.read())
             model = self._model_of(call)
             description = Description(
                 name=model.name,
@@ -89,28 +102,30 @@ class PredictionService:
             )
             return description.to_message().SerializeToString()
 
-    async def predict(self, data: bytes, context: Context) -> bytes:
+    async def predict(self, _: AsyncIterator[bytes], context: Context) -> bytes:
         async with self._open("Predict", context) as call:
-            call.admit(len(data))
-            answer = await self._answer(call, self._model_of(call), data)
+            answer = await self._answer(call, self._model_of(call), await call.read())
             # In the trailers: once a client has headers, gRPC does not repeat its call if the server is lost.
             call.trailers = result_metadata(answer.dtype, answer.ignored)
             return answer.data
 
-    async def predict_stream(self, chunks: AsyncIterator[bytes], context: Context) -> None:
+    async def predict_stream(self, _: AsyncIterator[bytes], context: Context) -> None:
         """Answer each chunk, in order. A task reads ahead; a full queue stops it, so few chunks are in memory."""
         async with self._open("PredictStream", context) as call:
-            call.admit(0)
+            ticket = call.admit()
             model = self._model_of(call)
             queue: asyncio.Queue[asyncio.Future[Answer] | None] = asyncio.Queue(maxsize=CHUNKS_AHEAD)
             under_way: set[asyncio.Task[Answer]] = set()
 
             async def read() -> None:
                 try:
-                    async for data in chunks:
-                        check_message_bytes(len(data), self._limits, "the message")
+                    while True:
+                        ticket.reads_since_s = time.monotonic()
+                        if (data := await context.read()) is grpc.aio.EOF:
+                            break
+                        ticket.reads_since_s = math.inf
                         # Two more: the chunk being answered, and the one that waits for the queue.
-                        call.hold((CHUNKS_AHEAD + 2) * len(data))
+                        self._admission.hold(ticket, len(data), times=CHUNKS_AHEAD + 2)
                         task = asyncio.create_task(self._answer(call, model, data, wait_for_room=True))
                         under_way.add(task)
                         task.add_done_callback(_take_error)
@@ -127,14 +142,16 @@ class PredictionService:
             first_row, chunk = 1, 1
             try:
                 while True:
-                    async with self._time_limit():
-                        task = await queue.get()
-                        if task is None:
-                            break
-                        answer = await _with_position(task, chunk, first_row)
-                        if chunk == 1:
-                            await context.send_initial_metadata(result_metadata(answer.dtype, answer.ignored))
-                        await context.write(answer.data)
+                    call.wait_for_client("the next chunk did not come")
+                    task = await queue.get()
+                    if task is None:
+                        break
+                    call.take_time()
+                    answer = await _with_position(task, chunk, first_row)
+                    call.wait_for_client("the answers were not read")
+                    if chunk == 1:
+                        await context.send_initial_metadata(result_metadata(answer.dtype, answer.ignored))
+                    await context.write(answer.data)
                     chunk, first_row = chunk + 1, first_row + answer.n_rows
             finally:
                 reader.cancel()
@@ -151,34 +168,52 @@ class PredictionService:
         there = ", ".join(f"{model.name} v{model.version}" for model in self._models)
         raise ModelNotFound(f"no {wanted} here; there is {there}", asked)
 
-    @asynccontextmanager
-    async def _time_limit(self) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(self._limits.max_deadline_s):
-                yield
-        except TimeoutError:
-            raise took_too_long(self._limits) from None
-
     async def _answer(self, call: Call, model: Model, data: bytes, wait_for_room: bool = False) -> Answer:
         """Decode, predict, encode: a whole call, or a chunk of a stream, which waits where too much is queued."""
         codec, rows, ignored = await self._read(call, model, data)
         call.encoding = codec.name
         call.rows += len(rows)
-        result = await self.predictor.predict(
-            model, rows, call.output, call.deadline_s(), call.watch, wait_for_room=wait_for_room
-        )
-        return Answer(await self._write(call, codec, result), ignored, result.dtype, len(rows))
+        n_rows = len(rows)
+        lane = self._small if n_rows <= SMALL_ROWS else self._large
+        try:
+            result = await lane.predict(
+                model, rows, call.output, call.deadline_s(), call.watch, wait_for_room=wait_for_room
+            )
+        except DeadlineExceeded:
+            raise call.late() from None
+        del rows  # the reply is written without them
+        return Answer(await self._write(call, codec, result), ignored, result.dtype, n_rows)
 
     async def _read(self, call: Call, model: Model, data: bytes) -> tuple[Codec, Rows, list[str]]:
         def read(request: Request) -> tuple[Codec, Rows, list[str]]:
             with call.watch("decode"):
                 codec = codec_of(request)
-                return codec, *codec.read_table(request, model.schema, self._limits.max_rows)
+                return codec, *codec.read_table(request, model.schema, self._limits)
 
         request = _parse(lambda data: read_inline(data, model.schema), data)
         if request is not None:
             return read(request)
-        return await self._in_thread(call, lambda: read(_parse(Request.FromString, data)))
+        threads = self._threads if len(data) < LARGE_BYTES else self._large_threads
+
+        def read_reserved(reservation: Reservation) -> tuple[Codec, Rows, list[str]]:
+            codec, rows, ignored = read(_parse(Request.FromString, data))
+            rows.keeps = reservation
+            return codec, rows, ignored
+
+        def weigh_and_read() -> int | tuple[Codec, Rows, list[str]]:
+            """Read the table, or return its weight where it has to wait for memory."""
+            n_bytes = weigh(data, model.schema, self._limits)
+            reservation = self._memory.take(n_bytes)
+            return read_reserved(reservation) if reservation else n_bytes
+
+        outcome = await self._in_thread(call, threads, weigh_and_read)
+        if not isinstance(outcome, int):
+            return outcome
+        try:
+            reservation = await self._memory.reserve(outcome, call.deadline_s())
+        except DeadlineExceeded:
+            raise call.late() from None
+        return await self._in_thread(call, threads, partial(read_reserved, reservation))
 
     async def _write(self, call: Call, codec: Codec, result: Result) -> bytes:
         def write() -> bytes:
@@ -189,9 +224,10 @@ class PredictionService:
             check_message_bytes(len(data), self._limits, "the reply", "; send fewer rows")
             return data
 
-        return write() if may_write_inline(codec, result) else await self._in_thread(call, write)
+        threads = self._threads if len(result) <= SMALL_ROWS else self._large_threads
+        return write() if may_write_inline(codec, result) else await self._in_thread(call, threads, write)
 
-    async def _in_thread(self, call: Call, work: Callable[[], T]) -> T:
+    async def _in_thread(self, call: Call, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         """Do it in a thread. The wait for the thread is part of the queue."""
         submitted_ns = time.perf_counter_ns()
 
@@ -199,13 +235,14 @@ class PredictionService:
             call.watch.add("queue", submitted_ns, time.perf_counter_ns())
             return work()
 
-        return await asyncio.get_running_loop().run_in_executor(self._threads, run)
+        return await asyncio.get_running_loop().run_in_executor(threads, run)
 
 
 def _parse(parse: Callable[[bytes], T], data: bytes) -> T:
     try:
         return parse(data)
     except DecodeError:  # gRPC by itself would answer UNKNOWN
+        bytearray(2 * len(data))  # protobuf says the same where memory is short; then this raises MemoryError
         raise InvalidInput("the bytes sent are not the message that this rpc takes") from None
 
 

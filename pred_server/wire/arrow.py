@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from pred_server.errors import InvalidInput, ServerFault, clip
 from pred_server.generated.pred_pb2 import Request, Response
-from pred_server.limits import check_rows
+from pred_server.limits import Limits, check_size
 from pred_server.wire.result import Result
 from pred_server.wire.rows import Rows
 from pred_server.wire.schema import Schema
@@ -20,26 +20,24 @@ class ArrowCodec:
     def write_table(self, table: Table, request: Request) -> None:
         request.arrow = _write(to_arrow(table))
 
-    def read_table(self, request: Request, schema: Schema, max_rows: int) -> tuple[Rows, list[str]]:
+    def read_table(self, request: Request, schema: Schema, limits: Limits) -> tuple[Rows, list[str]]:
         data = pa.py_buffer(request.arrow)
         try:
             with pa.ipc.open_stream(data) as reader:
                 names = reader.schema.names
             ignored = schema.check_names(names)
-            _refuse_compression(data)
+            check_size(_count_rows(data), len(schema.columns), limits)
             places = [names.index(name) for name in schema.names]
-            batches, n_rows = [], 0
+            batches = []
             with pa.ipc.open_stream(data, options=pa.ipc.IpcReadOptions(included_fields=places)) as reader:
                 for name, arrow_type in zip(reader.schema.names, reader.schema.types, strict=True):
                     _require_plain(name, arrow_type)
                 for batch in reader:
-                    n_rows += batch.num_rows
-                    check_rows(n_rows, max_rows)
                     batch.validate(full=True)
                     batches.append(batch)
             table = pa.Table.from_batches(batches, reader.schema)
             columns = {name: from_arrow(values) for name, values in arrow_columns(table)}
-        except (pa.ArrowException, OSError, ValueError, MemoryError, struct.error) as error:
+        except (pa.ArrowException, OSError, ValueError, struct.error) as error:
             raise InvalidInput.field("arrow", "is not an Arrow IPC stream that can be read whole") from error
         return schema.to_rows(columns), ignored
 
@@ -74,21 +72,36 @@ def _require_plain(name: str, arrow_type: pa.DataType) -> None:
     )
 
 
-def _refuse_compression(data: pa.Buffer) -> None:
-    """Raise InvalidInput where something is or may be compressed: a few bytes might unfold to gigabytes.
+def rows_of(data: bytes) -> int:
+    """Return how many rows an IPC stream has, 0 where it is none. Raises InvalidInput where it is compressed."""
+    try:
+        return _count_rows(pa.py_buffer(data))
+    except (pa.ArrowException, OSError, ValueError, struct.error):
+        return 0
+
+
+def _count_rows(data: pa.Buffer) -> int:
+    """Return how many rows there are; columns of nulls have many in no bytes.
+
+    Raises InvalidInput where something is or may be compressed: a few bytes might unfold to gigabytes.
 
     pyarrow does not say so. We look into the message, a flatbuffer, as Arrow's Message.fbs describes it: the third
-    field is `header`, and the fourth field of a RecordBatch is `compression`. pyarrow checks the message's structure
-    before it hands it out.
+    field is `header`, the first field of a RecordBatch is `length`, and the fourth is `compression`. pyarrow checks the
+    message's structure before it hands it out.
     """
+    n_rows = 0
     for message in pa.ipc.MessageReader.open_stream(data):
         if message.type == "dictionary":  # unfolded even where nobody asks for its column
             raise InvalidInput.field("arrow", "holds a dictionary; send the values themselves")
         if message.type == "record batch":
             metadata = message.metadata.to_pybytes()
             header = _place_of(metadata, struct.unpack_from("<I", metadata)[0], 2)
-            if _place_of(metadata, header + struct.unpack_from("<I", metadata, header)[0], 3):
+            batch = header + struct.unpack_from("<I", metadata, header)[0]
+            if _place_of(metadata, batch, 3):
                 raise InvalidInput.field("arrow", "holds a compressed record batch; send it without compression")
+            length = _place_of(metadata, batch, 0)
+            n_rows += struct.unpack_from("<q", metadata, length)[0] if length else 0
+    return n_rows
 
 
 def _place_of(data: bytes, table: int, number: int) -> int:

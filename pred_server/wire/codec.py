@@ -8,6 +8,7 @@ from typing import Protocol
 
 from pred_server.errors import InvalidInput, Violation
 from pred_server.generated.pred_pb2 import Request, Response
+from pred_server.limits import Limits
 from pred_server.wire.arrow import ArrowCodec
 from pred_server.wire.columns import ColumnsCodec
 from pred_server.wire.csv import CsvCodec
@@ -30,10 +31,10 @@ class Codec(Protocol):
     def write_table(self, table: Table, request: Request) -> None:
         """Put a table into a request. Raises InvalidInput where the encoding cannot carry it."""
 
-    def read_table(self, request: Request, schema: Schema, max_rows: int) -> tuple[Rows, list[str]]:
+    def read_table(self, request: Request, schema: Schema, limits: Limits) -> tuple[Rows, list[str]]:
         """Return the rows of a request, and the names of the columns that the model ignores.
 
-        Raises InvalidInput where the table is malformed or does not fit, LimitExceeded above `max_rows`.
+        Raises InvalidInput where the table is malformed or does not fit, LimitExceeded where it is too large.
         """
 
     def write_result(self, result: Result, response: Response) -> None:

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from pred_server.errors import InvalidInput, ServerFault, clip
 from pred_server.generated.pred_pb2 import Column, Request, Response
-from pred_server.limits import check_columns, check_rows
+from pred_server.limits import Limits, check_columns, check_size
 from pred_server.wire.result import Result
 from pred_server.wire.rows import Rows
 from pred_server.wire.schema import Schema
@@ -33,7 +33,7 @@ class ColumnsCodec:
         for name, values in arrow_columns(to_arrow(table)):
             _write(request.columns.columns.add(name=name), values)
 
-    def read_table(self, request: Request, schema: Schema, max_rows: int) -> tuple[Rows, list[str]]:
+    def read_table(self, request: Request, schema: Schema, limits: Limits) -> tuple[Rows, list[str]]:
         columns = request.columns.columns
         check_columns(len(columns))
         ignored = schema.check_names([column.name for column in columns])
@@ -45,7 +45,7 @@ class ColumnsCodec:
             where = f"columns.columns[{place}]"
             used = _list_of(column, where)
             length = len(getattr(column, used))
-            check_rows(length, max_rows)
+            check_size(length, len(known), limits)
             if n_rows not in (-1, length):
                 raise InvalidInput.field(
                     where, f"{clip(column.name)!r} has {length} values, and the columns before it {n_rows}"

@@ -16,7 +16,7 @@ import pyarrow.csv
 
 from pred_server.errors import InvalidInput, ServerFault
 from pred_server.generated.pred_pb2 import Request, Response
-from pred_server.limits import MAX_RECORD_BYTES, MIB, check_columns, check_rows
+from pred_server.limits import MAX_RECORD_BYTES, MIB, Limits, check_columns, check_size
 from pred_server.wire.csv_faults import (
     TRUE,
     check_characters,
@@ -55,7 +55,7 @@ class CsvCodec:
             raise InvalidInput("a missing value in a table of one column has no CSV form that readers agree on")
         request.input_data = _header(arrow.column_names) + _body_text(arrow)
 
-    def read_table(self, request: Request, schema: Schema, max_rows: int) -> tuple[Rows, list[str]]:
+    def read_table(self, request: Request, schema: Schema, limits: Limits) -> tuple[Rows, list[str]]:
         text = request.input_data.removeprefix("\ufeff")
         if not text.endswith("\n"):
             text += "\n"
@@ -74,7 +74,7 @@ class CsvCodec:
             columns = _read_few(text, schema.columns) if len(text) <= FEW_CHARACTERS else None
             if columns is None:
                 columns = {name: from_arrow(values) for name, values in arrow_columns(_parse(text, schema))}
-            check_rows(len(columns[schema.names[0]]), max_rows)
+            check_size(len(columns[schema.names[0]]), len(columns), limits)
             return schema.to_rows(columns), ignored
         except (InvalidInput, pa.ArrowException, csv.Error) as error:
             if isinstance(error, InvalidInput) and not error.violations:
@@ -102,6 +102,18 @@ class CsvCodec:
         except (StopIteration, pa.ArrowException, ValueError, TypeError) as error:
             raise ServerFault("the server's answer is not CSV") from error
         return Result.of_columns(columns, header, dtype)
+
+
+def count_rows(data: bytes, start: int, end: int, most: int) -> int:
+    """Return how many rows CSV text in UTF-8 has, or, where they are surely few enough, how many it may have."""
+    n_rows = data.count(b"\n", start, end)
+    if n_rows <= most:
+        return n_rows
+    # Empty lines, and line feeds within quotes, are no rows; the header is none.
+    ends = _record_ends(data[start:end])
+    lengths = np.diff(ends, prepend=0)
+    blank = (lengths == 1) | ((lengths == 2) & (np.frombuffer(data, np.uint8)[start + ends - 2] == ord("\r")))
+    return int(len(ends) - blank.sum() - 1 + (data[end - 1 : end] != b"\n"))
 
 
 def result_text(result: Result, header: bool = True) -> str:

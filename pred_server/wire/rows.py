@@ -18,11 +18,15 @@ class Rows:
     columns : dict of the columns' names and values, where there is no array
         Numbers and booleans are NumPy arrays. Text is a str array of pandas, or an array of Python strings with None or
         NaN for a missing one.
+    keeps : whatever is to live as long as these rows do; None at first
     """
 
-    __slots__ = ("array", "columns")
+    __slots__ = ("array", "columns", "keeps")
+
+    keeps: Any
 
     def __init__(self, values: np.ndarray | dict[str, Any]):
+        self.keeps = None
         self.array = values if isinstance(values, np.ndarray) else None
         self.columns: dict[str, Any] = {} if isinstance(values, np.ndarray) else values
 

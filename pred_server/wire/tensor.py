@@ -6,7 +6,7 @@ import numpy as np
 
 from pred_server.errors import InvalidInput, ServerFault, clip
 from pred_server.generated.pred_pb2 import Request, Response, Tensor
-from pred_server.limits import check_columns, check_rows
+from pred_server.limits import MAX_COLUMNS, Limits, check_columns, check_size
 from pred_server.wire.result import Result
 from pred_server.wire.rows import Rows
 from pred_server.wire.schema import NUMERIC_DTYPES, Schema
@@ -25,12 +25,12 @@ class TensorCodec:
         array, names = to_array(table)
         _write(request.tensor, array, names)
 
-    def read_table(self, request: Request, schema: Schema, max_rows: int) -> tuple[Rows, list[str]]:
+    def read_table(self, request: Request, schema: Schema, limits: Limits) -> tuple[Rows, list[str]]:
         tensor = request.tensor
         if tensor.categories:
             raise InvalidInput.field("tensor.categories", "are for replies; send text as columns or arrow")
         check_columns(len(tensor.names))
-        array = _read(tensor, max_rows)
+        array = _read(tensor, limits)
         names = list(tensor.names) or schema.names
         if len(names) != array.shape[1]:
             raise InvalidInput.field("tensor.names", f"are {len(names)}, and the tensor has {array.shape[1]} columns")
@@ -66,7 +66,7 @@ def _write(tensor: Tensor, array: np.ndarray, names: list[str]) -> None:
     tensor.order = Tensor.ORDER_COLUMN_MAJOR if by_columns else Tensor.ORDER_ROW_MAJOR_UNSPECIFIED
 
 
-def _read(tensor: Tensor, max_rows: int | None = None) -> np.ndarray:
+def _read(tensor: Tensor, limits: Limits | None = None) -> np.ndarray:
     """Return the values in the tensor's shape, as a view of its bytes."""
     dtype = _DTYPES.get(tensor.dtype)
     if dtype is None:
@@ -77,8 +77,8 @@ def _read(tensor: Tensor, max_rows: int | None = None) -> np.ndarray:
         raise InvalidInput.field(
             "tensor.shape", f"is {clip(str(list(shape)))}; two numbers are needed, rows and columns"
         )
-    if max_rows is not None:
-        check_rows(shape[0], max_rows)
+    if limits is not None:
+        check_size(shape[0], min(shape[1], MAX_COLUMNS), limits)  # the size of the data refuses more
     order = _ORDERS.get(tensor.order)
     if order is None:
         raise InvalidInput.field("tensor.order", f"is {tensor.order}; use one of {', '.join(Tensor.Order.keys())}")

@@ -16,6 +16,7 @@ PACKAGE = ROOT / "pred_server"
 # The modules at the top are rooms of one module.
 FOUNDATION = {"errors", "limits", "checkout"}
 CORE = FOUNDATION | {"__init__", "__main__", "wire", "model", "server", "client", "tutorial", "cli"}
+BELOW = FOUNDATION | {"generated", "wire", "model", "engines", "store", "guard", "server", "client"}
 # Imports point downwards. Those inside functions count, too.
 MAY_IMPORT = {
     "errors": set(),
@@ -26,11 +27,12 @@ MAY_IMPORT = {
     "model": FOUNDATION | {"generated", "wire"},
     "engines": FOUNDATION | {"generated", "wire", "model"},
     "store": FOUNDATION | {"wire", "model"},
-    "server": FOUNDATION | {"generated", "wire", "model"},
+    "guard": FOUNDATION | {"generated", "wire"},
+    "server": FOUNDATION | {"generated", "wire", "model", "guard"},
     "client": FOUNDATION | {"generated", "wire"},
-    "tutorial": FOUNDATION | {"generated", "wire", "model", "engines", "store", "server", "client"},
-    "lab": FOUNDATION | {"generated", "wire", "model", "engines", "store", "server", "client", "tutorial"},
-    "cli": FOUNDATION | {"generated", "wire", "model", "engines", "store", "server", "client", "tutorial", "lab"},
+    "tutorial": BELOW,
+    "lab": BELOW | {"tutorial"},
+    "cli": BELOW | {"tutorial", "lab"},
     "__main__": {"cli"},
     "__init__": {"model", "store", "client", "tutorial"},
 }
@@ -40,22 +42,24 @@ BUDGETS = {
     "__main__": 4,
     "checkout": 10,
     "errors": 56,
-    "limits": 37,
-    "wire": 965,
+    "limits": 52,
+    "wire": 985,
     "model": 280,
-    "server": 610,
+    "server": 630,
     "client": 480,
     "tutorial": 235,
     "cli": 145,
     # Most of it is what makes a file of a stranger harmless, and a file of one's own sure to load.
     "store": 560,
+    # The lessons' calls need none of it: it is there for callers that are greedy, hostile or gone.
+    "guard": 320,
     # Graphs in double precision, and the proof that they predict as scikit-learn does.
     "engines": 780,
     "lab": 1_820,
 }
 # 2,500 was meant. The rooms' own imports are some 120 statements more than those of flat modules; the files that
 # `predict` takes, and CSV text as a table, are the rest.
-CORE_BUDGET = 2_800
+CORE_BUDGET = 2_850
 MOST_LINES = 400
 
 
@@ -134,7 +138,7 @@ def test_modules_stay_small() -> None:
 
 def test_every_room_has_a_place_and_a_budget(sizes: Counter[str]) -> None:
     assert set(sizes) == set(BUDGETS) == set(MAY_IMPORT) - {"generated"}
-    assert set(BUDGETS) - CORE == {"engines", "lab", "store"}
+    assert set(BUDGETS) - CORE == {"engines", "guard", "lab", "store"}
 
 
 @pytest.mark.parametrize("room", BUDGETS)

@@ -459,9 +459,9 @@ def test_rows_that_nobody_waits_for_do_not_count() -> None:
 
 
 def test_too_many_bytes_at_once_are_refused() -> None:
-    with patched(SLOW, "--max-bytes-in-flight", "5000") as server, ThreadPoolExecutor(1) as pool:
+    with patched(SLOW, "--max-bytes-in-flight", "50000") as server, ThreadPoolExecutor(1) as pool:
         client = server.client(encoding="csv")
-        rows = pd.concat([xy(0)] * 700)
+        rows = pd.concat([xy(0)] * 7000)
         busy = pool.submit(client.predict, pd.concat([xy(1.5), rows]))
         wait_until(lambda: "computing" in server.logs(), "the model to be busy")
         with pytest.raises(LimitExceeded, match="bytes are in flight") as caught:
@@ -469,7 +469,7 @@ def test_too_many_bytes_at_once_are_refused() -> None:
         assert (caught.value.reason, caught.value.flag) == ("OVERLOADED", "--max-bytes-in-flight")
         with pytest.raises(LimitExceeded, match="bytes are in flight"):
             list(client.predict_stream([rows]))
-        assert len(busy.result()) == 701
+        assert len(busy.result()) == 7001
         wait_until(lambda: not refuses(client, rows), "room")
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pred_server.errors import InvalidInput, LimitExceeded
 from pred_server.generated.pred_pb2 import Request, Response, Tensor
+from pred_server.limits import Limits
 from pred_server.wire.codec import CODECS, codec_of
 from pred_server.wire.result import Result
 from pred_server.wire.schema import DTYPES, NUMERIC_DTYPES, Column, Schema
@@ -71,7 +72,7 @@ def send(encoding: str, table: Table, schema: Schema) -> tuple[pd.DataFrame, lis
     CODECS[encoding].write_table(table, request)
     arrived = Request.FromString(request.SerializeToString())
     assert codec_of(arrived).name == encoding
-    rows, ignored = CODECS[encoding].read_table(arrived, schema, max_rows=10)
+    rows, ignored = CODECS[encoding].read_table(arrived, schema, Limits(max_rows=10))
     return rows.to_frame(schema.index), ignored
 
 
@@ -164,13 +165,13 @@ def test_nullable_and_categorical_columns_of_pandas_are_sent_as_what_they_hold()
 def test_an_array_of_big_endian_numbers_arrives() -> None:
     request = Request()
     CODECS["tensor"].write_table(np.array([[1.5, -2.0]], dtype=">f8"), request)
-    rows, _ = CODECS["tensor"].read_table(request, XY, max_rows=10)
+    rows, _ = CODECS["tensor"].read_table(request, XY, Limits(max_rows=10))
     assert rows.array.tolist() == [[1.5, -2.0]]
 
 
 def test_a_tensor_without_rows_may_not_claim_any_number_of_columns() -> None:
     with pytest.raises(LimitExceeded, match="more than 10,000 columns"):
-        CODECS["tensor"].read_table(Request(tensor=Tensor(dtype="float64", shape=[0, 2**62])), XY, max_rows=10)
+        CODECS["tensor"].read_table(Request(tensor=Tensor(dtype="float64", shape=[0, 2**62])), XY, Limits(max_rows=10))
 
 
 def test_a_tensor_refuses_what_would_lose_digits() -> None:
@@ -246,7 +247,7 @@ def compressed(table: pa.Table) -> bytes:
 )  # fmt: skip
 def test_a_message_that_lies_is_refused_with_its_field(request_: Request, field: str, complaint: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        codec_of(request_).read_table(request_, XY, max_rows=10)
+        codec_of(request_).read_table(request_, XY, Limits(max_rows=10))
     assert caught.value.violations[0].field == field
     assert complaint in caught.value.violations[0].description
 
@@ -276,7 +277,7 @@ def test_a_dictionary_is_refused_also_where_its_column_is_not_asked_for() -> Non
         with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
             writer.write_table(table)
         with pytest.raises(InvalidInput, match="arrow: holds a dictionary"):
-            CODECS["arrow"].read_table(Request(arrow=sink.getvalue().to_pybytes()), XY, max_rows=10)
+            CODECS["arrow"].read_table(Request(arrow=sink.getvalue().to_pybytes()), XY, Limits(max_rows=10))
 
 
 def test_a_message_of_nothing_but_names_is_refused() -> None:
@@ -284,7 +285,7 @@ def test_a_message_of_nothing_but_names_is_refused() -> None:
     for _ in range(10_001):
         request.columns.columns.add()
     with pytest.raises(LimitExceeded, match="more than 10,000 columns"):
-        CODECS["columns"].read_table(request, XY, max_rows=10)
+        CODECS["columns"].read_table(request, XY, Limits(max_rows=10))
 
 
 @pytest.mark.parametrize(
@@ -322,4 +323,4 @@ def test_offsets_that_lie_are_refused() -> None:
     for wrong in (struct.pack("<iii", 0, 3, 2**30), struct.pack("<iii", 0, 3, 1), struct.pack("<iii", 0, -3, 6)):
         request = Request(arrow=whole.replace(offsets, wrong))
         with pytest.raises(InvalidInput, match="that can be read whole"):
-            CODECS["arrow"].read_table(request, schema, max_rows=10)
+            CODECS["arrow"].read_table(request, schema, Limits(max_rows=10))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pred_server.errors import InvalidInput, LimitExceeded, PredServerError
 from pred_server.generated.pred_pb2 import Request, Response
+from pred_server.limits import Limits
 from pred_server.wire import csv as csv_text
 from pred_server.wire.codec import CODECS
 from pred_server.wire.result import Result
@@ -19,7 +20,7 @@ XY = Schema((Column("x", "float64", nullable=True), Column("n", "int64"), Column
 
 
 def read(text: str, schema: Schema = XY, max_rows: int = 1_000) -> pd.DataFrame:
-    return CSV.read_table(Request(input_data=text), schema, max_rows)[0].to_frame(schema.index)
+    return CSV.read_table(Request(input_data=text), schema, Limits(max_rows=max_rows))[0].to_frame(schema.index)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def test_a_header_beyond_any_sense_is_refused_before_it_is_read() -> None:
 def test_a_float32_travels_as_the_number_that_it_is() -> None:
     request, sent = Request(), pd.DataFrame({"x": np.float32([0.1, np.nan]), "n": [1, 2], "s": "a"})
     CSV.write_table(sent, request)
-    got = CSV.read_table(request, XY, 10)[0].columns["x"]
+    got = CSV.read_table(request, XY, Limits(max_rows=10))[0].columns["x"]
     assert got[0] == float(np.float32(0.1))
     assert math.isnan(got[1])
 
@@ -145,7 +146,7 @@ def test_harmless_differences_are_accepted(text: str) -> None:
 
 
 def test_columns_that_the_model_does_not_know_are_named() -> None:
-    assert CSV.read_table(Request(input_data="a,x,n,s,b\n1,1,1,1,1\n"), XY, 10)[1] == ["a", "b"]
+    assert CSV.read_table(Request(input_data="a,x,n,s,b\n1,1,1,1,1\n"), XY, Limits(max_rows=10))[1] == ["a", "b"]
 
 
 def test_a_missing_string_and_an_empty_one_differ_where_the_model_takes_both() -> None:
@@ -253,7 +254,7 @@ def test_a_long_table_is_written_and_read_by_several_threads_with_every_bit() ->
     schema, request = Schema((Column("x", "float64"), Column("y", "float64")), XY.target), Request()
     CSV.write_table(sent, request)
     assert len(request.input_data) > 2 * csv_text.BLOCK_BYTES
-    rows, _ = CSV.read_table(request, schema, len(sent))
+    rows, _ = CSV.read_table(request, schema, Limits(max_rows=len(sent)))
     got = rows.array
     assert isinstance(got, np.ndarray)
     assert got.flags.f_contiguous

@@ -7,6 +7,7 @@ import pytest
 
 from pred_server.errors import InvalidInput
 from pred_server.generated.pred_pb2 import Request
+from pred_server.limits import UNLIMITED
 from pred_server.wire.codec import CODECS
 from pred_server.wire.rows import Rows
 from pred_server.wire.schema import Column, Schema, infer_column
@@ -142,6 +143,6 @@ def test_gaps_of_pandas_and_arrow_are_missing_values_in_every_encoding(dtype: st
     schema = Schema((Column("a", "float64", nullable=True), Column("b", "float64")), Column("t", "float64"))
     table, request = pd.DataFrame({"a": pd.array([1, None], dtype), "b": pd.array([3, 4], dtype)}), Request()
     CODECS[encoding].write_table(table, request)
-    rows, _ = CODECS[encoding].read_table(request, schema, 10)
+    rows, _ = CODECS[encoding].read_table(request, schema, UNLIMITED)
     assert np.array_equal(rows.array, [[1, 3], [np.nan, 4]], equal_nan=True)
     assert np.array_equal(schema.frame_to_rows(table).array, rows.array, equal_nan=True)

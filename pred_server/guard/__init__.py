@@ -1,0 +1,1 @@
+"""What keeps one caller from taking the server from the others."""

@@ -1,0 +1,119 @@
+"""Who may come in: the calls in flight by connection, the bytes that they hold, and the drain that waits for them."""
+
+import asyncio
+import logging
+import math
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from pred_server.errors import LimitExceeded, PredServerError, Unavailable
+from pred_server.limits import Limits, check_message_bytes, flag
+
+# How long connections stay open after the last answer. To close a socket while its peer still acknowledges what it has
+# read resets the connection, and what the peer has not read yet is lost to it.
+LINGER_S = 0.5
+# Messages up to this size come in without a look at the bytes that other calls hold: the number of calls bounds them.
+SMALL_BYTES = 16 * 1024
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Ticket:
+    """One accepted call, and the bytes that it holds: a message, or as many chunks of a stream as may be under way."""
+
+    peer: str = ""
+    n_bytes: int = 0
+    ends_s: float = math.inf
+    """When the watchdog ends it, on the clock of time.monotonic, whatever it waits for."""
+    why: PredServerError | None = None
+    """What its caller is told then."""
+    reads_since_s: float = math.inf
+    """Since when a message is being received."""
+    is_answered: bool = False
+    is_ending: bool = False
+    task: "asyncio.Task[object] | None" = field(default_factory=asyncio.current_task)
+
+
+class Admission:
+    """Counts the calls that were accepted and have no answer yet, and refuses those over a limit.
+
+    Where as many calls or bytes are in flight as may be, a connection is refused that has its share of them: the limit
+    divided by the number of connections. One that has less is let in. So a single connection may take all that nobody
+    else wants, and others come in beside it: of calls, n connections together may have 1 + 1/2 + … + 1/n times the
+    limit, which is 7.5 times for a thousand; of bytes, twice the limit.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._calls_of: Counter[str] = Counter()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._last_answer_s = -LINGER_S
+        self._draining = False
+        self.tickets: set[Ticket] = set()
+
+    def __len__(self) -> int:
+        return len(self.tickets)
+
+    def enter(self, peer: str) -> Ticket:
+        """Accept a call, before its message is read. `peer` is the connection that it came by.
+
+        Raises
+        ------
+        Unavailable
+            The server is stopping.
+        LimitExceeded
+            Too many calls are in flight.
+        """
+        try:
+            if self._draining:
+                raise Unavailable("the server is stopping")
+            most = self._limits.max_calls_in_flight
+            if len(self.tickets) >= most and self._calls_of[peer] >= most // self._n_peers(peer):
+                message = "as many calls are in flight as may be; come back later"
+                raise LimitExceeded(message, "OVERLOADED", most, flag("max_calls_in_flight"))
+        except PredServerError as error:
+            logger.info("refused code=%s: %s", error.code, error)
+            raise
+        self.tickets.add(ticket := Ticket(peer))
+        self._calls_of[peer] += 1
+        self._empty.clear()
+        return ticket
+
+    def _n_peers(self, peer: str) -> int:
+        return len(self._calls_of) + (peer not in self._calls_of)
+
+    def hold(self, ticket: Ticket, n_bytes: int, times: int = 1) -> None:
+        """Count the bytes of a message for a call, so many times, if that is more than before. Raises LimitExceeded."""
+        check_message_bytes(n_bytes, self._limits, "the message")
+        n_bytes *= times
+        if n_bytes > max(ticket.n_bytes, SMALL_BYTES):
+            limit = self._limits.max_bytes_in_flight
+            others = [other for other in self.tickets if other is not ticket]
+            total = sum(other.n_bytes for other in others)
+            own = sum(other.n_bytes for other in others if other.peer == ticket.peer)
+            share = limit // self._n_peers(ticket.peer)
+            if total and total + n_bytes > limit and (own + n_bytes > share or total + n_bytes > 2 * limit):
+                message = f"messages of {total:,} bytes are in flight; come back later"
+                raise LimitExceeded(message, "OVERLOADED", limit, flag("max_bytes_in_flight"))
+        ticket.n_bytes = max(ticket.n_bytes, n_bytes)
+
+    def leave(self, ticket: Ticket) -> None:
+        """Forget a call that has its answer."""
+        self.tickets.discard(ticket)
+        self._calls_of[ticket.peer] -= 1
+        if not self._calls_of[ticket.peer]:
+            del self._calls_of[ticket.peer]
+        self._last_answer_s = time.monotonic()
+        if not self.tickets:
+            self._empty.set()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Refuse new calls, and return when all accepted calls have their answers, or after `timeout_s`."""
+        self._draining = True
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._empty.wait(), timeout_s)
+        await asyncio.sleep(max(0.0, self._last_answer_s + LINGER_S - time.monotonic()))

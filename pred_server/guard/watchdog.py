@@ -1,0 +1,115 @@
+"""Ends calls that would stay for ever: their time is over, or they are half sent while memory is short.
+
+gRPC's deadline is the caller's, and nothing ends a call that has none and whose caller does not read, or does not send.
+"""
+
+import asyncio
+import ctypes
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pred_server.errors import LimitExceeded
+from pred_server.guard.admission import Admission, Ticket
+from pred_server.limits import MIB, Limits, flag
+
+PERIOD_S = 0.25
+# A call whose time is over is told so. After so long it is cut off: an answer that nobody reads cannot be sent.
+GRACE_S = 1.0
+# Messages that arrive within this time are no half messages.
+ARRIVES_S = 0.5
+# An idle server gives memory back where it has so much more than it needs.
+KEPT_BYTES = 32 * MIB
+# Of glibc's malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+
+logger = logging.getLogger(__name__)
+
+
+class Watchdog:
+    """Looks at all calls in flight, several times a second."""
+
+    def __init__(self, admission: Admission, limits: Limits) -> None:
+        self._admission = admission
+        self._settled_bytes = resident_bytes()
+        self._most_bytes = self._settled_bytes + 2 * limits.max_bytes_in_flight
+        self._limits = limits
+
+    async def run(self) -> None:
+        asyncio.get_running_loop().set_task_factory(_with_parent)  # type: ignore[arg-type]
+        while True:
+            await asyncio.sleep(PERIOD_S)
+            now_s = time.monotonic()
+            for ticket in [ticket for ticket in self._admission.tickets if ticket.ends_s <= now_s]:
+                _end(ticket, now_s)
+            n_bytes = resident_bytes()
+            if n_bytes > self._most_bytes or (
+                not self._admission.tickets and n_bytes > self._settled_bytes + KEPT_BYTES
+            ):
+                release_unused()
+                self._settled_bytes = n_bytes = resident_bytes()
+            if n_bytes > self._most_bytes:
+                self._end_half_messages(now_s)
+
+    def _end_half_messages(self, now_s: float) -> None:
+        """End what has not arrived whole, of the connection that has most of it: nobody knows how large it will be."""
+        half = [ticket for ticket in self._admission.tickets if now_s - ticket.reads_since_s > ARRIVES_S]
+        for peer, n_calls in Counter(ticket.peer for ticket in half).most_common(1):
+            limit = self._limits.max_bytes_in_flight
+            logger.warning("memory is short: %d calls of %s are ended, which have sent half a message", n_calls, peer)
+            for ticket in half:
+                if ticket.peer == peer:
+                    message = "the message did not arrive whole, and memory is short; come back later"
+                    ticket.why = LimitExceeded(message, "OVERLOADED", limit, flag("max_bytes_in_flight"))
+                    _end(ticket, now_s)
+
+
+def _end(ticket: Ticket, now_s: float) -> None:
+    """Have a call raise `ticket.why`; cut it off where it has answered, or has had its time to."""
+    if ticket.task is None:
+        return
+    ticket.task.cancel()
+    if ticket.is_answered or ticket.is_ending:
+        logger.info("cut off a call of %s, which does not read its answer", ticket.peer)
+        # The task above it waits for the caller's end, and keeps the call and all that is to be sent.
+        ticket.task.parent.cancel()  # type: ignore[attr-defined]
+    ticket.is_ending = True
+    ticket.ends_s = now_s + GRACE_S
+
+
+def _with_parent(
+    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **settings: Any
+) -> "asyncio.Task[Any]":
+    """Create a task that knows the task that created it: gRPC handles a call in one, and keeps it in another."""
+    task = asyncio.Task(coroutine, loop=loop, **settings)
+    task.parent = asyncio.current_task(loop)  # type: ignore[attr-defined]
+    return task
+
+
+def resident_bytes() -> int:
+    """Return how much memory this process has; 0 where the system does not say."""
+    with suppress(OSError, ValueError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+def keep_freed_memory() -> None:
+    """Have malloc keep what a chunk of a stream took for the next: the kernel would clear each page anew."""
+    with suppress(AttributeError, OSError):  # glibc has it, others do not
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, 8 * MIB)
+        mallopt(M_TRIM_THRESHOLD, 64 * MIB)
+
+
+def release_unused() -> None:
+    """Give the memory back that was freed and kept."""
+    pa.default_memory_pool().release_unused()
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
