@@ -23,6 +23,7 @@ REVIEWED: list[tuple[str, str, str]] = [
     ("makes an array, as a spline keeps it", "scipy._lib.array_api_compat.numpy._aliases", "asarray"),
     ("evaluates a spline; check compares its arrays", "scipy.interpolate._bsplines", "BSpline"),
     ("calls a function of the same file, which must be trusted itself", "functools", "partial"),
+    ("is a dict; LightGBM keeps its scores in one", "collections", "OrderedDict"),
     # Trees and neighbours: arrays of numbers, which `check` follows
     ("holds the nodes of a tree", "sklearn.tree._tree", "Tree"),
     ("holds the nodes of a tree", "sklearn.ensemble._hist_gradient_boosting.predictor", "TreePredictor"),
