@@ -27,7 +27,8 @@ class ArrowCodec:
                 names = reader.schema.names
             ignored = schema.check_names(names)
             check_size(_count_rows(data), len(schema.columns), limits)
-            places = [names.index(name) for name in schema.names]
+            place_of = {name: place for place, name in enumerate(names)}
+            places = [place_of[name] for name in schema.names]
             batches = []
             with pa.ipc.open_stream(data, options=pa.ipc.IpcReadOptions(included_fields=places)) as reader:
                 for name, arrow_type in zip(reader.schema.names, reader.schema.types, strict=True):
