@@ -215,7 +215,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], str, list[Argume
         [
             _argument(
                 "--model",
-                "sum, linear, flights, or a model directory; may be repeated (default: flights)",
+                "sum, linear, wide, flights, or a model directory; may be repeated (default: flights)",
                 action="append",
                 default=argparse.SUPPRESS,
             ),
@@ -268,7 +268,11 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], str, list[Argume
                 choices=["rows", "load", "chunks", "ladder", "parts", "floor"],
                 default="rows",
             ),
-            _argument("--model", "sum, linear, flights, or a model directory, whose sample is sent", default="flights"),
+            _argument(
+                "--model",
+                "sum, linear, wide, flights, or a model directory, whose sample is sent",
+                default="flights",
+            ),
             _argument("--encodings", "(default: all)", nargs="+", default=[], choices=ENCODINGS),
             _argument("--rows", "rows in one call (default: a sweep)", nargs="+", type=_at_least_one, default=[]),
             _argument("--out", "where to write every call", type=Path, default=Path("latency.parquet")),

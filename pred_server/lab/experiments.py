@@ -40,7 +40,7 @@ class Experiment:
     arms : a stream takes part only where it has more rows than a chunk
     compare : pairs of names: an arm, and its base
     control : the same thing twice, as such a pair
-    model : `sum`, `linear`, `flights` or a model directory, whose sample.parquet supplies the rows
+    model : `sum`, `linear`, `wide`, `flights` or a model directory, whose sample.parquet supplies the rows
     repetitions : servers are restarted between repetitions
     blocks : in each repetition. In a block, each group of arms runs in a shuffled order, and then in the reverse order
     calls : of each arm in each half of a block; fewer if they would have more than `most_rows` rows, but at least one.

@@ -1,4 +1,6 @@
-"""The models that need no file: `sum`, the article's example, and `linear`, for measuring."""
+"""The models that need no file: `sum`, the article's example, and `linear` and `wide`, for measuring."""
+
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -24,12 +26,16 @@ def sum_model() -> Model:
     return Model("sum", "1", schema, estimator, SklearnEngine(estimator, schema))
 
 
-def linear_model() -> Model:
-    """Ten numbers in, their weighted sum out: next to nothing to compute, for measuring what large tables cost."""
-    table = pd.DataFrame(np.random.default_rng(0).normal(size=(100, 10))).add_prefix("x")
-    estimator = LinearRegression().fit(table, table.to_numpy() @ np.arange(1.0, 11.0) + 0.5)
+def linear_model(name: str = "linear", n_columns: int = 10) -> Model:
+    """Numbers in, their weighted sum out: next to nothing to compute, for measuring what tables cost."""
+    table = pd.DataFrame(np.random.default_rng(0).normal(size=(100, n_columns))).add_prefix("x")
+    estimator = LinearRegression().fit(table, table.to_numpy() @ np.arange(1.0, n_columns + 1) + 0.5)
     schema = Schema(tuple(Column(str(name), "float64") for name in table), Column("y", "float64"))
-    return Model("linear", "1", schema, estimator, SklearnEngine(estimator, schema, table), sample=table)
+    return Model(name, "1", schema, estimator, SklearnEngine(estimator, schema, table), sample=table)
 
 
-BUILT_IN = {"sum": sum_model, "linear": linear_model}
+BUILT_IN: dict[str, Callable[[], Model]] = {
+    "sum": sum_model,
+    "linear": linear_model,
+    "wide": lambda: linear_model("wide", 5_000),
+}

@@ -28,11 +28,20 @@ def blame(engine: Engine, output: str, rows: Rows, schema: Schema, sample: pd.Da
     while stop - start > 1:
         middle = (start + stop) // 2
         start, stop = (start, middle) if refuses(rows.take(slice(start, middle))) else (middle, stop)
-    bad = rows.take(slice(start, start + 1)).to_frame(schema.index).astype(object)
-    values = {str(name): value for name, value in bad.iloc[0].items()}
-    names = sorted(values, key=lambda name: not isinstance(values[name], float) or abs(values[name]) < 1e30)
+    row, good = rows.take(slice(start, start + 1)), schema.frame_to_rows(sample.head(1))
+    held = row.to_frame(schema.index).astype(object).iloc[0].tolist()
+
+    def is_at_fault(place: int) -> bool:
+        if good.array is None or row.array is None:
+            name = schema.names[place]
+            return refuses(Rows(good.columns | {name: row.columns[name]}))
+        array = good.array.copy(order="F")
+        array[:, place] = row.array[:, place]
+        return refuses(Rows(array))
+
+    unusual = sorted(range(len(held)), key=lambda place: not isinstance(held[place], float) or abs(held[place]) < 1e30)
     return [
-        Violation(name, f"row {start + 1} has {clip(repr(values[name]))}, which the model refuses")
-        for name in names[:MOST_TRIED]
-        if refuses(schema.frame_to_rows(sample.head(1).assign(**{name: [values[name]]})))
+        Violation(schema.names[place], f"row {start + 1} has {clip(repr(held[place]))}, which the model refuses")
+        for place in unusual[:MOST_TRIED]
+        if is_at_fault(place)
     ]

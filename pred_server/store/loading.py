@@ -35,7 +35,7 @@ def check_label(what: str, text: object) -> None:
 
 
 def load(model: str | Path, trust: Sequence[str] = ()) -> Model:
-    """Load a model: `sum`, `linear`, a trained one by its name, or a directory; loading runs no code of a directory's.
+    """Load a model: a built-in or trained one by its name, or a directory; loading runs no code of a directory's.
 
     Parameters
     ----------

@@ -8,7 +8,7 @@ from pred_server.lab.ways import WAYS
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pred_server.lab.ways", description=__doc__)
     parser.add_argument("--way", choices=WAYS, required=True)
-    parser.add_argument("--model", default="flights", help="sum, linear, flights, or a model directory")
+    parser.add_argument("--model", default="flights", help="sum, linear, wide, flights, or a model directory")
     parser.add_argument("--address", default="127.0.0.1:0", help="HOST:PORT; port 0 picks a free one")
     parser.add_argument(
         "--option", nargs=2, action="append", default=[], metavar=("NAME", "NUMBER"), help="a gRPC option of the echo"
