@@ -67,6 +67,7 @@ bench: setup .venv/test-ready  ## measure how fast it is: the published results,
 	@mkdir -p data/results
 	$(BENCH)/rows_linear.parquet --model linear --rows 1 10 100 1000 10000 100000 1000000
 	$(BENCH)/rows_flights.parquet --model flights --rows 1 100 10000 100000
+	$(BENCH)/rows_wide.parquet --model wide --rows 1 10 100
 	$(BENCH)/chunks.parquet --model linear --varies chunks --rows 1000000 --unpinned
 	$(BENCH)/load.parquet --model linear --varies load
 	$(BENCH)/ladder.parquet --model flights --varies ladder
