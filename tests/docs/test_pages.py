@@ -11,7 +11,9 @@ import pytest
 from sklearn.linear_model import LinearRegression
 
 from pred_server.checkout import ROOT
-from pred_server.limits import Limits, flag
+from pred_server.engines.convert import CONVERT_S
+from pred_server.engines.parity import TOLERANCE
+from pred_server.limits import MAX_COLUMNS, Limits, flag
 
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", ROOT / "notebooks/README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -62,3 +64,12 @@ def test_every_limit_of_the_server_stands_on_its_page() -> None:
     page = (ROOT / "docs/server.md").read_text()
     for limit in fields(Limits):
         assert f"| `{flag(limit.name)}` | {limit.default:,.10g} |" in page
+
+
+def test_the_limits_that_are_fixed_stand_where_they_are_explained() -> None:
+    page, lesson = (ROOT / "docs/server.md").read_text(), (ROOT / "notebooks/scripts/07_make_it_fast.py").read_text()
+    assert f"up to {MAX_COLUMNS:,} columns" in page
+    assert f"The conversion has {CONVERT_S} seconds" in page
+    assert f"ended after {CONVERT_S} seconds" in lesson
+    assert TOLERANCE == 1e-5
+    assert all("hundred-thousandth" in text for text in (page, lesson))

@@ -22,6 +22,7 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 ROOM_EXTRAS = {
     "model": {"serve"},
     "engines": {"serve", "onnx"},
+    "store": {"serve"},
     "server": {"serve"},
     "tutorial": {"serve"},
     "lab": {"serve", "lab", "notebooks"},
