@@ -21,6 +21,8 @@ type Client struct {
 	conns   []*grpc.ClientConn
 	stubs   []predpb.PredictionClient
 	turn    atomic.Uint64
+
+	described described
 }
 
 // New returns a client of the server, or the servers, at target:
@@ -78,18 +80,15 @@ func (c *Client) Predict(ctx context.Context, table Table, opts ...CallOption) (
 	return decode(request, response, table.Rows(), beside)
 }
 
-// Describe returns what the model takes and gives.
+// Describe returns what the model takes and gives. The client remembers the schema: later calls for that model expect it
+// (see ExpectSchema).
 func (c *Client) Describe(ctx context.Context, opts ...CallOption) (*predpb.DescribeResponse, error) {
 	ctx, cancel, err := c.outgoing(ctx, opts)
 	if err != nil {
 		return nil, err
 	}
 	defer cancel()
-	description, err := c.stub().Describe(ctx, &predpb.DescribeRequest{})
-	if err != nil {
-		return nil, FromError(err)
-	}
-	return description, nil
+	return c.describe(ctx)
 }
 
 // Call sends a request as it is, and returns the response and the metadata that came beside it, also beside an error.
@@ -102,19 +101,22 @@ func (c *Client) Call(
 		return nil, nil, err
 	}
 	defer cancel()
-	for again := c.options.retries > 0; ; again = false {
-		var header, trailer metadata.MD
-		response, err := c.stub().Predict(ctx, request, grpc.Header(&header), grpc.Trailer(&trailer))
-		if err == nil {
-			return response, metadata.Join(header, trailer), nil
-		}
-		// gRPC retries by itself until a part of an answer has come, be it the headers (see serviceConfig). A server
-		// that is killed behind its headers leaves the rest to us.
-		if again && len(header) > 0 && status.Code(err) == codes.Unavailable {
-			continue
-		}
-		return nil, metadata.Join(header, trailer), FromError(err)
+	var response *predpb.Response
+	predict := func(ctx context.Context, s *asking) (err error) {
+		response, err = s.stub.Predict(ctx, request, s.options()...)
+		return err
 	}
+	expecting, ours := c.expecting(ctx)
+	beside, err := c.ask(expecting, predict)
+	if e, ok := errors.AsType[*Error](err); ok && ours && e.SchemaChanged() {
+		c.describeAnew(ctx)
+		expecting, _ = c.expecting(ctx)
+		beside, err = c.ask(expecting, predict)
+	}
+	if err != nil {
+		return nil, beside, err
+	}
+	return response, beside, nil
 }
 
 // CallStream opens a stream of requests, to be sent as they are; the server answers each with one response, in order.
@@ -127,7 +129,12 @@ func (c *Client) CallStream(
 	if err != nil {
 		return nil, err
 	}
-	stream, err := c.stub().PredictStream(ctx)
+	return c.open(ctx)
+}
+
+// open opens a stream with the metadata of ctx.
+func (c *Client) open(ctx context.Context) (grpc.BidiStreamingClient[predpb.Request, predpb.Response], error) {
+	stream, err := c.stubs[c.next()].PredictStream(ctx)
 	if err != nil {
 		return nil, FromError(err)
 	}
@@ -180,9 +187,9 @@ func (c *Client) Close() error {
 	return errors.Join(errs...)
 }
 
-// stub returns the stub of the connection whose turn it is.
-func (c *Client) stub() predpb.PredictionClient {
-	return c.stubs[(c.turn.Add(1)-1)%uint64(len(c.stubs))]
+// next returns the index of the connection whose turn it is.
+func (c *Client) next() int {
+	return int((c.turn.Add(1) - 1) % uint64(len(c.stubs)))
 }
 
 // outgoing returns the context of a unary call: with a deadline, and with the metadata that the options ask for.

@@ -13,10 +13,15 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Reasons of an Error whose code is ResourceExhausted.
+// Reasons of an Error. TOO_LARGE and OVERLOADED come with the code ResourceExhausted, SCHEMA_CHANGED with
+// FailedPrecondition. A server may have others, such as one for its memory; they arrive as it names them.
 const (
-	ReasonTooLarge   = "TOO_LARGE"  // it will never fit; send fewer rows at a time
-	ReasonOverloaded = "OVERLOADED" // too much at once; come back later
+	ReasonTooLarge      = "TOO_LARGE"      // it will never fit; send fewer rows at a time
+	ReasonOverloaded    = "OVERLOADED"     // too much at once; come back later
+	ReasonSchemaChanged = "SCHEMA_CHANGED" // the model's columns are not those that the call expected
+
+	// ReasonServerDeadline comes with DeadlineExceeded where the server's own limit passed, and not the caller's.
+	ReasonServerDeadline = "SERVER_DEADLINE"
 )
 
 // Error is what a call comes to that has no predictions. It is errors.Is a context error where one is the cause.

@@ -14,6 +14,9 @@ import (
 type Info struct {
 	// IgnoredColumns are the table's columns that the model does not know. A column without a name is an empty text.
 	IgnoredColumns []string
+	// Model is the model that answered. It is zero where the server does not say; that of a stream comes with its end:
+	// Stream.Model.
+	Model Identity
 	// Timings say where the server's time went. Those of a stream come with its end: Stream.Timings.
 	Timings Timings
 }
@@ -28,7 +31,7 @@ type Timings struct {
 }
 
 func infoOf(beside metadata.MD) Info {
-	info := Info{Timings: timingsOf(beside)}
+	info := Info{Model: identityOf(beside), Timings: timingsOf(beside)}
 	for _, value := range beside.Get("ignored-columns") {
 		for name := range strings.SplitSeq(value, ",") {
 			if plain, err := url.PathUnescape(name); err == nil {

@@ -121,6 +121,13 @@ func Probabilities() CallOption {
 	return func(metadata map[string]string) { metadata["output"] = "probabilities" }
 }
 
+// ExpectSchema asks the server to refuse the call, before anything is predicted, unless the model's schema has this hash
+// (Identity.SchemaHash). Without it, a call expects the schema that the client's Describe last gave for the model, if it
+// gave one; when that is refused, the client describes the model anew and asks once more.
+func ExpectSchema(hash string) CallOption {
+	return func(metadata map[string]string) { metadata[keyExpect] = hash }
+}
+
 // RequestID names the call in the server's log.
 func RequestID(id string) CallOption {
 	return func(metadata map[string]string) { metadata["x-request-id"] = id }

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 
 	"example.com/predserver/generated/predpb"
 )
@@ -23,7 +24,7 @@ type Stream struct {
 	chunks  iter.Seq2[Table, error]
 	opts    []CallOption
 	begun   atomic.Bool
-	timings Timings
+	trailer metadata.MD
 }
 
 // PredictStream returns the stream of predictions for a table in chunks, such as Table.Chunks gives. The chunks may have
@@ -52,27 +53,49 @@ func (s *Stream) All() iter.Seq2[*Predictions, error] {
 
 // Timings returns where the server's time went, over all chunks. They come with the last predictions; call it behind the
 // loop over All.
-func (s *Stream) Timings() Timings { return s.timings }
+func (s *Stream) Timings() Timings { return timingsOf(s.trailer) }
+
+// Model returns which model answered. It comes with the last predictions, as Timings do.
+func (s *Stream) Model() Identity { return identityOf(s.trailer) }
 
 // errStopped ends a stream whose caller wants no more.
 var errStopped = errors.New("no more predictions are wanted")
 
 // run takes the chunks out and the predictions in, until yield wants no more.
 func (s *Stream) run(yield func(*Predictions) bool) error {
-	ctx, cancel := context.WithCancelCause(s.ctx)
-	var sending sync.WaitGroup
-	defer sending.Wait()
-	defer cancel(errStopped)
-	call, err := s.client.CallStream(ctx, s.opts...)
+	ctx, err := withMetadata(s.ctx, s.client.options.call, s.opts)
 	if err != nil {
 		return err
 	}
+	source := newSource(s.chunks)
+	defer source.stop()
+	expecting, ours := s.client.expecting(ctx)
+	answered, err := s.exchange(expecting, source, yield)
+	if e, ok := errors.AsType[*Error](err); ok && ours && !answered && e.SchemaChanged() {
+		s.client.describeAnew(ctx)
+		expecting, _ = s.client.expecting(ctx)
+		source.rewind()
+		_, err = s.exchange(expecting, source, yield)
+	}
+	return err
+}
 
-	owed := make(chan sent, window)
+// exchange makes one call of the stream. It reports whether the server answered any chunk.
+func (s *Stream) exchange(ctx context.Context, source *source, yield func(*Predictions) bool) (answered bool, err error) {
+	callersCtx := ctx
+	ctx, cancel := context.WithCancelCause(ctx)
+	var sending sync.WaitGroup
+	defer sending.Wait()
+	defer cancel(errStopped)
+	call, err := s.client.open(ctx)
+	if err != nil {
+		return false, err
+	}
+
 	whole := false // all chunks are sent; to be read once the sender has ended
 	sending.Go(func() {
 		var err error
-		if whole, err = s.send(ctx, call, owed); err != nil {
+		if whole, err = source.send(ctx, call); err != nil {
 			cancel(err)
 		}
 	})
@@ -81,34 +104,35 @@ func (s *Stream) run(yield func(*Predictions) bool) error {
 		if err == io.EOF {
 			cancel(errStopped)
 			sending.Wait()
-			if !whole || len(owed) > 0 {
-				return fault("ends before each chunk has its part")
+			if !whole || len(source.owed) > 0 {
+				return answered, fault("ends before each chunk has its part")
 			}
-			s.timings = timingsOf(call.Trailer())
-			return nil
+			s.trailer = call.Trailer()
+			return answered, nil
 		}
 		if err != nil {
-			if cause := context.Cause(ctx); cause != nil && s.ctx.Err() == nil {
-				return cause // of the sender, who ended the stream
+			if cause := context.Cause(ctx); cause != nil && callersCtx.Err() == nil {
+				return answered, cause // of the sender, who ended the stream
 			}
-			return FromError(err)
+			return answered, FromError(err)
 		}
 		var chunk sent
 		select {
-		case chunk = <-owed:
+		case chunk = <-source.owed:
 		default:
-			return fault("has more parts than chunks were sent")
+			return answered, fault("has more parts than chunks were sent")
 		}
+		answered = true
 		header, err := call.Header()
 		if err != nil {
-			return FromError(err)
+			return answered, FromError(err)
 		}
 		predictions, err := decode(chunk.request, response, chunk.rows, header)
 		if err != nil {
-			return err
+			return answered, err
 		}
 		if !yield(predictions) {
-			return nil
+			return answered, nil
 		}
 	}
 }
@@ -119,29 +143,73 @@ type sent struct {
 	rows    int
 }
 
-// send sends all chunks, and reports whether it could. Before each, it puts what it sends into owed, which has room for
-// as many as the window.
-func (s *Stream) send(
-	ctx context.Context, call grpc.BidiStreamingClient[predpb.Request, predpb.Response], owed chan<- sent,
+// source draws the chunks of a table, once, and keeps those that have no answer yet: at the most as many as the window,
+// and one. Until the first answer it can be rewound, to send the same chunks in another call.
+type source struct {
+	next  func() (Table, error, bool)
+	stop  func()
+	owed  chan sent
+	again []sent // chunks that a call before sent or drew
+	err   error  // what ended the chunks, if it was no end
+}
+
+func newSource(chunks iter.Seq2[Table, error]) *source {
+	next, stop := iter.Pull2(chunks)
+	return &source{next: next, stop: stop, owed: make(chan sent, window)}
+}
+
+// rewind has the chunks that were sent be sent again. Nobody may be sending.
+func (s *source) rewind() {
+	before := s.again
+	s.again = nil
+	for len(s.owed) > 0 {
+		s.again = append(s.again, <-s.owed)
+	}
+	s.again = append(s.again, before...)
+}
+
+// draw returns the next chunk, and false after the last.
+func (s *source) draw() (chunk sent, more bool, err error) {
+	if len(s.again) > 0 {
+		chunk, s.again = s.again[0], s.again[1:]
+		return chunk, true, nil
+	}
+	if s.err != nil {
+		return sent{}, false, s.err
+	}
+	table, err, more := s.next()
+	if !more {
+		return sent{}, false, nil
+	}
+	if err == nil {
+		chunk.request, err = table.request()
+	}
+	chunk.rows, s.err = table.Rows(), err
+	return chunk, err == nil, err
+}
+
+// send sends all chunks, and reports whether it could. Before each, it puts what it sends into owed.
+func (s *source) send(
+	ctx context.Context, call grpc.BidiStreamingClient[predpb.Request, predpb.Response],
 ) (whole bool, err error) {
-	for table, err := range s.chunks {
+	for {
+		chunk, more, err := s.draw()
 		if err != nil {
 			return false, err
 		}
-		request, err := table.request()
-		if err != nil {
-			return false, err
+		if !more {
+			return true, call.CloseSend()
 		}
 		select {
-		case owed <- sent{request, table.Rows()}:
+		case s.owed <- chunk:
 		case <-ctx.Done():
+			s.again = append([]sent{chunk}, s.again...)
 			return false, context.Cause(ctx)
 		}
-		if err := call.Send(request); err == io.EOF {
+		if err := call.Send(chunk.request); err == io.EOF {
 			return false, nil // the stream has ended, and Recv says why
 		} else if err != nil {
 			return false, FromError(err)
 		}
 	}
-	return true, call.CloseSend()
 }

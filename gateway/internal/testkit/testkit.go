@@ -57,6 +57,18 @@ func StartFake(t *testing.T, address string, a Answer, others ...func(*grpc.Serv
 	return listener.Addr().String(), fake.Stop
 }
 
+// Serve serves on a free port until the test ends.
+func Serve(t *testing.T, server *grpc.Server) (address string) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go server.Serve(listener)
+	t.Cleanup(server.Stop)
+	return listener.Addr().String()
+}
+
 // Constant answers every request with the same text.
 func Constant(result string) Answer {
 	return func(context.Context, string) (string, error) { return result, nil }
