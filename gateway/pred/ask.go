@@ -46,6 +46,14 @@ func (c *Client) ask(ctx context.Context, call func(context.Context, *asking) er
 	}
 }
 
+// FromCall returns the error of a stream that CallStream opened with ctx, as an *Error that says whose deadline passed.
+func FromCall(ctx context.Context, err error) *Error {
+	if err == nil {
+		return nil
+	}
+	return explain(ctx, nil, err)
+}
+
 // explain returns the error of a call, and says what the code alone does not: whose deadline passed and why, and that
 // nobody here cancelled a call that is CANCELLED.
 func explain(ctx context.Context, conn *grpc.ClientConn, err error) *Error {
@@ -59,7 +67,7 @@ func explain(ctx context.Context, conn *grpc.ClientConn, err error) *Error {
 		}
 	case e.Code == codes.DeadlineExceeded:
 		e.Reason = cmp.Or(e.Reason, ReasonServerDeadline)
-	case e.Code == codes.Canceled && ctx.Err() == nil && conn.GetState() != connectivity.Shutdown:
+	case e.Code == codes.Canceled && ctx.Err() == nil && (conn == nil || conn.GetState() != connectivity.Shutdown):
 		// gRPC in C, which Python has, drops calls without a word when more come than it can queue.
 		*e = Error{
 			Code: codes.ResourceExhausted, Reason: ReasonOverloaded,
@@ -82,6 +90,9 @@ func passed(ctx context.Context) bool {
 
 // unreachable returns why a connection is not usable at present, or nothing if it is.
 func unreachable(conn *grpc.ClientConn) string {
+	if conn == nil {
+		return ""
+	}
 	switch conn.GetState() {
 	case connectivity.Connecting:
 		return "the connection is still being made"

@@ -121,7 +121,7 @@ func (c *Client) Call(
 
 // CallStream opens a stream of requests, to be sent as they are; the server answers each with one response, in order.
 // The stream ends with ctx, and must end: cancel ctx if it is not read to its last response. Its errors are gRPC's;
-// FromError makes an *Error of one.
+// FromCall makes an *Error of one.
 func (c *Client) CallStream(
 	ctx context.Context, opts ...CallOption,
 ) (grpc.BidiStreamingClient[predpb.Request, predpb.Response], error) {

@@ -114,7 +114,7 @@ func (s *Stream) exchange(ctx context.Context, source *source, yield func(*Predi
 			if cause := context.Cause(ctx); cause != nil && callersCtx.Err() == nil {
 				return answered, cause // of the sender, who ended the stream
 			}
-			return answered, FromError(err)
+			return answered, FromCall(callersCtx, err)
 		}
 		var chunk sent
 		select {

@@ -2,6 +2,7 @@ package web
 
 import (
 	"bufio"
+	"compress/gzip"
 	"fmt"
 	"io"
 	"net/http"
@@ -29,7 +30,18 @@ func TestMediaTypes(t *testing.T) {
 		{"application/json; charset=utf-8", json, 200, jsonReply},
 		{"application/json; charset=latin1", json, 415, "UTF-8"},
 		{"text/csv; charset=utf-16", csv, 415, "UTF-8"},
-		{"text/plain", csv, 415, "text/csv"},
+		{"text/plain", csv, 200, csvReply},
+		{"text/plain; charset=UTF-8", csv, 200, csvReply},
+		{"application/octet-stream", csv, 200, csvReply},
+		{"application/csv", csv, 200, csvReply},
+		{"text/csv; charset=utf8", csv, 200, csvReply},
+		{"text/csv; charset=\"Utf8\"", csv, 200, csvReply},
+		{"text/csv; charset='utf-8'", csv, 200, csvReply},
+		{"text/csv; charset=us-ascii", csv, 200, csvReply},
+		{"application/json; charset=US-ASCII", json, 200, jsonReply},
+		{"application/json", "\ufeff" + json, 200, jsonReply},
+		{"application/gzip", csv, 415, "text/csv"},
+		{"text/html", csv, 415, "text/csv"},
 		{"application/jsonl", json, 415, "text/csv"},
 		{"multipart/form-data; boundary=x", csv, 415, "text/csv"},
 		{"text/csv; charset", csv, 415, "cannot be read"},
@@ -60,8 +72,12 @@ func TestMediaTypes(t *testing.T) {
 			}
 		})
 	}
-	r := g.Post(t, csv, "Content-Encoding: gzip")
+	r := g.Post(t, csv, "Content-Encoding: br")
 	testkit.WantError(t, r, 415, "INVALID_ARGUMENT", "uncompressed")
+	if got := r.Header.Get("Accept-Encoding"); got != "gzip, identity" {
+		t.Errorf("Accept-Encoding %q", got)
+	}
+	testkit.WantError(t, g.Post(t, csv, "Content-Type: multipart/form-data; boundary=x"), 415, "INVALID_ARGUMENT", "--data-binary")
 }
 
 func TestBodiesThatAreRefused(t *testing.T) {
@@ -72,6 +88,76 @@ func TestBodiesThatAreRefused(t *testing.T) {
 		testkit.WantError(t, g.Post(t, " \r\n\t", "Content-Type: "+kind), 400, "INVALID_ARGUMENT", "empty")
 		testkit.WantError(t, g.Post(t, "[{\"x\": \"\xff\"}]", "Content-Type: "+kind), 400, "INVALID_ARGUMENT", "UTF-8")
 	}
+}
+
+// curl's -d takes the line ends of a file away, and calls what is left a form.
+func TestTablesWithoutLineEnds(t *testing.T) {
+	address, _ := testkit.StartFake(t, "127.0.0.1:0", testkit.Echo)
+	g := startGateway(t, address)
+	const form, csv = "Content-Type: application/x-www-form-urlencoded", "Content-Type: text/csv"
+	for _, test := range []struct{ body, header, inMessage string }{
+		{"x,y1,23,4", form, "--data-binary"},
+		{"x12", form, "--data-binary"},
+		{"x,y1,23,4", csv, "--data-binary"},
+		{`[{"x": 1}]`, form, "application/json"},
+		{"\x1f\x8b\x08", csv, "Content-Encoding: gzip"},
+	} {
+		testkit.WantError(t, g.Post(t, test.body, test.header), 400, "INVALID_ARGUMENT", test.inMessage)
+	}
+	for _, whole := range []string{"x,y\n", "x\r1\r", "x\n12"} { // the prediction server's to judge
+		if r := g.Post(t, whole, form); r.Status != 200 || r.Body != whole {
+			t.Errorf("%q: got %d %s", whole, r.Status, r.Body)
+		}
+	}
+}
+
+// zip returns a body in gzip.
+func zip(t *testing.T, body string) string {
+	t.Helper()
+	var zipped strings.Builder
+	w := gzip.NewWriter(&zipped)
+	io.WriteString(w, body)
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return zipped.String()
+}
+
+func TestBodiesInGzip(t *testing.T) {
+	g := startGateway(t, startBoth(t, testkit.Echo, chunkwise(same)), "-chunk-bytes=10000", "-max-body-bytes=1000000")
+	const coding = "Content-Encoding: gzip"
+	rows := make([]string, 200_001) // unlike each other, so that they do not fold to nothing
+	rows[0] = "x"
+	for i := range rows[1:] {
+		rows[i+1] = fmt.Sprint(i * i * 7919 % 1_000_003)
+	}
+	long := strings.Join(rows, "\n") + "\n"
+	for _, body := range []string{"x,y\n1,2\n", numbers(5), long} {
+		for _, name := range []string{coding, "Content-Encoding: X-GZIP"} {
+			if r := g.Post(t, zip(t, body), name); r.Status != 200 || r.Body != body {
+				t.Errorf("%d bytes, %s: got %d and %d bytes", len(body), name, r.Status, len(r.Body))
+			}
+		}
+	}
+	if r := g.Post(t, zip(t, "[{\"x\": 1}]"), coding, "Content-Type: application/json"); r.Status != 200 || r.Body != "[{\"x\":1}]\n" {
+		t.Errorf("records: got %d %s", r.Status, r.Body)
+	}
+	bomb := zip(t, strings.Repeat("0", 50_000_000))
+	testkit.WantError(t, g.Post(t, bomb, coding), 413, "RESOURCE_EXHAUSTED", "1000000 bytes")
+	testkit.WantError(t, g.Post(t, bomb, coding, "Content-Type: application/json"), 413, "RESOURCE_EXHAUSTED", "1000000 bytes")
+	testkit.WantError(t, g.Post(t, zip(t, zip(t, "x\n1\n")), coding), 400, "INVALID_ARGUMENT", "gzip")
+	testkit.WantError(t, g.Post(t, "x\n1\n2\n3\n4\n5\n", coding), 400, "INVALID_ARGUMENT", "not in gzip")
+	testkit.WantError(t, g.Post(t, bomb[:100], coding), 400, "INVALID_ARGUMENT", "breaks off")
+	testkit.WantError(t, g.Post(t, "", coding), 400, "INVALID_ARGUMENT", "empty")
+	testkit.WantError(t, g.Post(t, zip(t, ""), coding), 400, "INVALID_ARGUMENT", "empty")
+	// Rows without end, as a stream: the connection breaks, since the first predictions have left.
+	c := converse(t, g, coding)
+	go io.WriteString(c.body, zip(t, numbers(10_000_000)))
+	c.lines(1)
+	if rest, err := io.ReadAll(c.reader); err == nil {
+		t.Errorf("100 MB were taken, and %d bytes answered", len(rest))
+	}
+	testkit.Eventually(t, "a line in the log", func() bool { return strings.Contains(g.Log.String(), "inflates to more") })
 }
 
 func TestBodyLimit(t *testing.T) {
@@ -128,7 +214,7 @@ func TestTooLargeBodyIsNotAskedFor(t *testing.T) {
 	g := startGateway(t, address, "-max-body-bytes=10", "-max-stream-bytes=20")
 	for _, headers := range []string{"Content-Type: application/json\r\nContent-Length: 11", "Content-Length: 21"} {
 		conn := g.Dial(t)
-		fmt.Fprint(conn, "POST /predict HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"+headers+"\r\n\r\n")
+		fmt.Fprint(conn, "POST /predict HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"+headers+"\r\n\r\n")
 		reply, err := http.ReadResponse(bufio.NewReader(conn), nil)
 		if err != nil || reply.StatusCode != 413 {
 			t.Errorf("%s: got %v, %v", headers, reply, err)
@@ -140,7 +226,7 @@ func TestBodyThatBreaksOff(t *testing.T) {
 	address, _ := testkit.StartFake(t, "127.0.0.1:0", testkit.Echo)
 	g := startGateway(t, address)
 	conn := g.Dial(t)
-	fmt.Fprint(conn, "POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n")
+	fmt.Fprint(conn, "POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n")
 	reply, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil || reply.StatusCode != 400 {
 		t.Errorf("got %v, %v", reply, err)
@@ -151,7 +237,7 @@ func TestBodyThatTrickles(t *testing.T) {
 	address, _ := testkit.StartFake(t, "127.0.0.1:0", testkit.Echo)
 	g := startGateway(t, address, "-read-timeout=300ms")
 	conn := g.Dial(t)
-	fmt.Fprint(conn, "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nx")
+	fmt.Fprint(conn, "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nx")
 	answers := bufio.NewReader(conn)
 	reply, err := http.ReadResponse(answers, nil)
 	if err != nil || reply.StatusCode != 408 {

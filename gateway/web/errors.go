@@ -1,16 +1,22 @@
 package web
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"math"
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 
 	"example.com/predserver/gateway/internal/problem"
+	"example.com/predserver/gateway/internal/stream"
 	"example.com/predserver/gateway/pred"
 )
 
@@ -68,7 +74,10 @@ func fromServer(err *pred.Error) *problem.Error {
 		code = codes.Unknown
 	}
 	answer := answers[code]
-	e := &problem.Error{Status: answer.status, Code: code, Message: err.Message}
+	e := &problem.Error{Status: answer.status, Code: code, Message: err.Message, Name: err.Reason}
+	if err.SchemaChanged() {
+		e.Status = http.StatusPreconditionFailed
+	}
 	if answer.sentence != "" {
 		e.Message, e.Reason = answer.sentence, err.Message
 	}
@@ -91,26 +100,66 @@ func fromServer(err *pred.Error) *problem.Error {
 	return e
 }
 
+// whoseDeadline says, in an error about a deadline, whose it was: the request's, the gateway's, or the prediction server's.
+// The limit is the deadline of ctx; it is the caller's, or the gateway's own.
+func whoseDeadline(ctx context.Context, err error, callers bool, limit time.Duration) error {
+	e, ok := errors.AsType[*pred.Error](err)
+	if !ok || e.Code != codes.DeadlineExceeded {
+		return err
+	}
+	// The prediction server keeps the same deadline, and its clock may be the first, by a little.
+	const little = 20 * time.Millisecond
+	deadline, ok := ctx.Deadline()
+	passed := ok && time.Until(deadline) < little
+	p := fromServer(e)
+	switch {
+	case e.Reason == stream.ReasonStall:
+		p.Message = "No answer came in time: the prediction server took too long for a chunk (-stall-timeout); try again."
+	case !passed:
+		p.Message = "No answer came in time: the prediction server's own limit passed; send fewer rows."
+	case callers:
+		p.Message = fmt.Sprintf("No answer came in time: the request allows %v (Request-Timeout-Ms); send fewer rows, or allow more time.", limit)
+	default:
+		p.Message = fmt.Sprintf("No answer came in time: the gateway allows %v (-timeout); send fewer rows.", limit)
+	}
+	if strings.Contains(e.Message, "could not be reached") {
+		p.Message += " The prediction server could not be reached meanwhile."
+	}
+	return p
+}
+
+// identityOf returns which model answered, or nothing where the prediction server does not say.
+func identityOf(beside metadata.MD) string {
+	if identity := first(beside, "model-identity"); printable(identity) {
+		return identity
+	}
+	return ""
+}
+
 // writeError sends an error as a reply.
 func writeError(w http.ResponseWriter, header http.Header, e *problem.Error, requestID string) {
 	type detail struct {
 		Code       string              `json:"code"`
+		Reason     string              `json:"reason,omitempty"`
 		Message    string              `json:"message"`
 		RequestID  string              `json:"request_id"`
 		Violations []problem.Violation `json:"violations,omitempty"`
 	}
 	body, err := json.Marshal(map[string]detail{
-		"error": {e.CodeName(), e.Message, requestID, e.Violations},
+		"error": {e.CodeName(), e.Name, e.Message, requestID, e.Violations},
 	})
 	if err != nil {
 		panic(err) // strings always marshal
 	}
-	a := whole("application/json", append(body, '\n'))
+	a := whole(mediaJSON, string(body)+"\n")
 	setHeader(w, header)
 	setHeader(w, a.header)
 	if e.RetryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(e.RetryAfter))
 	}
+	if e.Status == http.StatusUnsupportedMediaType {
+		w.Header().Set("Accept-Encoding", "gzip, identity") // what a body may be coded in; RFC 9110, 12.5.3
+	}
 	w.WriteHeader(e.Status)
-	w.Write(a.body) // an error here means that the client is gone
+	io.WriteString(w, a.body) // an error here means that the client is gone
 }

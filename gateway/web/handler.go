@@ -11,12 +11,15 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 
+	"example.com/predserver/gateway/internal/budget"
 	"example.com/predserver/gateway/internal/problem"
 	"example.com/predserver/gateway/internal/stream"
 	"example.com/predserver/gateway/pred"
@@ -28,12 +31,20 @@ type Handler struct {
 	options Options
 	log     *slog.Logger
 	support *stream.Support
+	guard   guard
+	held    *budget.Budget
+	slots   *budget.Slots
 	mux     *http.ServeMux
+
+	stopping atomic.Bool
 }
 
 // New returns a handler that asks the client. It has each request in the log.
 func New(client *pred.Client, options Options, log *slog.Logger) *Handler {
-	h := &Handler{client: client, options: options, log: log, support: stream.NewSupport(), mux: http.NewServeMux()}
+	h := &Handler{
+		client: client, options: options, log: log, support: stream.NewSupport(), mux: http.NewServeMux(),
+		guard: newGuard(options.AllowHosts), held: budget.New(options.maxBytesHeld()), slots: budget.NewSlots(options.MaxRequests),
+	}
 	h.mux.Handle("POST /predict", h.handle(h.predict))
 	h.mux.Handle("GET /healthz", h.handle(h.health))
 	h.mux.Handle("GET /readyz", h.handle(h.ready))
@@ -45,6 +56,10 @@ func New(client *pred.Client, options Options, log *slog.Logger) *Handler {
 	return h
 }
 
+// Stopping has /readyz say, from now on, that the gateway is about to stop. Requests are still answered; connections end
+// with their next reply, so that clients make new ones, to another gateway.
+func (h *Handler) Stopping() { h.stopping.Store(true) }
+
 // ServeHTTP implements http.Handler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.mux.ServeHTTP(w, r)
@@ -53,16 +68,40 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // answer is what a request comes to. Beside an error, its header and finish still count.
 type answer struct {
 	header http.Header
-	body   []byte
+	body   string
 	stream func(io.Writer) (trailer http.Header, err error) // writes the body as it comes; nil if that is whole
 	finish func()                                           // what remains to be done once all is written; may be nil
 }
 
 // whole returns the answer with a body that is at hand.
-func whole(mediaType string, body []byte) answer {
+func whole(mediaType, body string) answer {
 	return answer{
 		header: http.Header{"Content-Type": {mediaType}, "Content-Length": {strconv.Itoa(len(body))}},
 		body:   body,
+	}
+}
+
+// identify notes in the header which model answered, if the prediction server says so.
+func (a *answer) identify(beside metadata.MD) {
+	if identity := identityOf(beside); identity != "" {
+		a.header.Set("Model-Identity", identity)
+	}
+}
+
+// endings is what is done at the end of a request, however it ends.
+type endings struct{ all []func() }
+
+type endingsKey struct{}
+
+// atEnd has do called at the end of the request of ctx.
+func atEnd(ctx context.Context, do func()) {
+	e := ctx.Value(endingsKey{}).(*endings)
+	e.all = append(e.all, do)
+}
+
+func (e *endings) run() {
+	for _, do := range slices.Backward(e.all) {
+		do()
 	}
 }
 
@@ -78,9 +117,15 @@ func (h *Handler) handle(handler handler) http.Handler {
 		id := requestID(r)
 		out := &recorder{ResponseWriter: w}
 		out.Header().Set("X-Request-Id", id)
-		line := []any{slog.String("request_id", id), slog.String("method", r.Method), slog.String("path", r.URL.Path)}
+		if h.stopping.Load() {
+			out.Header().Set("Connection", "close")
+		}
+		line := []any{slog.String("request_id", id), slog.String("method", r.Method), slog.String("path", r.URL.EscapedPath())}
 
-		r = r.WithContext(metadata.AppendToOutgoingContext(r.Context(), "x-request-id", id))
+		ends := &endings{}
+		defer ends.run()
+		ctx := context.WithValue(r.Context(), endingsKey{}, ends)
+		r = r.WithContext(metadata.AppendToOutgoingContext(ctx, "x-request-id", id))
 		a, err := callSafely(handler, r, http.NewResponseController(out))
 		if err == nil {
 			err = a.writeSafely(out)
@@ -98,6 +143,12 @@ func (h *Handler) handle(handler handler) http.Handler {
 				level = slog.LevelError
 			}
 			line = append(line, slog.String("code", e.CodeName()), slog.String("error", e.Error()))
+			if e.Name != "" {
+				line = append(line, slog.String("reason", e.Name))
+			}
+		}
+		if identity := out.Header().Get("Model-Identity"); identity != "" {
+			line = append(line, slog.String("model", identity))
 		}
 
 		elapsed := float64(time.Since(start).Microseconds()) / 1000
@@ -124,7 +175,7 @@ func (a answer) writeSafely(w http.ResponseWriter) (err error) {
 	setHeader(w, a.header)
 	w.WriteHeader(http.StatusOK)
 	if a.stream == nil {
-		w.Write(a.body) // an error here means that the client is gone
+		io.WriteString(w, a.body) // an error here means that the client is gone
 		return nil
 	}
 	trailer, err := a.stream(w)
@@ -148,11 +199,14 @@ func setHeader(w http.ResponseWriter, more http.Header) {
 
 // health says that the process is alive.
 func (h *Handler) health(*http.Request, *http.ResponseController) (answer, error) {
-	return whole("application/json", []byte(`{"status":"alive"}`+"\n")), nil
+	return whole(mediaJSON, `{"status":"alive"}`+"\n"), nil
 }
 
 // ready says whether predictions can be had.
 func (h *Handler) ready(r *http.Request, _ *http.ResponseController) (answer, error) {
+	if h.stopping.Load() {
+		return answer{}, problem.Refusal(http.StatusServiceUnavailable, codes.Unavailable, "The gateway is about to stop.")
+	}
 	ctx, cancel := context.WithTimeout(r.Context(), h.options.ReadyTimeout)
 	defer cancel()
 	if err := h.client.Ready(ctx); err != nil {
@@ -164,7 +218,7 @@ func (h *Handler) ready(r *http.Request, _ *http.ResponseController) (answer, er
 		e.Reason = err.Error()
 		return answer{}, e
 	}
-	return whole("application/json", []byte(`{"status":"ready"}`+"\n")), nil
+	return whole(mediaJSON, `{"status":"ready"}`+"\n"), nil
 }
 
 // allow answers requests whose method has no handler.
@@ -219,6 +273,13 @@ func (r *recorder) WriteHeader(status int) {
 // Write implements http.ResponseWriter.
 func (r *recorder) Write(p []byte) (int, error) {
 	n, err := r.ResponseWriter.Write(p)
+	r.bytes += int64(n)
+	return n, err
+}
+
+// WriteString implements io.StringWriter: net/http's reply does, and needs no copy of the text.
+func (r *recorder) WriteString(text string) (int, error) {
+	n, err := io.WriteString(r.ResponseWriter, text)
 	r.bytes += int64(n)
 	return n, err
 }

@@ -1,12 +1,16 @@
 package web
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
 	"math"
 	"net/http"
+	"strings"
 	"time"
+
+	"example.com/predserver/gateway/internal/presence"
 )
 
 // messageOverhead is more than protobuf adds around the one string of a message.
@@ -21,13 +25,18 @@ type Options struct {
 	BacklogBytes   int           // most predictions that a stream holds for a client that does not read them yet
 	StallTimeout   time.Duration // longest time for a chunk to arrive, to be predicted, and to be taken
 	ReadyTimeout   time.Duration // longest time that /readyz waits
+	MaxBytesHeld   int64         // most that all requests hold together, in bytes; 0 is four times MaxBodyBytes, or more
+	MaxRequests    int           // most requests that the prediction server is asked at the same time
+	AllowHosts     []string      // names as which the gateway may be called, beside those of this machine
 
 	// Of the server around the handler; see Server.
 	MaxHeaderBytes int
 	HeaderTimeout  time.Duration
 	ReadTimeout    time.Duration
-	WriteTimeout   time.Duration
-	IdleTimeout    time.Duration
+
+	BodyIdleTimeout time.Duration // longest time between two pieces of a body that is held whole
+	WriteTimeout    time.Duration
+	IdleTimeout     time.Duration
 }
 
 // DefaultOptions returns what holds unless a flag says otherwise.
@@ -40,11 +49,14 @@ func DefaultOptions() Options {
 		BacklogBytes:   8 << 20,
 		StallTimeout:   time.Minute,
 		ReadyTimeout:   2 * time.Second,
+		MaxRequests:    1000,
 		MaxHeaderBytes: 32 << 10,
 		HeaderTimeout:  5 * time.Second,
 		ReadTimeout:    time.Minute,
-		WriteTimeout:   time.Minute,
-		IdleTimeout:    2 * time.Minute,
+
+		BodyIdleTimeout: 15 * time.Second,
+		WriteTimeout:    time.Minute,
+		IdleTimeout:     2 * time.Minute,
 	}
 }
 
@@ -59,6 +71,22 @@ func (o *Options) RegisterFlags(flags *flag.FlagSet) {
 		"most predictions, in bytes, that a stream holds for a client that does not read them yet")
 	flags.DurationVar(&o.StallTimeout, "stall-timeout", o.StallTimeout,
 		"in a stream, longest time for a chunk to arrive, for its predictions to be made, and for the client to take them")
+	flags.Int64Var(&o.MaxBytesHeld, "max-bytes-held", o.MaxBytesHeld,
+		"most `bytes` that the bodies, messages and replies of all requests take together; "+
+			"0 is four times -max-body-bytes, and 256 MiB at the least")
+	flags.IntVar(&o.MaxRequests, "max-requests-in-flight", o.MaxRequests, "most requests that the prediction server is asked at the same time")
+	flags.Func("allow-host", "`name` as which the gateway may be called (the Host header), beside localhost and its addresses; "+
+		"several are separated by commas; * is any", func(names string) error {
+		for name := range strings.SplitSeq(names, ",") {
+			if name = strings.TrimSpace(name); name == "" || strings.ContainsAny(name, "/:@ ") {
+				return errors.New("want names without a port, such as predictions.example.com")
+			}
+			o.AllowHosts = append(o.AllowHosts, name)
+		}
+		return nil
+	})
+	flags.DurationVar(&o.BodyIdleTimeout, "body-idle-timeout", o.BodyIdleTimeout,
+		"longest time between two pieces of a request body that is held whole")
 	flags.IntVar(&o.MaxHeaderBytes, "max-header-bytes", o.MaxHeaderBytes, "largest request header")
 	flags.DurationVar(&o.HeaderTimeout, "header-timeout", o.HeaderTimeout, "longest time to receive a request's header")
 	flags.DurationVar(&o.ReadTimeout, "read-timeout", o.ReadTimeout, "longest time to receive a whole request, or a stream's first chunk")
@@ -82,6 +110,12 @@ func (o Options) Check() error {
 	if o.BacklogBytes < 1 {
 		return fmt.Errorf("-backlog-bytes must be 1 or more (got %d)", o.BacklogBytes)
 	}
+	if least := o.leastBytesHeld(); o.MaxBytesHeld != 0 && o.MaxBytesHeld < least {
+		return fmt.Errorf("-max-bytes-held must be 0, or at least %d, so that one table of -max-body-bytes or -chunk-bytes has room (got %d)", least, o.MaxBytesHeld)
+	}
+	if o.MaxRequests < 1 {
+		return fmt.Errorf("-max-requests-in-flight must be 1 or more (got %d)", o.MaxRequests)
+	}
 	if o.MaxHeaderBytes < 1<<10 || o.MaxHeaderBytes > 1<<20 {
 		return fmt.Errorf("-max-header-bytes must be between 1024 and 1048576 (got %d)", o.MaxHeaderBytes)
 	}
@@ -93,6 +127,7 @@ func (o Options) Check() error {
 		{"-stall-timeout", o.StallTimeout},
 		{"-header-timeout", o.HeaderTimeout},
 		{"-read-timeout", o.ReadTimeout},
+		{"-body-idle-timeout", o.BodyIdleTimeout},
 		{"-write-timeout", o.WriteTimeout},
 		{"-idle-timeout", o.IdleTimeout},
 		{"-ready-timeout", o.ReadyTimeout},
@@ -117,6 +152,26 @@ func (o Options) chunkBytes() int {
 	return min(o.ChunkBytes, int(o.MaxBodyBytes))
 }
 
+// leastBytesHeld returns how many bytes the largest table takes for which all limits are right: held whole, with its
+// message, or the chunks of a stream; and the eighth that is for small requests alone.
+func (o Options) leastBytesHeld() int64 {
+	return max(2*o.MaxBodyBytes, (ahead+2)*int64(o.chunkBytes()), 1<<20) * 8 / 7
+}
+
+// maxBytesHeld returns how many bytes all requests may hold together.
+func (o Options) maxBytesHeld() int64 {
+	if o.MaxBytesHeld > 0 {
+		return o.MaxBytesHeld
+	}
+	return max(4*o.MaxBodyBytes, o.leastBytesHeld(), 256<<20)
+}
+
+// MemoryLimit returns how much memory the process may take before it looks harder for what is not used any more: for what
+// is held, and for the connections.
+func (o Options) MemoryLimit() int64 {
+	return o.maxBytesHeld() + 128<<20
+}
+
 // MaxMessageBytes returns the largest message that the handler exchanges with the prediction server: what its client
 // needs as pred.WithMaxMessageBytes.
 func (o Options) MaxMessageBytes() int {
@@ -133,6 +188,7 @@ func (o Options) Server(handler http.Handler, log *slog.Logger) *http.Server {
 		// This clock starts when the header has been read, so it runs while the body arrives and the backend computes.
 		WriteTimeout:   o.ReadTimeout + o.Timeout + o.WriteTimeout,
 		IdleTimeout:    o.IdleTimeout,
+		ConnContext:    presence.Connection,
 		MaxHeaderBytes: o.MaxHeaderBytes,
 		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}

@@ -10,68 +10,114 @@ import (
 
 	"google.golang.org/grpc/metadata"
 
+	"example.com/predserver/gateway/internal/budget"
 	"example.com/predserver/gateway/internal/csv"
+	"example.com/predserver/gateway/internal/presence"
 	"example.com/predserver/gateway/internal/problem"
 	"example.com/predserver/gateway/internal/records"
 	"example.com/predserver/gateway/internal/stream"
+	"example.com/predserver/gateway/internal/text"
 	"example.com/predserver/generated/predpb"
 )
 
 // question is a request for predictions, but for its body.
 type question struct {
 	*http.Request
-	start   time.Time
-	format  format
-	timeout time.Duration
-	ctx     context.Context // the request's, with the choice of a model; it ends when the client goes away
+	start     time.Time
+	format    format
+	mediaType string
+	zipped    bool
+	timeout   time.Duration
+	ctx       context.Context // the request's, with the choice of a model; it ends when the client goes away
+	client    *presence.Client
+	received  *received // the body; nil before it is opened
 }
 
 // predict takes a table and answers with one prediction for each of its rows, in the same order and format.
 func (h *Handler) predict(r *http.Request, control *http.ResponseController) (answer, error) {
 	q, err := h.question(r)
-	if err != nil {
+	var a answer
+	if err == nil {
+		a, err = h.answerTo(q, control)
+	}
+	if err != nil && a.finish == nil {
+		a.finish = h.readOn(q, control)
+	}
+	if q.client != nil && a.stream == nil {
+		q.client.Quiet() // the reply is written next
+	}
+	return a, err
+}
+
+// answerTo opens the body and asks: in chunks where that is possible, and else once.
+func (h *Handler) answerTo(q *question, control *http.ResponseController) (answer, error) {
+	share := h.held.Share()
+	atEnd(q.Context(), share.Close)
+	if err := share.Grow(requestBytes); err != nil {
 		return answer{}, err
 	}
-	body := io.Reader(r.Body)
+	if !q.zipped && q.ContentLength > h.most(q) {
+		return answer{}, problem.TooLarge(h.most(q))
+	}
+	body := h.open(q, control)
 	if h.mayStream(q) {
-		a, rest, err := h.stream(q, control)
+		a, rest, err := h.stream(q, body, share, control)
 		if rest == nil {
 			return a, err
 		}
 		body = rest
+		q.received.until = time.Now().Add(h.options.ReadTimeout) // the client was made to wait
 	}
-	return h.predictWhole(q, body)
+	return h.predictWhole(q, body, share)
 }
 
+// requestBytes is about what a request takes that has no body yet: a connection's buffers, its header, a goroutine.
+const requestBytes = 8 << 10
+
 // question reads the header of a request.
-func (h *Handler) question(r *http.Request) (question, error) {
-	q := question{Request: r, start: time.Now()}
+func (h *Handler) question(r *http.Request) (*question, error) {
+	q := &question{Request: r, start: time.Now()}
+	if err := h.guard.check(r); err != nil {
+		return q, err
+	}
 	var err error
-	if q.format, err = requestFormat(r.Header); err != nil {
+	if q.format, q.mediaType, err = requestFormat(r.Header); err != nil {
+		return q, err
+	}
+	if q.zipped, err = zipped(r.Header); err != nil {
 		return q, err
 	}
 	if q.timeout, err = requestTimeout(r.Header, h.options.Timeout); err != nil {
 		return q, err
 	}
-	q.ctx, err = withChoices(r.Context(), r.Header)
+	ctx, client := presence.Watch(r)
+	atEnd(r.Context(), client.Stop)
+	q.client = client
+	q.ctx, err = withChoices(ctx, r.Header)
 	return q, err
 }
 
 // predictWhole reads the whole body, and asks once.
-func (h *Handler) predictWhole(q question, body io.Reader) (answer, error) {
-	text, err := readBody(q.Request, body, h.options.MaxBodyBytes)
-	if err != nil {
-		return answer{}, err
-	}
-	table, rows, counted := string(text), 0, true
+func (h *Handler) predictWhole(q *question, body io.Reader, share *budget.Share) (answer, error) {
+	before := share.Held()
+	body = limit(body, h.options.MaxBodyBytes)
+	var table string
+	var rows int
+	var err error
+	counted := true
 	if q.format == formatJSON {
-		table, rows, err = records.ToCSV(text)
-	} else {
+		table, rows, err = records.ToCSV(body, share.Grow)
+	} else if table, err = readCSV(q, body, share); err == nil {
 		rows, counted = csv.CountRows(table)
 	}
 	if err != nil {
 		return answer{}, err
 	}
+	release, err := h.slots.Take()
+	if err != nil {
+		return answer{}, err
+	}
+	defer release()
 
 	// The context ends when the client goes away, and with it the call.
 	ctx, cancel := context.WithTimeout(q.ctx, q.timeout)
@@ -79,35 +125,49 @@ func (h *Handler) predictWhole(q question, body io.Reader) (answer, error) {
 	called := time.Now()
 	response, beside, err := h.client.Call(ctx, &predpb.Request{InputData: table})
 	backend := time.Since(called)
+	share.Free(share.Held() - before) // nobody needs the table any more
 
-	a, err := reply(q.format, response, err, rows, counted, beside)
+	var a answer
+	if err == nil {
+		a, err = reply(q.format, response, rows, counted, beside, share)
+	} else {
+		err = whoseDeadline(ctx, err, q.timeout < h.options.Timeout, q.timeout)
+	}
 	if a.header == nil {
 		a.header = http.Header{}
 	}
 	a.header.Set("Server-Timing", serverTiming(strings.Join(beside.Get("server-timing"), ", "), backend, time.Since(q.start)))
+	a.identify(beside)
 	return a, err
 }
 
-// reply makes an answer of what a call came to.
-func reply(f format, response *predpb.Response, err error, rows int, counted bool, beside metadata.MD) (answer, error) {
-	if err != nil {
+// reply makes an answer of a response.
+func reply(
+	f format, response *predpb.Response, rows int, counted bool, beside metadata.MD, share *budget.Share,
+) (answer, error) {
+	if err := share.Grow(2 * int64(len(response.GetResult()))); err != nil { // as it came, and as text
 		return answer{}, err
 	}
-	// Records are counted below, as they are read.
-	predictions, err := stream.Fit(response, rows, counted && f == formatCSV)
-	if err != nil {
-		return answer{}, err
-	}
-	a := whole("text/csv; charset=utf-8", []byte(predictions))
+	var a answer
 	if f == formatJSON {
-		list, n, err := records.FromCSV(predictions, first(beside, "prediction-dtype"))
+		predictions, err := stream.CSV(response)
+		if err != nil {
+			return answer{}, err
+		}
+		list, n, err := records.FromCSV(predictions, first(beside, "prediction-dtype"), share.Grow)
 		if err != nil {
 			return answer{}, err
 		}
 		if n != rows {
 			return answer{}, problem.BadReply("%d predictions came for %d records", n, rows)
 		}
-		a = whole("application/json", list)
+		a = whole(mediaJSON, text.Of(list))
+	} else {
+		predictions, err := stream.Fit(response, rows, counted)
+		if err != nil {
+			return answer{}, err
+		}
+		a = whole("text/csv; charset=utf-8", predictions)
 	}
 	if ignored := beside.Get("ignored-columns"); len(ignored) > 0 {
 		a.header.Set("Ignored-Columns", strings.Join(ignored, ","))
@@ -136,6 +196,7 @@ var choices = []struct{ header, key string }{
 	{"Model-Name", "model-name"},
 	{"Model-Version", "model-version"},
 	{"Model-Output", "output"},
+	{"Expect-Schema", "expect-schema"},
 }
 
 // withChoices passes the client's choice of a model and of what it answers on to the prediction server.

@@ -227,7 +227,7 @@ func TestClientThatGoesAwayCancelsTheCall(t *testing.T) {
 	})
 	g := startGateway(t, address, "-timeout=1h")
 	conn := g.Dial(t)
-	fmt.Fprint(conn, "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nx\n1\n")
+	fmt.Fprint(conn, "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nx\n1\n")
 	testkit.Receive(t, "the call to begin", started)
 	conn.Close()
 	testkit.Receive(t, "the call to be cancelled", cancelled)

@@ -7,46 +7,76 @@ import (
 	"net/http"
 	"time"
 
+	"example.com/predserver/gateway/internal/budget"
 	"example.com/predserver/gateway/internal/csv"
-	"example.com/predserver/gateway/internal/problem"
 	"example.com/predserver/gateway/internal/stream"
 )
 
 // mayStream reports whether the table of a request may go as a stream, if it is longer than a chunk.
-func (h *Handler) mayStream(q question) bool {
-	// To a client of HTTP/1.0, a connection that breaks is the end of the reply: it would take a part for the whole.
-	return q.format == formatCSV && q.ProtoAtLeast(1, 1) && h.support.MayTry() &&
-		(q.ContentLength < 0 || q.ContentLength > int64(h.options.chunkBytes()))
+func (h *Handler) mayStream(q *question) bool {
+	return h.streams(q) && (q.zipped || q.ContentLength < 0 || q.ContentLength > int64(h.options.chunkBytes()))
 }
+
+// streams reports whether a table may go as a stream, whatever its length.
+func (h *Handler) streams(q *question) bool {
+	// To a client of HTTP/1.0, a connection that breaks is the end of the reply: it would take a part for the whole.
+	return q.format == formatCSV && q.ProtoAtLeast(1, 1) && h.support.MayTry()
+}
+
+// ahead is how many chunks a stream holds at the most: those that were sent and have no answer, one that is being cut, one
+// that is being sent. For each of them there may be a message beside it.
+const ahead = stream.Window + 2
 
 // stream takes a table of any length through in chunks, in constant memory. Where the table has to be held whole, since
 // it is shorter than a chunk or the prediction server takes no streams, there is no answer, and rest is all of the body.
-func (h *Handler) stream(q question, control *http.ResponseController) (a answer, rest io.Reader, err error) {
+func (h *Handler) stream(
+	q *question, body io.Reader, share *budget.Share, control *http.ResponseController,
+) (a answer, rest io.Reader, err error) {
 	o := h.options
-	table := &csv.Splitter{Body: q.Body, Size: o.chunkBytes(), Limit: int(o.MaxBodyBytes), Most: o.MaxStreamBytes}
-	if q.ContentLength > o.MaxStreamBytes {
-		drain(q.Request, o.MaxBodyBytes)
-		return answer{}, nil, problem.TooLarge(o.MaxStreamBytes)
+	size := int64(o.chunkBytes())
+	room := 2 * size // what the splitter's buffer may have before it costs more
+	table := &csv.Splitter{
+		Body: body, Size: o.chunkBytes(), Limit: int(o.MaxBodyBytes), Most: o.MaxStreamBytes,
+		Hold: func(capacity int) error {
+			// A row that is longer than a chunk makes all that is ahead longer.
+			more := int64(capacity) - room
+			if more <= 0 {
+				return nil
+			}
+			room += more
+			return share.Grow(4 * more)
+		},
 	}
+	before := share.Held()
 	chunk, ok, err := table.First()
 	if err != nil {
-		drain(q.Request, o.MaxBodyBytes)
 		return answer{}, nil, err
 	}
 	if !ok {
-		return answer{}, unread(table.Held(), q.Body), nil
+		share.Free(share.Held() - before)
+		return answer{}, unread(table.Held(), body), nil
 	}
+	if err := share.Grow(ahead * size); err != nil {
+		return answer{}, nil, err
+	}
+	release, err := h.slots.Take()
+	if err != nil {
+		return answer{}, nil, err
+	}
+	atEnd(q.Context(), release)
 
-	// net/http ends the request's context also when the body cannot be read, and the transfer knows better why that is;
-	// so it looks at that context only once the body is read.
+	// The context does not end when the client goes away: net/http takes it for gone also when the body cannot be read,
+	// and the transfer knows better why that is.
 	ctx, cancel := context.WithoutCancel(q.ctx), context.CancelFunc(func() {})
 	// A client may set a stream a deadline of any length. The gateway's own limit is for each chunk.
 	const none = time.Duration(math.MaxInt64)
-	if timeout, _ := requestTimeout(q.Header, none); timeout < none {
+	timeout, _ := requestTimeout(q.Header, none)
+	if timeout < none {
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 	}
+	q.received.until = time.Time{} // from here on each chunk has its deadline
 	t := stream.New(ctx, stream.Options{
-		Client: h.client, Support: h.support,
+		Client: h.client, Support: h.support, Share: share, Reader: q.client,
 		BacklogBytes: o.BacklogBytes, StallTimeout: o.StallTimeout, DrainBytes: o.MaxBodyBytes,
 	}, table, chunk, control)
 	timing := func() http.Header {
@@ -54,22 +84,36 @@ func (h *Handler) stream(q question, control *http.ResponseController) (a answer
 		return http.Header{"Server-Timing": {serverTiming(sent, backend, time.Since(q.start))}}
 	}
 
-	streams, err := t.Begin(q.Context())
+	streams, err := t.Begin(q.ctx)
 	switch {
 	case err != nil:
+		err = whoseDeadline(ctx, err, true, timeout)
 		cancel()
-		return answer{header: timing(), finish: func() { t.Drain(q.Body) }}, nil, err
+		a = answer{header: timing(), finish: func() {
+			share.Close()
+			release()
+			t.Drain(q.Body)
+		}}
+		a.identify(t.Beside())
+		return a, nil, err
 	case !streams:
 		cancel()
-		return answer{}, t.Table(q.Body), nil
+		release()
+		share.Free(share.Held() - before)
+		return answer{}, t.Table(body), nil
 	}
-	header := http.Header{"Content-Type": {"text/csv; charset=utf-8"}, "Trailer": {"Server-Timing"}}
+	a.header = http.Header{"Content-Type": {"text/csv; charset=utf-8"}, "Trailer": {"Server-Timing, Model-Identity"}}
 	if ignored := t.Ignored(); ignored != "" {
-		header.Set("Ignored-Columns", ignored)
+		a.header.Set("Ignored-Columns", ignored)
 	}
-	return answer{header: header, stream: func(w io.Writer) (http.Header, error) {
+	a.stream = func(w io.Writer) (http.Header, error) {
 		defer cancel()
-		err := t.Write(w)
-		return timing(), err
-	}}, nil, nil
+		err := whoseDeadline(ctx, t.Write(w), true, timeout)
+		trailer := timing()
+		if identity := identityOf(t.Beside()); identity != "" {
+			trailer.Set("Model-Identity", identity)
+		}
+		return trailer, err
+	}
+	return a, nil, nil
 }

@@ -37,16 +37,15 @@ func (f streamServer) PredictStream(stream serverStream) error { return f.serve(
 // startStreams serves streams until the test ends. Tables that come as one message are refused.
 func startStreams(t *testing.T, serve func(stream serverStream) error) (address string) {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	return startBoth(t, testkit.Failing(status.Error(codes.FailedPrecondition, "a table came in one message")), serve)
+}
+
+// startBoth serves tables in one message, and streams, until the test ends.
+func startBoth(t *testing.T, answer testkit.Answer, serve func(stream serverStream) error) (address string) {
+	t.Helper()
 	fake := grpc.NewServer(grpc.MaxRecvMsgSize(1 << 30))
-	whole := testkit.FakeServer{Answer: testkit.Failing(status.Error(codes.FailedPrecondition, "a table came in one message"))}
-	predpb.RegisterPredictionServer(fake, streamServer{whole, serve})
-	go fake.Serve(listener)
-	t.Cleanup(fake.Stop)
-	return listener.Addr().String()
+	predpb.RegisterPredictionServer(fake, streamServer{testkit.FakeServer{Answer: answer}, serve})
+	return testkit.Serve(t, fake)
 }
 
 // chunkwise answers each chunk of a stream, counted from 1.
@@ -307,7 +306,7 @@ func TestErrorBeforeTheFirstByteIsAReply(t *testing.T) {
 
 // upload posts a body, and does not read.
 func upload(conn net.Conn, body string) {
-	fmt.Fprintf(conn, "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", len(body))
+	fmt.Fprintf(conn, "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n", len(body))
 	io.WriteString(conn, body)
 }
 
@@ -596,7 +595,7 @@ func TestClientThatGoesAwayCancelsTheStream(t *testing.T) {
 			if when == "after its last row" {
 				length = len(numbers(50))
 			}
-			fmt.Fprintf(conn, "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", length, numbers(50))
+			fmt.Fprintf(conn, "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s", length, numbers(50))
 			if reply, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil || reply.StatusCode != 200 {
 				t.Fatalf("got %v, %v", reply, err)
 			}

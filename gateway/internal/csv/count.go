@@ -1,6 +1,61 @@
 package csv
 
-import "strings"
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Shape returns how many columns and rows a reply has, and an error for text that is no table: a row has more or fewer
+// fields than the header, a quote is not closed, two columns have one name.
+func Shape(text string) (columns, rows int, err error) {
+	header, rest, err := CutRow(text, nil)
+	switch {
+	case err != nil:
+		return 0, 0, fmt.Errorf("the header of the reply: %w", err)
+	case len(header) == 0:
+		return 0, 0, errors.New("the reply has no header")
+	}
+	seen := make(map[string]bool, len(header))
+	for _, name := range header {
+		if seen[name] {
+			return 0, 0, fmt.Errorf("the reply has two columns %.60q", name)
+		}
+		seen[name] = true
+	}
+	plain := strings.IndexByte(rest, '"') < 0 && strings.IndexByte(rest, '\r') < 0
+	for row := make([]string, 0, len(header)); ; rows++ {
+		fields := 0
+		if plain {
+			fields, rest = plainRow(rest)
+		} else {
+			if row, rest, err = CutRow(rest, row[:0]); err != nil {
+				return 0, 0, fmt.Errorf("prediction %d: %w", rows+1, err)
+			}
+			fields = len(row)
+		}
+		if fields == 0 {
+			return len(header), rows, nil
+		}
+		if fields != len(header) {
+			return 0, 0, fmt.Errorf("prediction %d has %d fields where the header has %d", rows+1, fields, len(header))
+		}
+	}
+}
+
+// plainRow cuts the first row off text without quotes and carriage returns, and returns how many fields it has.
+func plainRow(text string) (fields int, rest string) {
+	for {
+		line, rest, more := strings.Cut(text, "\n")
+		if line != "" {
+			return 1 + strings.Count(line, ","), rest
+		}
+		if !more {
+			return 0, ""
+		}
+		text = rest
+	}
+}
 
 // CountRows returns how many rows stand below the header. It is not ok if readers of CSV may disagree on that: a line
 // has nothing but spaces, a carriage return stands alone, a quote is in a wrong place.

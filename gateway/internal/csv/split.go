@@ -24,6 +24,9 @@ type Splitter struct {
 	Limit int   // most bytes of a chunk, since a record may be longer than Size
 	Most  int64 // most bytes of the table
 
+	// Hold is called before the buffer takes more memory, with its capacity then; nil is never. Its error ends the reading.
+	Hold func(capacity int) error
+
 	header string
 	buffer []byte // what was read and is in no chunk yet
 	total  int64
@@ -108,7 +111,14 @@ func (s *Splitter) records() (int, error) {
 func (s *Splitter) fill(want int) error {
 	for !s.ended && len(s.buffer) < want {
 		if len(s.buffer) == cap(s.buffer) {
-			s.buffer = append(make([]byte, 0, max(want, 2*cap(s.buffer))), s.buffer...)
+			// Not all that is wanted at once: what is announced is not there yet.
+			room := max(min(want, max(2*cap(s.buffer), firstRead)), cap(s.buffer)+1)
+			if s.Hold != nil {
+				if err := s.Hold(room); err != nil {
+					return err
+				}
+			}
+			s.buffer = append(make([]byte, 0, room), s.buffer...)
 		}
 		n, err := s.Body.Read(s.buffer[len(s.buffer):min(want, cap(s.buffer))])
 		s.buffer, s.total = s.buffer[:len(s.buffer)+n], s.total+int64(n)
@@ -129,10 +139,13 @@ func (s *Splitter) take(front string, n int) string {
 	return chunk
 }
 
+// firstRead is the first size of the buffer.
+const firstRead = 64 << 10
+
 // longRecord is the error for a record that is longer than a chunk may be.
 func (s *Splitter) longRecord() error {
 	return problem.Refusal(http.StatusRequestEntityTooLarge, codes.ResourceExhausted,
-		"A row is larger than %d bytes; is a quote not closed?", s.Limit)
+		"A row is larger than %d bytes; is a quote not closed? (Or did curl take the line ends away? Use --data-binary in place of -d.)", s.Limit)
 }
 
 // FirstRecord returns where the first record ends, 0 if nowhere. Blank lines are no records.

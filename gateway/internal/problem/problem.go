@@ -26,6 +26,7 @@ type Error struct {
 	Message    string
 	Violations []Violation
 	RetryAfter int    // seconds; 0 is none
+	Name       string // the reason for a program to read, such as OVERLOADED; may be empty
 	Reason     string // for the log alone
 }
 
@@ -65,8 +66,15 @@ func Unsupported(format string, args ...any) *Error {
 
 // TooLarge returns the error for a body over a limit.
 func TooLarge(limit int64) *Error {
-	return Refusal(http.StatusRequestEntityTooLarge, codes.ResourceExhausted,
+	e := Refusal(http.StatusRequestEntityTooLarge, codes.ResourceExhausted,
 		"The body is larger than %d bytes; send fewer rows at a time.", limit)
+	e.Name = "TOO_LARGE"
+	return e
+}
+
+// Empty returns the error for a body that has nothing in it.
+func Empty() *Error {
+	return BadRequest("The body is empty; send a table as CSV, or as a JSON array of records.")
 }
 
 // NotText returns the error for a body that is no text.
@@ -75,7 +83,10 @@ func NotText() *Error {
 }
 
 // BrokenOff returns the error for a body that cannot be read to its end.
-func BrokenOff(err error) *Error {
+func BrokenOff(err error) error {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e // of a reader that found the body at fault
+	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return Refusal(http.StatusRequestTimeout, codes.DeadlineExceeded, "The body came too slowly.")
 	}

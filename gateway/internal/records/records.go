@@ -13,12 +13,18 @@ import (
 
 	"example.com/predserver/gateway/internal/csv"
 	"example.com/predserver/gateway/internal/problem"
+	bytetext "example.com/predserver/gateway/internal/text"
 )
 
-// ToCSV turns a JSON array of flat objects into CSV and counts the rows. The first record's keys are the columns.
+// ToCSV reads a JSON array of flat objects, turns it into CSV and counts the rows. The first record's keys are the columns.
 // Nothing passes through a Go number: digits arrive as they were sent.
-func ToCSV(body []byte) (text string, rows int, err error) {
-	t := &recordTable{json: jsontext.NewDecoder(bytes.NewBuffer(body))}
+//
+// The JSON is never held: memory goes to the CSV, and to the record at hand. Before they take more, hold is called with
+// how many bytes more that will be, the message to the prediction server included; its error ends the reading. The body
+// may end in a *problem.Error.
+func ToCSV(body io.Reader, hold func(bytes int64) error) (text string, rows int, err error) {
+	source := &recordReader{body: withoutMark(body), hold: hold}
+	t := &recordTable{json: jsontext.NewDecoder(source), source: source}
 	if t.json.PeekKind() != jsontext.KindBeginArray {
 		if _, err := t.json.ReadValue(); err != nil {
 			return "", 0, t.syntax(err)
@@ -37,17 +43,67 @@ func ToCSV(body []byte) (text string, rows int, err error) {
 		return "", 0, t.syntax(err)
 	}
 	if _, err := t.json.ReadToken(); err != io.EOF {
+		if e, ok := errors.AsType[*problem.Error](err); ok {
+			return "", 0, e
+		}
 		return "", 0, problem.BadRequest("Something follows the array of records; send one array and nothing else.")
 	}
 	if t.rows == 0 {
 		return "", 0, problem.BadRequest("The array has no records; send one at least.")
 	}
-	return string(t.csv), t.rows, nil
+	return bytetext.Of(t.csv), t.rows, nil
 }
+
+// What a record costs beyond its text.
+const (
+	plainBytes = 64 << 10 // a record up to this size costs no more than the decoder's buffer
+	longFold   = 4        // a longer one is held by the decoder, which doubles its buffer, and once more as a cell
+	keyBytes   = 400      // a key: in the list of columns, in two maps, and the cell that belongs to it
+)
+
+// recordReader counts the bytes of the record at hand.
+type recordReader struct {
+	body    io.Reader
+	hold    func(bytes int64) error
+	record  int64 // bytes read since the last record ended
+	longest int64
+}
+
+// Read implements io.Reader.
+func (r *recordReader) Read(p []byte) (int, error) {
+	n, err := r.body.Read(p)
+	r.record += int64(n)
+	if more := r.record - max(r.longest, plainBytes); more > 0 {
+		r.longest = r.record
+		if err := r.hold(longFold * more); err != nil {
+			return 0, err
+		}
+	}
+	return n, err
+}
+
+// withoutMark returns the body without the mark that spreadsheets and PowerShell put in front of text.
+func withoutMark(body io.Reader) io.Reader {
+	beginning := make([]byte, len(csv.ByteOrderMark))
+	n, err := io.ReadFull(body, beginning)
+	if err == nil && string(beginning) == csv.ByteOrderMark {
+		return body
+	}
+	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+		body = failing{err}
+	}
+	return io.MultiReader(bytes.NewReader(beginning[:n]), body)
+}
+
+// failing is a body that cannot be read.
+type failing struct{ err error }
+
+func (f failing) Read([]byte) (int, error) { return 0, f.err }
 
 // recordTable is a table while it is being read.
 type recordTable struct {
 	json    *jsontext.Decoder
+	source  *recordReader
 	columns []string       // the first record's keys
 	places  map[string]int // where each key stands in columns
 	csv     []byte
@@ -80,7 +136,11 @@ func (t *recordTable) readRecord() error {
 	if missing := slices.IndexFunc(t.cells, func(cell []byte) bool { return cell == nil }); missing >= 0 {
 		return problem.BadRequest("Record %d has no key %s, which record 1 has; send null for a missing value.", t.rows, problem.Clip(t.columns[missing]))
 	}
-	return t.writeRow()
+	if err := t.writeRow(); err != nil {
+		return err
+	}
+	t.source.record = 0
+	return nil
 }
 
 // readCell reads the n-th key of a record and its value.
@@ -91,6 +151,9 @@ func (t *recordTable) readCell(n int) error {
 	}
 	key := token.String()
 	if t.rows == 1 {
+		if err := t.source.hold(keyBytes + 2*int64(len(key))); err != nil {
+			return err
+		}
 		t.columns = append(t.columns, key)
 		t.cells = append(t.cells, nil)
 	} else if n >= len(t.columns) || t.columns[n] != key {
@@ -135,12 +198,22 @@ func (t *recordTable) writeRow() error {
 			"leave the record out, or send a second column.", t.rows, problem.Clip(t.columns[0]))
 	}
 	if t.rows == 1 {
+		room := 0
+		for _, column := range t.columns {
+			room += 2*len(column) + len(`"",`)
+		}
+		if err := t.makeRoom(room); err != nil {
+			return err
+		}
 		t.places = make(map[string]int, len(t.columns))
 		for i, column := range t.columns {
 			t.places[column] = i
 			t.csv = append(csv.AppendQuoted(t.csv, []byte(column)), ',')
 		}
 		t.csv[len(t.csv)-1] = '\n'
+	}
+	if err := t.makeRoom(len(t.space) + len(t.cells)); err != nil {
+		return err
 	}
 	for _, cell := range t.cells {
 		t.csv = append(append(t.csv, cell...), ',')
@@ -149,10 +222,30 @@ func (t *recordTable) writeRow() error {
 	return nil
 }
 
+// makeRoom makes room for so many bytes of CSV more. With the message that it becomes, the CSV is held twice.
+func (t *recordTable) makeRoom(bytes int) error {
+	if need := len(t.csv) + bytes; need > cap(t.csv) {
+		// Large tables grow by less than to the double, as append has it.
+		room := max(need, cap(t.csv)+max(min(cap(t.csv), 1<<20), cap(t.csv)/4), 512)
+		if err := t.source.hold(2 * int64(room-cap(t.csv))); err != nil {
+			return err
+		}
+		t.csv = append(make([]byte, 0, room), t.csv...)
+	}
+	return nil
+}
+
 // syntax turns the decoder's error into a sentence that says where.
 func (t *recordTable) syntax(err error) error {
+	if e, ok := errors.AsType[*problem.Error](err); ok {
+		return e // of the body, or because there is no room
+	}
 	fault, ok := errors.AsType[*jsontext.SyntacticError](err)
 	switch {
+	case err == io.EOF && t.rows == 0:
+		return problem.Empty()
+	case ok && fault.Err.Error() == "invalid UTF-8":
+		return problem.NotText()
 	case !ok:
 		return problem.BadRequest("The JSON ends too early.")
 	case t.rows == 0:
@@ -170,8 +263,8 @@ func (t *recordTable) syntax(err error) error {
 }
 
 // FromCSV turns predictions into a JSON array of records and counts them. The dtype, which may be unknown, says
-// what the fields are.
-func FromCSV(text, dtype string) (records []byte, rows int, err error) {
+// what the fields are. Before the array takes more memory, hold is called with how many bytes more that will be.
+func FromCSV(text, dtype string, hold func(bytes int64) error) (records []byte, rows int, err error) {
 	header, text, err := csv.CutRow(text, nil)
 	if err != nil {
 		return nil, 0, problem.BadReply("the header of the reply: %v", err)
@@ -189,6 +282,15 @@ func FromCSV(text, dtype string) (records []byte, rows int, err error) {
 		keys[i], _ = jsontext.AppendQuote(nil, name) // fails for invalid UTF-8 alone, which protobuf does not let in
 	}
 
+	perRow := 1
+	for _, key := range keys {
+		perRow += len(key) + len(":,")
+	}
+	size := len(text) + perRow*(1+strings.Count(text, "\n")) + len("[]\n")
+	if err := hold(int64(size)); err != nil {
+		return nil, 0, err
+	}
+	records = make([]byte, 0, size)
 	records = append(records, '[')
 	for row := make([]string, 0, len(header)); ; rows++ {
 		if row, text, err = csv.CutRow(text, row[:0]); err != nil {
@@ -207,6 +309,12 @@ func FromCSV(text, dtype string) (records []byte, rows int, err error) {
 			separator = ','
 		}
 		records = append(records, '}', ',')
+		if more := cap(records) - size; more > 0 { // for escapes, and null in place of nothing
+			size += more
+			if err := hold(int64(more)); err != nil {
+				return nil, 0, err
+			}
+		}
 	}
 	records = append(bytes.TrimSuffix(records, []byte(",")), ']', '\n')
 	return records, rows, nil

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -17,6 +18,9 @@ import (
 	"example.com/predserver/gateway/internal/csv"
 	"example.com/predserver/gateway/internal/problem"
 )
+
+// noLimit lets a table take what it needs.
+func noLimit(int64) error { return nil }
 
 func TestRecordsToCSV(t *testing.T) {
 	tests := []struct {
@@ -39,7 +43,7 @@ func TestRecordsToCSV(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			got, rows, err := ToCSV([]byte(test.json))
+			got, rows, err := ToCSV(strings.NewReader(test.json), noLimit)
 			if err != nil || got != test.want || rows != test.rows {
 				t.Errorf("got %q, %d rows, %v\nwant %q, %d rows", got, rows, err, test.want, test.rows)
 			}
@@ -71,7 +75,12 @@ func TestRecordsThatAreRefused(t *testing.T) {
 		{"number", `1`, `must be an array of records`},
 		{"null", `null`, `must be an array of records`},
 		{"not JSON", `x,y`, `cannot be read at byte 0`},
-		{"byte order mark", "\ufeff[]", `cannot be read at byte 0`},
+		{"byte order mark", "\ufeff[]", `has no records`},
+		{"two byte order marks", "\ufeff\ufeff[]", `cannot be read at byte 0`},
+		{"a part of a byte order mark", "\xef\xbb", `cannot be read at byte 0`},
+		{"nothing", " \r\n", `is empty`},
+		{"nothing behind a byte order mark", "\ufeff", `is empty`},
+		{"not UTF-8", "[{\"x\": \"\xff\"}]", `not UTF-8 text`},
 		{"empty array", `[]`, `has no records`},
 		{"number as a record", `[1]`, `Record 1 is not an object`},
 		{"array as a record", `[{"x": 1}, [2]]`, `Record 2 is not an object`},
@@ -91,7 +100,7 @@ func TestRecordsThatAreRefused(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			got, _, err := ToCSV([]byte(test.json))
+			got, _, err := ToCSV(strings.NewReader(test.json), noLimit)
 			refusal, ok := errors.AsType[*problem.Error](err)
 			if !ok {
 				t.Fatalf("got %q, %v, want a refusal", got, err)
@@ -106,13 +115,72 @@ func TestRecordsThatAreRefused(t *testing.T) {
 	}
 }
 
+// What a spreadsheet or PowerShell puts in front of a table is no part of it.
+func TestByteOrderMark(t *testing.T) {
+	got, rows, err := ToCSV(iotest.OneByteReader(strings.NewReader("\ufeff[{\"x\": \"\ufeff\"}]")), noLimit)
+	if err != nil || rows != 1 || got != "\"x\"\n\"\ufeff\"\n" {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+// Memory goes to the CSV, and to what is longer than any record should be; what takes it is asked for first.
+func TestMemoryOfRecordsIsAskedFor(t *testing.T) {
+	errFull := problem.BadRequest("full")
+	for name, test := range map[string]struct {
+		body      string
+		low, high int64 // how much is asked for
+	}{
+		"many records": {"[" + strings.Repeat(`{"first": 1, "second": 22},`, 100_000) + `{"first": 1, "second": 22}]`, 1_000_000, 1_600_000},
+		"a long cell":  {`[{"x": "` + strings.Repeat("a", 1_000_000) + `"}]`, 5_000_000, 9_000_000},
+		"many keys":    {`[{"0": 0` + manyKeys(100_000) + `}]`, 40_000_000, 50_000_000},
+		"spaces":       {"[" + strings.Repeat(" ", 1_000_000) + `{"x": 1}]`, 0, 5_000_000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var held int64
+			hold := func(bytes int64) error { held += bytes; return nil }
+			if _, _, err := ToCSV(strings.NewReader(test.body), hold); err != nil || held < test.low || held > test.high {
+				t.Errorf("held %d, %v", held, err)
+			}
+			room := held - 1
+			hold = func(bytes int64) error {
+				if room -= bytes; room < 0 {
+					return errFull
+				}
+				return nil
+			}
+			if _, _, err := ToCSV(strings.NewReader(test.body), hold); !errors.Is(err, errFull) {
+				t.Errorf("with a byte less: %v", err)
+			}
+		})
+	}
+	var held int64
+	hold := func(bytes int64) error { held += bytes; return nil }
+	text := "p\n" + strings.Repeat("\"\x1f\"\n", 1_000)
+	list, _, err := FromCSV(text, "str", hold)
+	if err != nil || int64(cap(list)) > held || held > 4*int64(len(list)) {
+		t.Errorf("%d bytes of predictions, held %d, %v", cap(list), held, err)
+	}
+	if _, _, err := FromCSV(text, "str", func(int64) error { return errFull }); !errors.Is(err, errFull) {
+		t.Errorf("no room at all: %v", err)
+	}
+}
+
+// manyKeys is so many members of an object.
+func manyKeys(n int) string {
+	var keys strings.Builder
+	for i := range n {
+		fmt.Fprintf(&keys, `,"%d":1`, i+1)
+	}
+	return keys.String()
+}
+
 // What a CSV reader reads back is what the records said.
 func FuzzRecordsToCSV(f *testing.F) {
 	f.Add([]byte(`[{"x": 1, "y": "a\r\n\"b,"}, {"y": null, "x": true}]`))
 	f.Add([]byte(`[{"\ud83d\ude00": 1e5, "": ""}]`))
 	f.Add([]byte(`[{"a": -0.0, "b": 10000000000000000000000001}, {"b": false, "a": "\\"}]`))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		text, rows, err := ToCSV(body)
+		text, rows, err := ToCSV(bytes.NewReader(body), noLimit)
 		if err != nil {
 			if refusal, ok := errors.AsType[*problem.Error](err); !ok || refusal.Status != http.StatusBadRequest || !utf8.ValidString(refusal.Message) {
 				t.Fatalf("%q: %v", body, err)
@@ -181,7 +249,7 @@ func TestCSVToRecords(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			got, rows, err := FromCSV(test.csv, test.dtype)
+			got, rows, err := FromCSV(test.csv, test.dtype, noLimit)
 			if err != nil || string(got) != test.want+"\n" {
 				t.Fatalf("got %s, %v\nwant %s", got, err, test.want)
 			}
@@ -195,7 +263,7 @@ func TestCSVToRecords(t *testing.T) {
 
 func TestRepliesThatMakeNoSense(t *testing.T) {
 	for _, csv := range []string{"", "\n\n", "a,b\n1\n", "a\n1,2\n", "a,a\n1,2\n", "\"a\n1\n", "a\n\"1\n", "a\n\"1\"2\n"} {
-		got, _, err := FromCSV(csv, "float64")
+		got, _, err := FromCSV(csv, "float64", noLimit)
 		if fault, ok := errors.AsType[*problem.Error](err); !ok || fault.Status != http.StatusBadGateway {
 			t.Errorf("%q became %s, %v", csv, got, err)
 		}
@@ -212,7 +280,7 @@ func FuzzCSVToRecords(f *testing.F) {
 		if !utf8.ValidString(text) {
 			t.Skip() // protobuf lets no such reply through
 		}
-		body, rows, err := FromCSV(text, dtype)
+		body, rows, err := FromCSV(text, dtype, noLimit)
 		if err != nil {
 			return
 		}
@@ -260,7 +328,7 @@ func BenchmarkRecordsToCSV(b *testing.B) {
 	body := []byte("[" + strings.Repeat(record+",", 9_999) + record + "]")
 	b.SetBytes(int64(len(body)))
 	for b.Loop() {
-		if _, _, err := ToCSV(body); err != nil {
+		if _, _, err := ToCSV(bytes.NewReader(body), noLimit); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -270,7 +338,7 @@ func BenchmarkCSVToRecords(b *testing.B) {
 	text := "arr_delay\n" + strings.Repeat("11.482716049382717\n", 10_000)
 	b.SetBytes(int64(len(text)))
 	for b.Loop() {
-		if _, _, err := FromCSV(text, "float64"); err != nil {
+		if _, _, err := FromCSV(text, "float64", noLimit); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -285,4 +353,21 @@ func allRows(text string) (rows [][]string, err error) {
 		}
 		rows, text = append(rows, row), rest
 	}
+}
+
+// What fits as CSV fits as records, and as many of them.
+func FuzzShape(f *testing.F) {
+	for _, text := range []string{"", "p\n1\n", "a,b\n1,2\n\n3,4", "a,a\n1,2\n", "p\n1,2\n", "p\r\n\"1\r\n\"\r\n", "p\n\"1\"2\n", "p,\n,\n"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if !utf8.ValidString(text) {
+			t.Skip()
+		}
+		_, want, err := FromCSV(text, "str", noLimit)
+		columns, got, shapeErr := csv.Shape(text)
+		if (err == nil) != (shapeErr == nil) || err == nil && got != want || err == nil && columns == 0 {
+			t.Fatalf("%q: %d records, %v; %d rows of %d columns, %v", text, want, err, got, columns, shapeErr)
+		}
+	})
 }

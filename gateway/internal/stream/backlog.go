@@ -3,6 +3,8 @@ package stream
 import (
 	"io"
 	"sync"
+
+	"example.com/predserver/gateway/internal/budget"
 )
 
 // backlog holds the predictions of a stream that are not written yet, in order and up to a limit, and knows how the
@@ -11,7 +13,8 @@ import (
 // What needs it are clients that read nothing until they have sent everything, as many do: without it, they and the
 // gateway would wait for each other. It makes room for the predictions of some hundred thousand rows.
 type backlog struct {
-	limit int // bytes; one text that is longer finds room all the same
+	limit int           // bytes; one text that is longer finds room all the same
+	share *budget.Share // what the texts are taken from, but for one; nil has no bounds
 
 	mu      sync.Mutex
 	changed *sync.Cond
@@ -20,8 +23,8 @@ type backlog struct {
 	end     error // why no more is added: io.EOF, or what went wrong
 }
 
-func newBacklog(limit int) *backlog {
-	b := &backlog{limit: limit}
+func newBacklog(limit int, share *budget.Share) *backlog {
+	b := &backlog{limit: limit, share: share}
 	b.changed = sync.NewCond(&b.mu)
 	return b
 }
@@ -30,7 +33,7 @@ func newBacklog(limit int) *backlog {
 func (b *backlog) put(text string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for b.end == nil && b.size > 0 && b.size+len(text) > b.limit {
+	for b.end == nil && !b.takes(len(text)) {
 		b.changed.Wait()
 	}
 	if b.end != nil {
@@ -39,6 +42,19 @@ func (b *backlog) put(text string) bool {
 	b.texts, b.size = append(b.texts, text), b.size+len(text)
 	b.changed.Broadcast()
 	return true
+}
+
+// takes reports whether there is room for so many bytes, and takes it. What is taken for a stream with an empty backlog is
+// taken whether the budget has it or not: only then does the stream move on.
+func (b *backlog) takes(bytes int) bool {
+	switch {
+	case b.share == nil:
+		return b.size == 0 || b.size+bytes <= b.limit
+	case b.size == 0:
+		b.share.Must(int64(bytes))
+		return true
+	}
+	return b.size+bytes <= b.limit && b.share.Try(int64(bytes))
 }
 
 // get waits for a text. After the last it returns io.EOF; when something went wrong, that error, and no more texts.
@@ -53,6 +69,9 @@ func (b *backlog) get() (string, error) {
 	}
 	text := b.texts[0]
 	b.texts, b.size = b.texts[1:], b.size-len(text)
+	if b.share != nil {
+		b.share.Free(int64(len(text)))
+	}
 	b.changed.Broadcast()
 	return text, nil
 }

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -15,9 +16,12 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"example.com/predserver/gateway/internal/budget"
 	"example.com/predserver/gateway/internal/csv"
+	"example.com/predserver/gateway/internal/presence"
 	"example.com/predserver/gateway/internal/problem"
 	"example.com/predserver/gateway/pred"
 	"example.com/predserver/generated/predpb"
@@ -27,13 +31,18 @@ import (
 // one, predict another and encode a third, and has the next ones at hand.
 const Window = 6
 
+// ReasonStall is the reason of an error with DEADLINE_EXCEEDED where a chunk took too long.
+const ReasonStall = "STALL"
+
 // Options are what transfers have in common.
 type Options struct {
 	Client       *pred.Client
 	Support      *Support
-	BacklogBytes int           // most predictions that are held for a client that does not read them yet
-	StallTimeout time.Duration // longest time for a chunk to arrive, to be predicted, and to be taken
-	DrainBytes   int64         // most bytes that are read on behind an error
+	Share        *budget.Share    // what the stream holds in memory
+	Reader       *presence.Client // who takes the predictions
+	BacklogBytes int              // most predictions that are held for a client that does not read them yet
+	StallTimeout time.Duration    // longest time for a chunk to arrive, to be predicted, and to be taken
+	DrainBytes   int64            // most bytes that are read on behind an error
 }
 
 // Transfer is a table on its way to the prediction server, and the predictions on their way back:
@@ -60,9 +69,9 @@ type Transfer struct {
 	readOn             chan struct{} // closed once the body may be read beyond its first chunk
 	bodyRead           chan struct{} // closed once the body is read
 	answers            *backlog
-	first              string // the first answer
-	unsupported        bool   // the prediction server turned out not to have PredictStream
-	ignored, timing    string // what the prediction server said beside the predictions
+	first              string      // the first answer
+	unsupported        bool        // the prediction server turned out not to have PredictStream
+	header, trailer    metadata.MD // what the prediction server said beside the predictions
 }
 
 // owed is a chunk that is sent, and whose answer nobody waits for yet.
@@ -76,7 +85,7 @@ func New(ctx context.Context, o Options, table *csv.Splitter, chunk string, cont
 	t := &Transfer{
 		options: o, table: table, chunk: chunk, control: control, unwatch: func() bool { return false },
 		owed: make(chan owed, Window), readOn: make(chan struct{}), bodyRead: make(chan struct{}),
-		answers: newBacklog(o.BacklogBytes),
+		answers: newBacklog(o.BacklogBytes, o.Share),
 	}
 	t.ctx, t.cancel = context.WithCancel(ctx)
 	if t.known = o.Support.Known(); t.known {
@@ -124,10 +133,15 @@ func (t *Transfer) Table(body io.Reader) io.Reader {
 }
 
 // Ignored returns ignored-columns as the prediction server sent it.
-func (t *Transfer) Ignored() string { return t.ignored }
+func (t *Transfer) Ignored() string { return strings.Join(t.header.Get("ignored-columns"), ",") }
+
+// Beside returns all that the prediction server said beside the predictions; once the call has ended.
+func (t *Transfer) Beside() metadata.MD { return metadata.Join(t.header, t.trailer) }
 
 // Timing returns server-timing as the prediction server sent it, and how long the call took; once it has ended.
-func (t *Transfer) Timing() (sent string, took time.Duration) { return t.timing, t.took }
+func (t *Transfer) Timing() (sent string, took time.Duration) {
+	return strings.Join(t.trailer.Get("server-timing"), ", "), t.took
+}
 
 // Write writes the predictions as they come, as one table, and returns the error that broke it off, if one did.
 func (t *Transfer) Write(w io.Writer) error {
@@ -187,7 +201,9 @@ func (t *Transfer) clientLeft() {
 func (t *Transfer) clock() *time.Timer {
 	stall := t.options.StallTimeout
 	return time.AfterFunc(stall, func() {
-		t.fail(pred.FromError(status.Errorf(codes.DeadlineExceeded, "a chunk was not answered within %v", stall)))
+		t.fail(&pred.Error{
+			Code: codes.DeadlineExceeded, Reason: ReasonStall, Message: fmt.Sprintf("a chunk was not answered within %v", stall),
+		})
 	})
 }
 
@@ -252,7 +268,7 @@ func (t *Transfer) receive() {
 		response, err := t.call.Recv()
 		clock.Stop()
 		if err != nil {
-			t.timing = strings.Join(t.call.Trailer().Get("server-timing"), ", ")
+			t.trailer = t.call.Trailer()
 		}
 		switch {
 		case err == io.EOF && !more && t.whole:
@@ -262,7 +278,7 @@ func (t *Transfer) receive() {
 		case status.Code(err) == codes.Unimplemented && first:
 			t.fail(t.withoutStreams(err))
 		case err != nil:
-			t.fail(pred.FromError(err))
+			t.fail(pred.FromCall(t.ctx, err))
 		case !more:
 			t.fail(problem.BadReply("more answers came than chunks were sent"))
 		default:
@@ -280,27 +296,35 @@ func (t *Transfer) receive() {
 	}
 }
 
-// Fit returns the CSV of a response, if it fits a request in CSV of so many rows. A request without rows fits nothing:
-// whatever the prediction server says to it stands. Neither does one whose rows were not counted, as readers of CSV may
-// disagree on them.
+// Fit returns the CSV of a response, if it fits a request in CSV of so many rows. A request without rows fits no number
+// of predictions: whatever the prediction server says to it stands. Neither does one whose rows were not counted, as
+// readers of CSV may disagree on them.
 func Fit(response *predpb.Response, rows int, counted bool) (string, error) {
+	result, err := CSV(response)
+	if err != nil {
+		return "", err
+	}
+	_, predictions, err := csv.Shape(result)
+	if err != nil {
+		return "", problem.BadReply("%v", err)
+	}
+	if counted && rows > 0 && predictions != rows {
+		return "", problem.BadReply("%d predictions came for %d rows", predictions, rows)
+	}
+	return result, nil
+}
+
+// CSV returns what a response to a table in CSV has.
+func CSV(response *predpb.Response) (string, error) {
 	if response.GetResult() == "" || response.Tensor != nil || response.Columns != nil || response.Arrow != nil {
 		return "", problem.BadReply("the reply to a table in CSV is empty, or not in CSV")
-	}
-	if !counted || rows == 0 {
-		return response.Result, nil
-	}
-	if predictions, ok := csv.CountRows(response.Result); ok && predictions != rows {
-		return "", problem.BadReply("%d predictions came for %d rows", predictions, rows)
 	}
 	return response.Result, nil
 }
 
 // firstAnswer notes what comes with the first answer.
 func (t *Transfer) firstAnswer() {
-	if header, err := t.call.Header(); err == nil {
-		t.ignored = strings.Join(header.Get("ignored-columns"), ",")
-	}
+	t.header, _ = t.call.Header() // a stream with an answer has one
 	if !t.known {
 		t.options.Support.Remember(true)
 		close(t.readOn)
@@ -321,6 +345,7 @@ func (t *Transfer) withoutStreams(err error) error {
 
 // write writes the answers to the client as they come, as one table.
 func (t *Transfer) write(w io.Writer) error {
+	defer t.options.Reader.Quiet() // net/http ends the reply
 	answer, header, begun := t.first, "", false
 	for {
 		if !strings.HasSuffix(answer, "\n") {
@@ -336,10 +361,12 @@ func (t *Transfer) write(w io.Writer) error {
 			return err
 		}
 		t.control.SetWriteDeadline(time.Now().Add(t.options.StallTimeout))
+		t.options.Reader.Quiet()
 		_, err := io.WriteString(w, answer[rows:])
 		if err == nil {
 			err = t.control.Flush()
 		}
+		t.options.Reader.BetweenChunks()
 		if err != nil {
 			e := &pred.Error{Code: codes.Canceled, Message: err.Error()}
 			if errors.Is(err, os.ErrDeadlineExceeded) {
