@@ -142,20 +142,24 @@ func TestBodiesInGzip(t *testing.T) {
 	if r := g.Post(t, zip(t, "[{\"x\": 1}]"), coding, "Content-Type: application/json"); r.Status != 200 || r.Body != "[{\"x\":1}]\n" {
 		t.Errorf("records: got %d %s", r.Status, r.Body)
 	}
-	bomb := zip(t, strings.Repeat("0", 50_000_000))
+	bomb := zip(t, strings.Repeat("0", 5_000_000))
 	testkit.WantError(t, g.Post(t, bomb, coding), 413, "RESOURCE_EXHAUSTED", "1000000 bytes")
-	testkit.WantError(t, g.Post(t, bomb, coding, "Content-Type: application/json"), 413, "RESOURCE_EXHAUSTED", "1000000 bytes")
+	spaces := zip(t, "["+strings.Repeat(" ", 5_000_000))
+	testkit.WantError(t, g.Post(t, spaces, coding, "Content-Type: application/json"), 413, "RESOURCE_EXHAUSTED", "1000000 bytes")
 	testkit.WantError(t, g.Post(t, zip(t, zip(t, "x\n1\n")), coding), 400, "INVALID_ARGUMENT", "gzip")
 	testkit.WantError(t, g.Post(t, "x\n1\n2\n3\n4\n5\n", coding), 400, "INVALID_ARGUMENT", "not in gzip")
 	testkit.WantError(t, g.Post(t, bomb[:100], coding), 400, "INVALID_ARGUMENT", "breaks off")
 	testkit.WantError(t, g.Post(t, "", coding), 400, "INVALID_ARGUMENT", "empty")
 	testkit.WantError(t, g.Post(t, zip(t, ""), coding), 400, "INVALID_ARGUMENT", "empty")
-	// Rows without end, as a stream: the connection breaks, since the first predictions have left.
+	// Rows without end, as a stream: it may be refused before the first predictions have left, or else breaks.
 	c := converse(t, g, coding)
-	go io.WriteString(c.body, zip(t, numbers(10_000_000)))
+	go func() {
+		io.WriteString(c.body, zip(t, numbers(1_000_000)))
+		c.body.Close()
+	}()
 	c.lines(1)
-	if rest, err := io.ReadAll(c.reader); err == nil {
-		t.Errorf("100 MB were taken, and %d bytes answered", len(rest))
+	if rest, err := io.ReadAll(c.reader); err == nil && c.reply.StatusCode != 413 {
+		t.Errorf("10 MB were taken, and %d bytes answered", len(rest))
 	}
 	testkit.Eventually(t, "a line in the log", func() bool { return strings.Contains(g.Log.String(), "inflates to more") })
 }

@@ -4,8 +4,11 @@ import (
 	"errors"
 	"flag"
 	"io"
+	"log/slog"
 	"strings"
 	"testing"
+	"time"
+	"unicode"
 )
 
 func TestFlagsThatAreRefused(t *testing.T) {
@@ -38,6 +41,12 @@ func TestFlagsThatAreRefused(t *testing.T) {
 		"-idle-timeout=0s",
 		"-ready-timeout=0s",
 		"-drain-timeout=0s",
+		"-drain-delay=-1s",
+		"-max-bytes-held=1",
+		"-max-requests-in-flight=0",
+		"-allow-host=http://a",
+		"-allow-host=a,",
+		"-body-idle-timeout=0s",
 		"-log-level=loud",
 		"-log-format=xml",
 		"-no-such-flag",
@@ -90,6 +99,38 @@ func TestBackendsThatAreTaken(t *testing.T) {
 			continue
 		}
 		client.Close()
+	}
+}
+
+// A request that is accepted just before a stop has all the time that it would have had.
+func TestDrainIsLongerThanARequest(t *testing.T) {
+	for args, want := range map[string]time.Duration{
+		"":                                40 * time.Second,
+		"-timeout=5m":                     5*time.Minute + 10*time.Second,
+		"-timeout=5m -drain-timeout=1s":   time.Second,
+		"-drain-timeout=10m -timeout=10s": 10 * time.Minute,
+	} {
+		c, err := parseConfig(strings.Fields(args), io.Discard)
+		if err != nil || c.drainTimeout != want {
+			t.Errorf("%s: got %v, %v, want %v", args, c.drainTimeout, err, want)
+		}
+	}
+}
+
+// Nothing that a client sends writes a line of its own into the log, or tells a terminal what to do.
+func TestLogsEscapeWhatClientsSend(t *testing.T) {
+	const hostile = "a\nb\rc\x1b[2J\u009b31m\u202e\x7f\u2028é"
+	for _, format := range []string{"json", "text"} {
+		c, err := parseConfig([]string{"-log-format", format}, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out strings.Builder
+		c.logger(&out).Info("request", slog.String("error", hostile))
+		line := strings.TrimSuffix(out.String(), "\n")
+		if strings.ContainsFunc(line, func(r rune) bool { return !unicode.IsPrint(r) }) || !strings.Contains(line, "é") {
+			t.Errorf("%s: %q", format, line)
+		}
 	}
 }
 

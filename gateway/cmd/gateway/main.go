@@ -13,8 +13,8 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
-	"time"
 
 	"example.com/predserver/gateway/web"
 )
@@ -70,18 +70,22 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			cancel()
 		}()
 	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(config.web.MemoryLimit())
+	}
 	fmt.Fprintf(stdout, "gateway ready on http://%s (backend %s)\n", listener.Addr(), config.backend)
 	log := config.logger(stderr)
-	server := config.web.Server(web.New(client, config.web, log), log)
-	if err := serve(ctx, listener, server, config.drainTimeout, log); err != nil {
+	if err := config.serve(ctx, listener, web.New(client, config.web, log), log); err != nil {
 		fmt.Fprintf(stderr, "gateway: %v\n", err)
 		return 1
 	}
 	return 0
 }
 
-// serve answers on listener until ctx is done, then lets the requests in flight finish for as long as grace allows.
-func serve(ctx context.Context, listener net.Listener, server *http.Server, grace time.Duration, log *slog.Logger) error {
+// serve answers on listener until ctx is done. Then it says by /readyz that it stops, takes requests on until the drain
+// delay has passed, and lets those in flight finish for as long as the drain timeout allows.
+func (c *config) serve(ctx context.Context, listener net.Listener, handler *web.Handler, log *slog.Logger) error {
+	server := c.web.Server(handler, log)
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()
 
@@ -91,11 +95,17 @@ func serve(ctx context.Context, listener net.Listener, server *http.Server, grac
 	case <-ctx.Done():
 	}
 
-	log.Info("stopping")
-	ctx, cancel := context.WithTimeout(context.Background(), grace)
+	log.Info("stopping", slog.Duration("drain_delay", c.drainDelay), slog.Duration("drain_timeout", c.drainTimeout))
+	handler.Stopping()
+	select {
+	case err := <-failed:
+		return err
+	case <-c.after(c.drainDelay):
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), c.drainTimeout)
 	defer cancel()
 	if err := server.Shutdown(ctx); err != nil {
-		log.Warn("requests were cut off", slog.Duration("after", grace))
+		log.Warn("requests were cut off", slog.Duration("after", c.drainTimeout))
 		server.Close()
 	}
 	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {

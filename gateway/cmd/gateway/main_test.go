@@ -136,10 +136,17 @@ type stoppable struct {
 // startGateway serves with the given flags, on a free port, until the test ends.
 func startGateway(t *testing.T, backend string, flags ...string) *stoppable {
 	t.Helper()
+	return startGatewayThatWaits(t, backend, time.After, flags...)
+}
+
+// startGatewayThatWaits is startGateway with a clock of the test's for the drain delay.
+func startGatewayThatWaits(t *testing.T, backend string, after func(time.Duration) <-chan time.Time, flags ...string) *stoppable {
+	t.Helper()
 	config, err := parseConfig(append([]string{"-listen", "127.0.0.1:0", "-backend", backend}, flags...), io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
+	config.after = after
 	client, err := config.client()
 	if err != nil {
 		t.Fatal(err)
@@ -154,7 +161,7 @@ func startGateway(t *testing.T, backend string, flags ...string) *stoppable {
 	finished := make(chan struct{})
 	go func() {
 		logger := config.logger(log)
-		g.done <- serve(ctx, listener, config.web.Server(web.New(client, config.web, logger), logger), config.drainTimeout, logger)
+		g.done <- config.serve(ctx, listener, web.New(client, config.web, logger), logger)
 		close(finished)
 	}()
 	t.Cleanup(func() {
@@ -196,6 +203,32 @@ func TestStopLetsRequestsFinish(t *testing.T) {
 	}
 	if err := testkit.Receive(t, "the end", g.done); err != nil {
 		t.Error(err)
+	}
+}
+
+// A balancer has time to hear of the stop, and to send its requests elsewhere, before any is refused.
+func TestDrainDelay(t *testing.T) {
+	address, _ := testkit.StartFake(t, "127.0.0.1:0", testkit.Echo)
+	passed := make(chan time.Time)
+	g := startGatewayThatWaits(t, address, func(d time.Duration) <-chan time.Time {
+		if d != time.Hour {
+			t.Errorf("waits for %v", d)
+		}
+		return passed
+	}, "-drain-delay=1h")
+	ready := func() testkit.Response { return g.Do(t, "GET", "/readyz", nil) }
+	testkit.Eventually(t, "200", func() bool { return ready().Status == 200 })
+	g.stop()
+	testkit.Eventually(t, "503", func() bool { return ready().Status == 503 })
+	testkit.WantError(t, ready(), 503, "UNAVAILABLE", "about to stop")
+	for range 3 {
+		if r := g.Post(t, "x\n1\n"); r.Status != 200 || r.Body != "x\n1\n" || !r.Close {
+			t.Errorf("got %d %q, the connection is kept: %v", r.Status, r.Body, !r.Close)
+		}
+	}
+	close(passed)
+	if err := testkit.Receive(t, "the end", g.done); err != nil || !refused(g.URL) {
+		t.Errorf("after the delay: %v", err)
 	}
 }
 

@@ -99,6 +99,7 @@ type Response struct {
 	Status int
 	Header http.Header
 	Body   string
+	Close  bool // the server ended the connection
 }
 
 // Post sends a body to /predict. Headers are given as "Name: value".
@@ -129,7 +130,7 @@ func (g *Gateway) Do(t *testing.T, method, path string, body io.Reader, headers 
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Response{reply.StatusCode, reply.Header, string(text)}
+	return Response{reply.StatusCode, reply.Header, string(text), reply.Close}
 }
 
 // ErrorBody is the JSON of every error.
