@@ -65,7 +65,9 @@ func serviceConfig(retries int, several bool) string {
 			}
 		}]`, 1+retries))
 	}
-	if several {
+	if !several {
+		parts = append(parts, `"loadBalancingConfig": [{"`+renewName+`": {}}]`)
+	} else {
 		parts = append(parts, `"loadBalancingConfig": [{"round_robin": {}}]`, `"healthCheckConfig": {"serviceName": ""}`)
 	}
 	return "{" + strings.Join(parts, ", ") + "}"

@@ -1,0 +1,247 @@
+package pred
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/balancer"
+	"google.golang.org/grpc/balancer/pickfirst"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/status"
+)
+
+// renewName is how gRPC calls the balancer of a client of one address.
+//
+// Behind one address there may be several servers, one after the other: a forwarder or a load balancer leads new connections
+// to a healthy one, and a server's successor takes over its port. But a connection stays with the server that it was made
+// to. While that one stops, and a stream or a slow call keeps the connection open, it refuses every new call.
+//
+// So this balancer watches the server's health (https://github.com/grpc/grpc/blob/master/doc/health-checking.md). Once
+// that is not SERVING it makes another connection beside the first, again and again. As soon as one leads to a server
+// that serves, new calls go there; those in flight end where they began. Until then the first server is asked, whatever it
+// says of itself: it may be the only one.
+const renewName = "pred_renew"
+
+// The pauses between two tries to reach a server that serves; each is twice the one before.
+const (
+	firstPause   = 500 * time.Millisecond
+	longestPause = 5 * time.Second
+)
+
+func init() { balancer.Register(renewBuilder{}) }
+
+type renewBuilder struct{}
+
+func (renewBuilder) Name() string { return renewName }
+
+func (renewBuilder) Build(cc balancer.ClientConn, o balancer.BuildOptions) balancer.Balancer {
+	return &renewer{cc: cc, options: o}
+}
+
+// renewer is the balancer. Its mutex is not held while a generation is called, which may call back.
+type renewer struct {
+	cc      balancer.ClientConn
+	options balancer.BuildOptions
+
+	mu      sync.Mutex
+	target  balancer.ClientConnState
+	current *generation // which calls go to
+	next    *generation // which takes over if it serves; nil while the current one serves
+	pause   time.Duration
+	timer   *time.Timer
+	closed  bool
+}
+
+// generation is a connection to one of the servers behind the address. gRPC's own balancer for one address makes it, and
+// makes it anew when it breaks.
+type generation struct {
+	balancer.ClientConn
+	owner    *renewer
+	balancer balancer.Balancer
+	state    balancer.State
+	refusing bool // the server's health is known, and is not SERVING
+}
+
+func (r *renewer) generation() *generation {
+	g := &generation{ClientConn: r.cc, owner: r}
+	g.balancer = balancer.Get(pickfirst.Name).Build(g, r.options)
+	return g
+}
+
+// UpdateClientConnState implements balancer.Balancer.
+func (r *renewer) UpdateClientConnState(s balancer.ClientConnState) error {
+	s.BalancerConfig = nil // it is ours, and empty
+	r.mu.Lock()
+	r.target = s
+	if r.current == nil {
+		r.current = r.generation()
+	}
+	current, next := r.current, r.next
+	r.mu.Unlock()
+	if next != nil {
+		_ = next.balancer.UpdateClientConnState(s) // as the current one says below
+	}
+	return current.balancer.UpdateClientConnState(s)
+}
+
+// ResolverError implements balancer.Balancer.
+func (r *renewer) ResolverError(err error) {
+	r.mu.Lock()
+	if r.current == nil {
+		r.current = r.generation()
+	}
+	current := r.current
+	r.mu.Unlock()
+	current.balancer.ResolverError(err)
+}
+
+// UpdateSubConnState implements balancer.Balancer, for versions of gRPC that are gone.
+func (*renewer) UpdateSubConnState(balancer.SubConn, balancer.SubConnState) {}
+
+// ExitIdle implements balancer.Balancer.
+func (r *renewer) ExitIdle() {
+	r.mu.Lock()
+	current := r.current
+	r.mu.Unlock()
+	if current != nil {
+		current.balancer.ExitIdle()
+	}
+}
+
+// Close implements balancer.Balancer.
+func (r *renewer) Close() {
+	r.mu.Lock()
+	r.closed = true
+	left := []*generation{r.current, r.next}
+	r.current, r.next = nil, nil
+	r.stopTimer()
+	r.mu.Unlock()
+	closeAll(left...)
+}
+
+func closeAll(generations ...*generation) {
+	for _, g := range generations {
+		if g != nil {
+			g.balancer.Close()
+		}
+	}
+}
+
+// UpdateState implements balancer.ClientConn for the balancer of a generation.
+func (g *generation) UpdateState(s balancer.State) {
+	r := g.owner
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	g.state = s
+	if s.ConnectivityState != connectivity.Ready {
+		g.refusing = false // of the next connection nothing is known
+	}
+	if g == r.current {
+		r.cc.UpdateState(s)
+	}
+}
+
+// NewSubConn implements balancer.ClientConn for the balancer of a generation: it has the health watched.
+func (g *generation) NewSubConn(addresses []resolver.Address, o balancer.NewSubConnOptions) (balancer.SubConn, error) {
+	listener := o.StateListener
+	var conn balancer.SubConn
+	o.StateListener = func(s balancer.SubConnState) {
+		listener(s)
+		if s.ConnectivityState == connectivity.Ready {
+			// gRPC closes it with the connection.
+			conn.GetOrBuildProducer(&healthWatch{heard: g.heard})
+		}
+	}
+	var err error
+	conn, err = g.ClientConn.NewSubConn(addresses, o)
+	return conn, err
+}
+
+// heard takes what a server says of its health.
+func (g *generation) heard(serving bool) {
+	r := g.owner
+	r.mu.Lock()
+	var left *generation
+	g.refusing = !serving
+	switch {
+	case g == r.current && serving:
+		left, r.next = r.next, nil
+		r.stopTimer()
+	case g == r.current && r.timer == nil:
+		r.pause = firstPause
+		r.mu.Unlock()
+		r.renew()
+		return
+	case g == r.next && serving && g.state.ConnectivityState == connectivity.Ready:
+		left, r.current, r.next = r.current, r.next, nil
+		r.stopTimer()
+		r.cc.UpdateState(g.state)
+	}
+	r.mu.Unlock()
+	closeAll(left) // its connection goes once its calls have ended
+}
+
+// renew tries to reach another server, if the current one still refuses, and comes back after a pause.
+func (r *renewer) renew() {
+	r.mu.Lock()
+	left := r.next
+	r.next = nil
+	r.stopTimer()
+	var next *generation
+	if !r.closed && r.current.refusing {
+		next = r.generation()
+		r.next = next
+		r.timer = time.AfterFunc(r.pause, r.renew)
+		r.pause = min(2*r.pause, longestPause)
+	}
+	target := r.target
+	r.mu.Unlock()
+	closeAll(left)
+	if next != nil {
+		_ = next.balancer.UpdateClientConnState(target) // an error is one of the name, which the current one has too
+	}
+}
+
+func (r *renewer) stopTimer() {
+	if r.timer != nil {
+		r.timer.Stop()
+		r.timer = nil
+	}
+}
+
+// healthWatch asks a server for its health, and hears of each change, for as long as the connection lasts.
+type healthWatch struct{ heard func(serving bool) }
+
+// Build implements balancer.ProducerBuilder.
+func (w *healthWatch) Build(conn any) (balancer.Producer, func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	go w.run(ctx, conn.(grpc.ClientConnInterface))
+	return w, cancel
+}
+
+// run watches until ctx is done, or the server turns out to have no health service: then it is taken for one that serves.
+func (w *healthWatch) run(ctx context.Context, conn grpc.ClientConnInterface) {
+	for pause := firstPause; ctx.Err() == nil; pause = min(2*pause, longestPause) {
+		watch, err := grpc_health_v1.NewHealthClient(conn).Watch(ctx, &grpc_health_v1.HealthCheckRequest{})
+		for err == nil {
+			var health *grpc_health_v1.HealthCheckResponse
+			if health, err = watch.Recv(); err == nil && ctx.Err() == nil {
+				w.heard(health.GetStatus() == grpc_health_v1.HealthCheckResponse_SERVING)
+				pause = firstPause
+			}
+		}
+		if status.Code(err) == codes.Unimplemented {
+			w.heard(true)
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+	}
+}
