@@ -30,6 +30,7 @@ type question struct {
 	timeout   time.Duration
 	ctx       context.Context // the request's, with the choice of a model; it ends when the client goes away
 	client    *presence.Client
+	share     *budget.Share // what the request holds; nil before it holds anything
 	received  *received // the body; nil before it is opened
 }
 
@@ -41,6 +42,9 @@ func (h *Handler) predict(r *http.Request, control *http.ResponseController) (an
 		a, err = h.answerTo(q, control)
 	}
 	if err != nil && a.finish == nil {
+		if q.share != nil {
+			q.share.Close() // before the rest of the body is read, which may take long
+		}
 		a.finish = h.readOn(q, control)
 	}
 	if q.client != nil && a.stream == nil {
@@ -52,6 +56,7 @@ func (h *Handler) predict(r *http.Request, control *http.ResponseController) (an
 // answerTo opens the body and asks: in chunks where that is possible, and else once.
 func (h *Handler) answerTo(q *question, control *http.ResponseController) (answer, error) {
 	share := h.held.Share()
+	q.share = share
 	atEnd(q.Context(), share.Close)
 	if err := share.Grow(requestBytes); err != nil {
 		return answer{}, err

@@ -38,6 +38,12 @@ func newHandler(t *testing.T, backend string, args ...string) (*Handler, *testki
 func startGateway(t *testing.T, backend string, args ...string) *testkit.Gateway {
 	t.Helper()
 	h, log := newHandler(t, backend, args...)
+	return serveHandler(t, h, log)
+}
+
+// serveHandler serves on a free port until the test ends.
+func serveHandler(t *testing.T, h *Handler, log *testkit.LockedBuffer) *testkit.Gateway {
+	t.Helper()
 	server := httptest.NewUnstartedServer(nil)
 	server.Config = h.options.Server(h, h.log)
 	server.Start()

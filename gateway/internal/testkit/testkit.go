@@ -118,8 +118,13 @@ func (g *Gateway) Do(t *testing.T, method, path string, body io.Reader, headers 
 		t.Fatal(err)
 	}
 	for _, header := range headers {
-		name, value, _ := strings.Cut(header, ": ")
-		request.Header.Set(name, value)
+		name, value, ok := strings.Cut(header, ": ")
+		switch {
+		case name == "Host":
+			request.Host = value
+		case ok:
+			request.Header.Set(name, value)
+		}
 	}
 	reply, err := http.DefaultClient.Do(request)
 	if err != nil {
