@@ -31,7 +31,7 @@ type question struct {
 	ctx       context.Context // the request's, with the choice of a model; it ends when the client goes away
 	client    *presence.Client
 	share     *budget.Share // what the request holds; nil before it holds anything
-	received  *received // the body; nil before it is opened
+	received  *received     // the body; nil before it is opened
 }
 
 // predict takes a table and answers with one prediction for each of its rows, in the same order and format.

@@ -80,6 +80,11 @@ func TestRepliesInCSVFitTheTable(t *testing.T) {
 		{"too few", "x\n1\n2\n", &predpb.Response{Result: "p\n1\n"}, false},
 		{"too many", "x\n1\n2\n", &predpb.Response{Result: "p\n1\n2\n3\n"}, false},
 		{"another encoding", "x\n1\n2\n", &predpb.Response{Columns: &predpb.Columns{}}, false},
+		{"fields that the header has not", "x\n1\n2\n", &predpb.Response{Result: "p\n1\n2,3\n"}, false},
+		{"a quote that is not closed", "x\n1\n2\n", &predpb.Response{Result: "p\n1\n\"2\n"}, false},
+		{"two columns of one name", "x\n1\n2\n", &predpb.Response{Result: "p,p\n1,1\n2,2\n"}, false},
+		{"no shape, for rows that readers count in several ways", "x\r1\r2\r", &predpb.Response{Result: "p\n1,2\n"}, false},
+		{"a space for a prediction", "x\n1\n2\n", &predpb.Response{Result: "p\n \n2\n"}, true},
 		{"two encodings", "x\n1\n2\n", &predpb.Response{Result: "p\n1\n2\n", Tensor: &predpb.Tensor{}}, false},
 	}
 	for _, test := range tests {
