@@ -218,7 +218,12 @@ func TestChunksThatFailWhileTheStreamIsAskedOnceMore(t *testing.T) {
 		}
 		v.replace("s2")
 		_, err := collect(client.PredictStream(t.Context(), func(yield func(pred.Table, error) bool) {
-			_ = yield(oneRow, nil) && yield(oneRow, nil) && yield(nil, errOdd)
+			for range 2 {
+				if !yield(oneRow, nil) {
+					return
+				}
+			}
+			yield(nil, errOdd)
 		}))
 		if !errors.Is(err, errOdd) {
 			t.Fatalf("got %v", err)

@@ -158,6 +158,7 @@ func (g *generation) NewSubConn(addresses []resolver.Address, o balancer.NewSubC
 		}
 	}
 	var err error
+	//lint:ignore SA1019 what is deprecated is a list of several addresses, and pick_first gives it one
 	conn, err = g.ClientConn.NewSubConn(addresses, o)
 	return conn, err
 }
