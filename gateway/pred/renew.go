@@ -7,6 +7,8 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/balancer"
+	"google.golang.org/grpc/balancer/base"
+	"google.golang.org/grpc/balancer/endpointsharding"
 	"google.golang.org/grpc/balancer/pickfirst"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
@@ -15,17 +17,20 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// renewName is how gRPC calls the balancer of a client of one address.
-//
 // Behind one address there may be several servers, one after the other: a forwarder or a load balancer leads new connections
 // to a healthy one, and a server's successor takes over its port. But a connection stays with the server that it was made
 // to. While that one stops, and a stream or a slow call keeps the connection open, it refuses every new call.
 //
-// So this balancer watches the server's health (https://github.com/grpc/grpc/blob/master/doc/health-checking.md). Once
-// that is not SERVING it makes another connection beside the first, again and again. As soon as one leads to a server
-// that serves, new calls go there; those in flight end where they began. Until then the first server is asked, whatever it
-// says of itself: it may be the only one.
-const renewName = "pred_renew"
+// So these balancers watch the server's health (https://github.com/grpc/grpc/blob/master/doc/health-checking.md). Once
+// that is not SERVING they make another connection beside the first, again and again. As soon as one leads to a server
+// that serves, new calls go there; those in flight end where they began. Until then:
+//
+//   - renewOne, for a client of one address, asks the first server on, whatever it says of itself: it may be the only one.
+//   - renewAll, for several addresses, leaves that address out, and has the others asked in turn.
+const (
+	renewOne = "pred_renew_one"
+	renewAll = "pred_renew_all"
+)
 
 // The pauses between two tries to reach a server that serves; each is twice the one before.
 const (
@@ -33,20 +38,34 @@ const (
 	longestPause = 5 * time.Second
 )
 
-func init() { balancer.Register(renewBuilder{}) }
-
-type renewBuilder struct{}
-
-func (renewBuilder) Name() string { return renewName }
-
-func (renewBuilder) Build(cc balancer.ClientConn, o balancer.BuildOptions) balancer.Balancer {
-	return &renewer{cc: cc, options: o}
+func init() {
+	balancer.Register(renewBuilder{renewOne, func(cc balancer.ClientConn, o balancer.BuildOptions) balancer.Balancer {
+		return &renewer{cc: cc, options: o}
+	}})
+	balancer.Register(renewBuilder{renewAll, func(cc balancer.ClientConn, o balancer.BuildOptions) balancer.Balancer {
+		return endpointsharding.NewBalancer(cc, o, func(cc balancer.ClientConn, o balancer.BuildOptions) balancer.Balancer {
+			return &renewer{cc: cc, options: o, leaveOut: true}
+		}, endpointsharding.Options{})
+	}})
 }
 
-// renewer is the balancer. Its mutex is not held while a generation is called, which may call back.
+// renewBuilder builds one of the balancers.
+type renewBuilder struct {
+	name  string
+	build func(balancer.ClientConn, balancer.BuildOptions) balancer.Balancer
+}
+
+func (b renewBuilder) Name() string { return b.name }
+
+func (b renewBuilder) Build(cc balancer.ClientConn, o balancer.BuildOptions) balancer.Balancer {
+	return b.build(cc, o)
+}
+
+// renewer is the balancer of one address. Its mutex is not held while a generation is called, which may call back.
 type renewer struct {
-	cc      balancer.ClientConn
-	options balancer.BuildOptions
+	cc       balancer.ClientConn
+	options  balancer.BuildOptions
+	leaveOut bool // a server that does not serve is not asked
 
 	mu      sync.Mutex
 	target  balancer.ClientConnState
@@ -64,7 +83,8 @@ type generation struct {
 	owner    *renewer
 	balancer balancer.Balancer
 	state    balancer.State
-	refusing bool // the server's health is known, and is not SERVING
+	known    bool // the server has said how it is, or has no health service
+	refusing bool // that it does not serve
 }
 
 func (r *renewer) generation() *generation {
@@ -139,11 +159,30 @@ func (g *generation) UpdateState(s balancer.State) {
 	defer r.mu.Unlock()
 	g.state = s
 	if s.ConnectivityState != connectivity.Ready {
-		g.refusing = false // of the next connection nothing is known
+		g.known, g.refusing = false, false // of the next connection nothing is known
 	}
 	if g == r.current {
-		r.cc.UpdateState(s)
+		r.publish()
 	}
+}
+
+// errRefusing is why a server is left out.
+var errRefusing = status.Error(codes.Unavailable, "the connection stands, and the server's health is not SERVING")
+
+// publish has calls go to the current generation.
+func (r *renewer) publish() {
+	state := r.current.state
+	if r.leaveOut && state.ConnectivityState == connectivity.Ready {
+		switch {
+		case r.current.refusing:
+			state = balancer.State{ConnectivityState: connectivity.TransientFailure, Picker: base.NewErrPicker(errRefusing)}
+		case !r.current.known:
+			state = balancer.State{
+				ConnectivityState: connectivity.Connecting, Picker: base.NewErrPicker(balancer.ErrNoSubConnAvailable),
+			}
+		}
+	}
+	r.cc.UpdateState(state)
 }
 
 // NewSubConn implements balancer.ClientConn for the balancer of a generation: it has the health watched.
@@ -167,24 +206,28 @@ func (g *generation) NewSubConn(addresses []resolver.Address, o balancer.NewSubC
 func (g *generation) heard(serving bool) {
 	r := g.owner
 	r.mu.Lock()
+	g.known, g.refusing = true, !serving
 	var left *generation
-	g.refusing = !serving
+	renew := false
 	switch {
-	case g == r.current && serving:
-		left, r.next = r.next, nil
-		r.stopTimer()
-	case g == r.current && r.timer == nil:
-		r.pause = firstPause
-		r.mu.Unlock()
-		r.renew()
-		return
-	case g == r.next && serving && g.state.ConnectivityState == connectivity.Ready:
+	case g == r.current:
+		if serving {
+			left, r.next = r.next, nil
+			r.stopTimer()
+		} else if r.timer == nil {
+			renew, r.pause = true, firstPause
+		}
+		r.publish()
+	case g == r.next && serving:
 		left, r.current, r.next = r.current, r.next, nil
 		r.stopTimer()
-		r.cc.UpdateState(g.state)
+		r.publish()
 	}
 	r.mu.Unlock()
 	closeAll(left) // its connection goes once its calls have ended
+	if renew {
+		r.renew()
+	}
 }
 
 // renew tries to reach another server, if the current one still refuses, and comes back after a pause.

@@ -9,7 +9,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	_ "google.golang.org/grpc/health" // client-side health checking, which serviceConfig asks for
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/resolver"
 )
@@ -65,11 +64,11 @@ func serviceConfig(retries int, several bool) string {
 			}
 		}]`, 1+retries))
 	}
-	if !several {
-		parts = append(parts, `"loadBalancingConfig": [{"`+renewName+`": {}}]`)
-	} else {
-		parts = append(parts, `"loadBalancingConfig": [{"round_robin": {}}]`, `"healthCheckConfig": {"serviceName": ""}`)
+	balancer := renewOne
+	if several {
+		balancer = renewAll
 	}
+	parts = append(parts, fmt.Sprintf(`"loadBalancingConfig": [{%q: {}}]`, balancer))
 	return "{" + strings.Join(parts, ", ") + "}"
 }
 
