@@ -170,12 +170,12 @@ func TestReadTimeoutEndsWithTheBody(t *testing.T) {
 		select {
 		case <-ctx.Done():
 			return "", ctx.Err()
-		case <-time.After(500 * time.Millisecond):
+		case <-time.After(2 * time.Second):
 			return table, nil
 		}
 	})
-	g := startGateway(t, address, "-read-timeout=100ms", "-body-idle-timeout=50ms")
-	for range 2 {
+	g := startGateway(t, address, "-read-timeout=1s", "-body-idle-timeout=1s")
+	for range 2 { // on one connection
 		if r := g.Post(t, "x\n1\n"); r.Status != 200 {
 			t.Errorf("got %d %s", r.Status, r.Body)
 		}

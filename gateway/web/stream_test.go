@@ -567,7 +567,7 @@ func TestClientThatReadsLast(t *testing.T) {
 		t.Errorf("got %d bytes, %v", len(text), err)
 	}
 
-	short := startGateway(t, startStreams(t, chunkwise(same)), "-chunk-bytes=100000", "-backlog-bytes=1", "-stall-timeout=100ms")
+	short := startGateway(t, startStreams(t, chunkwise(same)), "-chunk-bytes=100000", "-backlog-bytes=1", "-stall-timeout=1s")
 	conn = short.Dial(t)
 	upload(conn, strings.Repeat(body, 4))
 	testkit.Eventually(t, "a line in the log", func() bool { return strings.Contains(short.Log.String(), "did not take its predictions") })
