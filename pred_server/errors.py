@@ -4,6 +4,7 @@
     ├── InvalidInput          INVALID_ARGUMENT     the table or the request is at fault; `violations` say where
     ├── ModelNotFound         NOT_FOUND            the server has no model of that name and version
     ├── LimitExceeded         RESOURCE_EXHAUSTED   too large, or too much at once; `reason` says which
+    ├── SchemaChanged         FAILED_PRECONDITION  the model has other columns than the caller expects
     ├── DeadlineExceeded      DEADLINE_EXCEEDED    no answer within the deadline
     ├── Unavailable           UNAVAILABLE          nobody answers at that address, or the server is stopping
     ├── Cancelled             CANCELLED            the caller took the call back
@@ -82,6 +83,10 @@ class LimitExceeded(PredServerError):
         self.reason = reason
         self.limit = limit
         self.flag = flag
+
+
+class SchemaChanged(PredServerError):
+    code = "FAILED_PRECONDITION"
 
 
 class DeadlineExceeded(PredServerError):

@@ -1,22 +1,27 @@
 """Ask a server for predictions: a table in, a pandas Series out."""
 
+import asyncio
 import io
+import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any, Self
 
-from pred_server.client.connection import Connection, Metadata
-from pred_server.client.prepare import FEW_ROWS, CsvText, Prepared, check_encoding, needs_description, prepare
+import pandas as pd
+
+from pred_server.client.connection import Connection, Metadata, asking_for, check_timeout
+from pred_server.client.memory import Memory
+from pred_server.client.prepare import FEW_ROWS, CsvText, Prepared, check_encoding, needs_description
 from pred_server.client.results import concat, ignored_in, warn_ignored
 from pred_server.client.stream import PredictionStream, RequestStream
 from pred_server.client.waterfall import Waterfall
-from pred_server.errors import InvalidInput, PredServerError, RemoteError
+from pred_server.errors import InvalidInput, PredServerError, SchemaChanged
 from pred_server.generated.pred_pb2 import DescribeRequest, Request, Response
 from pred_server.limits import MIB, Limits, check_message_bytes
 from pred_server.wire.csv import split_records
-from pred_server.wire.description import Description
+from pred_server.wire.description import IDENTITY, Description
 from pred_server.wire.tables import Table, as_table, count_bytes, in_chunks
 from pred_server.wire.timing import Stopwatch
 
@@ -35,13 +40,22 @@ class Client:
 
     Parameters
     ----------
-    target : HOST:PORT of this project's server, or of any that speaks the contract (the article's, say)
+    target : HOST:PORT of this project's server, or of any that speaks the contract (the article's, say). Calls go in
+        turn to all servers of a list of IP addresses, HOST:PORT,HOST:PORT, or of a name, dns:///HOST:PORT
     timeout_s : deadline of each call in seconds, unless the call gives its own
     model, version : the model to ask for; without them, the server's first
     encoding : how tables travel unless the call says otherwise: csv, columns, tensor, arrow; or auto, which asks the
         server what it takes and chooses by the table's types and size
     retry : whether gRPC asks again, for some seconds, when the server is unavailable
     connections : how many connections to open and to use in turn
+
+    Raises
+    ------
+    InvalidInput
+        One of these is malformed.
+
+    A pickle of a client, and a copy, holds its target and its settings, and opens a connection of its own; so does the
+    same client in a forked process. A client blocks its thread: docs/clients.md has a program for an event loop.
     """
 
     def __init__(
@@ -57,16 +71,23 @@ class Client:
         limits: Limits = Limits(),
     ):
         self.target = target
-        self.timeout_s = timeout_s
+        self.timeout_s = check_timeout(timeout_s)
         self.encoding = check_encoding(encoding)
-        if connections < 1:
-            raise InvalidInput(f"connections is {connections}; at least one is needed")
+        if type(connections) is not int or connections < 1:
+            raise InvalidInput(f"connections is {connections!r}; a whole number from 1 on is needed")
+        if type(retry) is not bool:
+            raise InvalidInput(f"retry is {retry!r}; True or False is needed")
+        if not isinstance(limits, Limits):
+            raise InvalidInput(f"limits is {limits!r}; pred_server.limits.Limits is needed")
         asked = {"model-name": model, "model-version": version}
         metadata = {key: text for key, text in asked.items() if text is not None}
         self._connection = Connection(target, metadata, limits, retry, connections)
         self._limits = limits
-        self._description: Description | None = None
-        self._can_describe = True
+        self._memory = Memory(self._describe)
+        self._settings: dict[str, Any] = {
+            "model": model, "version": version, "retry": retry, "connections": connections, "limits": limits,
+        }  # fmt: skip
+        self._warned_of_loop = False
 
     def predict(
         self,
@@ -100,19 +121,29 @@ class Client:
             As `pred_server.errors` describes them. The connection can be used again after any of them. An error that
             ends a stream has the predictions that came before it as `answered`.
         """
-        timeout_s = self.timeout_s if timeout_s is None else timeout_s
-        prepared = self.prepare(table, encoding, timeout_s)
+        self._warn_in_event_loop()
+        timeout_s = self._timeout(timeout_s)
+        table, encoding = _table(table), self._encoding(encoding)
+        prepared = self._prepare(table, encoding, timeout_s)
         warn_ignored(prepared.ignored, stacklevel=2)
         if stream is None and (isinstance(table, str) or len(prepared.table) > FEW_ROWS):
             stream = self._is_large(count_bytes(prepared.table), timeout_s)
         watch, start_ns = Stopwatch(), time.perf_counter_ns()
-        if not stream:
-            request = prepared.write(watch)
-            # Of few rows the bytes are counted now: to count them earlier would take longer than to write them.
-            stream = stream is None and self._is_large(request.ByteSize(), timeout_s)
-        if stream:
-            return self._predict_in_chunks(prepared, output, resume, timeout_s)
-        response, metadata = self.call(request, output=output, timeout_s=timeout_s)
+        with self._memory.forgetting():
+            if not stream:
+                request = prepared.write(watch)
+                # Of few rows the bytes are counted now: to count them earlier would take longer than to write them.
+                stream = stream is None and self._is_large(request.ByteSize(), timeout_s)
+            if stream:
+                return self._predict_in_chunks(table, prepared, output, resume, timeout_s)
+            try:
+                response, metadata = self._send(request, output, prepared.known.expectation, timeout_s)
+            except SchemaChanged:
+                left_s = timeout_s - (time.perf_counter_ns() - start_ns) / 1e9
+                known = self._memory.ask_again(prepared.known, left_s)
+                prepared = self._memory.prepare(table, encoding, known)
+                left_s = timeout_s - (time.perf_counter_ns() - start_ns) / 1e9
+                response, metadata = self._send(prepared.write(watch), output, {}, left_s)
         warn_ignored(ignored_in(metadata), stacklevel=2)
         result = prepared.read(response, metadata.get("prediction-dtype"), output, watch)
         wall_ms = (time.perf_counter_ns() - start_ns) / 1e6
@@ -133,73 +164,78 @@ class Client:
         Parameters and errors are those of `predict`; `timeout_s` is for the whole stream. The chunks are drawn in
         another thread, ahead of the predictions.
         """
-
-        def prepared() -> Iterator[Prepared]:
-            for number, table in enumerate(chunks, start=1):
-                try:
-                    ready = self.prepare(table, encoding)
-                except InvalidInput as error:
-                    error.args = (f"in chunk {number}: {error}",)
-                    raise
-                yield ready
-
-        return self._stream(prepared(), output, resume, timeout_s)
+        self._warn_in_event_loop()
+        if isinstance(chunks, str | bytes | pd.DataFrame):
+            raise InvalidInput(f"chunks is one {type(chunks).__name__}; a list or an iterator of tables is needed")
+        return self._stream(map(_table, chunks), self._encoding(encoding), output, resume, check_timeout(timeout_s))
 
     def describe(self, *, timeout_s: float | None = None) -> Description:
         """Return what the model takes and gives. Raises as `predict` does; RemoteError where the server cannot say."""
-        timeout_s = self.timeout_s if timeout_s is None else timeout_s
-        message, _ = self._connection.call("Describe", DescribeRequest(), {}, timeout_s)
-        self._description = Description.of_message(message)
-        return self._description
+        self._warn_in_event_loop()
+        return self._memory.learn(self._timeout(timeout_s))
 
     def prepare(self, table: Table | CsvText, encoding: str | None = None, timeout_s: float | None = None) -> Prepared:
         """Return the table as it will be sent: without unknown columns, in the encoding that suits it."""
-        table = table if isinstance(table, str) else as_table(table)
-        encoding = self.encoding if encoding is None else check_encoding(encoding)
-        asks = needs_description(table, encoding)
-        return prepare(table, encoding, self._described(timeout_s) if asks else self._description)
+        return self._prepare(_table(table), self._encoding(encoding), self._timeout(timeout_s))
 
     def call(
         self, request: Request, *, output: str = "labels", timeout_s: float | None = None
     ) -> tuple[Response, Metadata]:
         """Send a request as it is; return the response and the reply's metadata. Raises as `predict` does."""
-        check_message_bytes(request.ByteSize(), self._limits, "the message", "; stream it")
-        timeout_s = self.timeout_s if timeout_s is None else timeout_s
-        return self._connection.call("Predict", request, _asking_for(output), timeout_s)
+        return self._send(request, output, {}, self._timeout(timeout_s))
 
     def stream(
         self, requests: Iterable[Request], *, output: str = "labels", resume: bool = False, timeout_s: float
-    ) -> RequestStream:
+    ) -> RequestStream[Request]:
         """Send requests as they are, in one stream; iterate over the result for the responses."""
-        return RequestStream(self._connection.opener(_asking_for(output), timeout_s), requests, resume)
+        metadata = asking_for(output)
+        return RequestStream(self._connection.opener(lambda: metadata, check_timeout(timeout_s)), requests, resume)
 
-    def _described(self, timeout_s: float | None) -> Description | None:
-        """Return what the server said of the model, which it is asked once; None for a server that cannot say."""
-        if self._description is None and self._can_describe:
-            try:
-                self.describe(timeout_s=timeout_s)
-            except RemoteError as error:
-                if error.code != "UNIMPLEMENTED":
-                    raise
-                self._can_describe = False
-        return self._description
+    def _timeout(self, timeout_s: float | None) -> float:
+        return self.timeout_s if timeout_s is None else check_timeout(timeout_s)
+
+    def _encoding(self, encoding: str | None) -> str:
+        return self.encoding if encoding is None else check_encoding(encoding)
+
+    def _describe(self, timeout_s: float) -> Description:
+        message, metadata = self._connection.call("Describe", DescribeRequest(), {}, timeout_s)
+        return Description.of_message(message, metadata.get(IDENTITY, ""))
+
+    def _prepare(self, table: Table | CsvText, encoding: str, timeout_s: float) -> Prepared:
+        memory = self._memory
+        known = memory.recall(timeout_s) if needs_description(table, encoding) else memory.known
+        return memory.prepare(table, encoding, known)
+
+    def _send(self, request: Request, output: str, metadata: Metadata, timeout_s: float) -> tuple[Response, Metadata]:
+        check_message_bytes(request.ByteSize(), self._limits, "the message", "; stream it")
+        return self._connection.call("Predict", request, {**asking_for(output), **metadata}, timeout_s)
 
     def _is_large(self, n_bytes: int, timeout_s: float) -> bool:
         """Whether to stream a table of so many bytes: to a server that is known to take streams."""
-        return n_bytes > STREAM_BYTES and self._described(timeout_s) is not None
+        return n_bytes > STREAM_BYTES and self._memory.recall(timeout_s).description is not None
 
-    def _stream(self, tables: Iterable[Prepared], output: str, resume: bool, timeout_s: float) -> PredictionStream:
-        return PredictionStream(partial(self.stream, output=output, resume=resume, timeout_s=timeout_s), tables, output)
-
-    def _predict_in_chunks(self, whole: Prepared, output: str, resume: bool, timeout_s: float) -> Any:
-        table = whole.table
-        pieces: Iterator[Any] = (
-            split_records(io.BytesIO(table.encode()), CHUNK_BYTES, "the text")
-            if isinstance(table, str)
-            else in_chunks(table, CHUNK_BYTES)
+    def _stream(
+        self,
+        tables: Iterable[Table | CsvText],
+        encoding: str,
+        output: str,
+        resume: bool,
+        timeout_s: float,
+        warned: Iterable[str] = (),
+    ) -> PredictionStream:
+        return PredictionStream(
+            self._connection, self._memory, tables, encoding, output, resume, timeout_s, warned=warned
         )
-        prepared = (replace(whole, table=piece, ignored=[]) for piece in pieces)
-        stream = self._stream(prepared, output, resume, timeout_s)
+
+    def _predict_in_chunks(
+        self, table: Table | CsvText, whole: Prepared, output: str, resume: bool, timeout_s: float
+    ) -> Any:
+        """Cut a table. All chunks have the encoding that was chosen for the whole."""
+        if isinstance(table, str):
+            pieces: Iterator[Any] = split_records(io.BytesIO(table.encode()), CHUNK_BYTES, "the text")
+        else:  # of which chunks of this size are sent: columns that the model ignores stay here
+            pieces = in_chunks(table, CHUNK_BYTES * count_bytes(table) // max(count_bytes(whole.table), 1))
+        stream = self._stream(pieces, whole.codec.name, output, resume, timeout_s, whole.ignored)
         parts: list[Any] = []
         keep_index = hasattr(table, "iloc")
         try:
@@ -211,6 +247,13 @@ class Client:
         result.waterfall = stream.waterfall
         return result
 
+    def _warn_in_event_loop(self) -> None:
+        """Warn once, on behalf of the caller's caller. A notebook's cells run in a loop that they may hold up."""
+        if asyncio._get_running_loop() is not None and not self._warned_of_loop and "ipykernel" not in sys.modules:
+            self._warned_of_loop = True
+            what = "a Client blocks the event loop that runs here; docs/clients.md shows a client for asyncio"
+            warnings.warn(what, stacklevel=3)
+
     def close(self) -> None:
         self._connection.close()
 
@@ -220,9 +263,13 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        settings = {"timeout_s": self.timeout_s, "encoding": self.encoding, **self._settings}
+        return partial(type(self), **settings), (self.target,)
+
     def __repr__(self) -> str:
         return f"Client({self.target!r}, timeout_s={self.timeout_s:g})"
 
 
-def _asking_for(output: str) -> Metadata:
-    return {} if output == "labels" else {"output": output}
+def _table(table: Any) -> Table | CsvText:
+    return table if isinstance(table, str) else as_table(table)

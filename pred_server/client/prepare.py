@@ -1,17 +1,17 @@
 """From a caller's table to a request, and from the response to predictions: what goes along, and in which encoding."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 
 from pred_server.client.results import Predictions, Probabilities, to_pandas
-from pred_server.errors import InvalidInput, ServerFault, clip
+from pred_server.errors import InvalidInput, SchemaChanged, ServerFault, clip
 from pred_server.generated.pred_pb2 import Request, Response
 from pred_server.limits import UNLIMITED
 from pred_server.wire.codec import CODECS, Codec
-from pred_server.wire.description import Description
+from pred_server.wire.description import EXPECT_SCHEMA, Description
 from pred_server.wire.schema import Schema
 from pred_server.wire.tables import Table, to_frame, without_columns
 from pred_server.wire.timing import Stopwatch
@@ -23,30 +23,91 @@ CsvText: TypeAlias = str
 
 
 @dataclass(frozen=True)
+class Known:
+    """What a client goes by when it prepares a table.
+
+    Parameters
+    ----------
+    description : what the server said of its model; None where it has not, or cannot
+    array_names : what the columns of an array have meant from the first: no new model gives its numbers another meaning
+    former : columns of the model before, which another server may still have
+    expects : whether only a model with the schema of `description` may answer
+    """
+
+    description: Description | None = None
+    array_names: tuple[str, ...] = ()
+    former: frozenset[str] = frozenset()
+    expects: bool = True
+
+    @property
+    def schema(self) -> Schema | None:
+        return self.description.schema if self.description else None
+
+    @property
+    def schema_hash(self) -> str:
+        return self.description.schema_hash if self.description and self.expects else ""
+
+    @property
+    def expectation(self) -> dict[str, str]:
+        """Metadata of a call: no model with another schema may answer."""
+        return {EXPECT_SCHEMA: self.schema_hash} if self.schema_hash else {}
+
+    def after(self, description: Description) -> "Known":
+        """Return what to go by once the model has been described again."""
+        return Known(description, self.array_names or tuple(description.schema.names))
+
+    def without_expectations(self, former: "Known") -> "Known":
+        """Return what to go by where servers with two models may stand side by side: all columns of both, by name."""
+        return replace(self, former=frozenset(former.schema.names if former.schema else ()), expects=False)
+
+    def named(self, array: np.ndarray) -> np.ndarray | pd.DataFrame:
+        """Return an array with the names of its columns, or as it is where the model has the same at each position.
+
+        Raises
+        ------
+        SchemaChanged
+            The model has been replaced by one with as many columns and other names: the positions may mean either.
+        """
+        meant = list(self.array_names)
+        names = wanted = self.schema.names if self.schema else meant
+        if meant != wanted and len(meant) == array.shape[1] and set(wanted) <= set(meant):
+            names = meant
+        elif meant != wanted and len(meant) == array.shape[1] == len(wanted):
+            raise SchemaChanged(
+                f"the model has been replaced: it took {clip(', '.join(meant), 200)}, and takes "
+                f"{clip(', '.join(wanted), 200)}. An array does not say which of them it holds: name its columns (a "
+                "DataFrame), or ask again if they are the new ones"
+            )
+        if len(names) != array.shape[1] or (self.schema_hash and names == wanted):
+            return array
+        return to_frame(array, names)
+
+
+@dataclass(frozen=True)
 class Prepared:
     """A table that is ready to be sent: without the columns that the model ignores, and with its codec."""
 
     table: Table | CsvText
     codec: Codec
-    schema: Schema | None = None
-    """What the server's model takes, for text that becomes another encoding and for arrays, which have no names."""
+    known: Known = Known()
+    """What it was prepared by."""
     ignored: list[str] = field(default_factory=list)
 
     def write(self, watch: Stopwatch) -> Request:
         """Return the request. Raises InvalidInput where the encoding cannot carry the table."""
-        request, table = Request(), self.table
+        request, table, schema = Request(), self.table, self.known.schema
         with watch("client encode"):
             if isinstance(table, str):
                 try:
                     request.input_data = table
                 except UnicodeEncodeError as error:
                     raise InvalidInput(f"the text is not valid Unicode: {error.reason}") from error
-                if self.codec.name == "csv" or self.schema is None:
+                if self.codec.name == "csv" or schema is None:
                     return request
-                rows, _ = CODECS["csv"].read_table(request, self.schema, UNLIMITED)
-                table = rows.to_frame(self.schema.index)
+                rows, _ = CODECS["csv"].read_table(request, schema, UNLIMITED)
+                table = rows.to_frame(schema.index)
             if isinstance(table, np.ndarray) and self.codec.name != "tensor":
-                table = to_frame(table, self.schema.names if self.schema else [])
+                table = to_frame(table, schema.names if schema else [])
             self.codec.write_table(table, request := Request())
         return request
 
@@ -62,8 +123,8 @@ class Prepared:
 
 def check_encoding(name: str) -> str:
     """Return the name of an encoding, or auto, as it is. Raises InvalidInput for any other."""
-    if name not in ("auto", *CODECS):
-        raise InvalidInput(f"encoding {clip(name)!r}: use auto, {', '.join(CODECS)}")
+    if not isinstance(name, str) or name not in ("auto", *CODECS):
+        raise InvalidInput(f"encoding {clip(str(name))!r}: use auto, {', '.join(CODECS)}")
     return name
 
 
@@ -71,24 +132,30 @@ def needs_description(table: Table | CsvText, encoding: str) -> bool:
     """Whether to prepare a table takes what the server says of its model."""
     if isinstance(table, str):
         return encoding not in ("auto", "csv")
-    return encoding == "auto" or (encoding != "tensor" and isinstance(table, np.ndarray))
+    return encoding == "auto" or isinstance(table, np.ndarray)  # whose columns have no names
 
 
-def prepare(table: Table | CsvText, encoding: str, description: Description | None) -> Prepared:
+def prepare(table: Table | CsvText, encoding: str, known: Known) -> Prepared:
     """Drop the columns that the model is known to ignore, then choose the encoding if it is auto.
 
-    `description` is None for a server that does not describe its models.
+    Raises
+    ------
+    SchemaChanged
+        As `Known.named` does.
     """
-    schema = description.schema if description else None
+    description, schema = known.description, known.schema
     if isinstance(table, str):
-        return Prepared(table, CODECS["csv" if encoding == "auto" or schema is None else encoding], schema)
+        codec = CODECS["csv" if encoding == "auto" or schema is None else encoding]
+        return Prepared(table, codec, known)
     ignored: list[str] = []
+    if isinstance(table, np.ndarray):
+        table = known.named(table)
     if schema and not isinstance(table, np.ndarray):
-        table, ignored = without_columns(table, set(schema.names))
+        table, ignored = without_columns(table, {*schema.names, *known.former})
     if encoding == "auto":
         best = _best_encoding(table)
         encoding = best if description and best in description.encodings else "csv"
-    return Prepared(table, CODECS[encoding], schema, ignored)
+    return Prepared(table, CODECS[encoding], known, ignored)
 
 
 def _best_encoding(table: Table) -> str:

@@ -4,17 +4,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 import grpc
 
-from pred_server.client.prepare import Prepared
+from pred_server.client.connection import Connection, Metadata, asking_for
+from pred_server.client.memory import Memory
+from pred_server.client.prepare import CsvText, Known, Prepared
 from pred_server.client.results import ignored_in, warn_ignored
 from pred_server.client.waterfall import Waterfall
-from pred_server.errors import InvalidInput, ServerFault, Unavailable
+from pred_server.errors import InvalidInput, SchemaChanged, ServerFault, Unavailable
 from pred_server.generated.pred_pb2 import Request, Response
-from pred_server.wire.status import from_call
+from pred_server.wire.tables import Table
 from pred_server.wire.timing import Stopwatch
+
+Item = TypeVar("Item")
 
 # Chunks that were sent and not answered, at the most: enough that neither end waits for the other.
 WINDOW = 8
@@ -22,28 +26,41 @@ WINDOW = 8
 MAX_RESUMES = 5
 
 
-class RequestStream:
+class RequestStream(Generic[Item]):
     """Iterate over it, once, for the responses.
 
-    Three threads meet here: one draws the caller's requests, gRPC's sends them, and the caller's takes the answers.
+    Three threads meet here: one draws the caller's items, gRPC's writes and sends them, and the caller's takes the
+    answers.
 
     Parameters
     ----------
     open_call : starts the rpc, given the requests to send
-    requests : drawn from as the window allows; what it raises is raised here, once what was sent before is answered
+    items : drawn from as the window allows; what it raises is raised here, once what was sent before is answered
     resume : whether to open the rpc again where it broke, with the chunks that were not answered
+    write : makes a request of an item, again if the rpc is opened again; without it, items are requests
+    renew : called where the first chunk is refused because the model has another schema; the rpc is then opened again
     """
 
-    def __init__(self, open_call: Callable[[Iterator[Request]], Any], requests: Iterable[Request], resume: bool):
+    def __init__(
+        self,
+        open_call: Callable[[Iterator[Request]], Any],
+        items: Iterable[Item],
+        resume: bool,
+        write: Callable[[Item], Request] = lambda item: cast(Request, item),
+        renew: Callable[[], None] | None = None,
+    ):
         self._open_call = open_call
-        self._requests = requests
+        self._items = items
         self._resume = resume
+        self._write = write
+        self._renew = renew
         self._changed = threading.Condition()
-        self._drawn: deque[Request] = deque()
-        self._unanswered: deque[Request] = deque()
+        self._drawn: deque[Item] = deque()
+        self._unanswered: deque[Item] = deque()
         self._attempt = 0  # which call may send; -1 when all is over
         self._exhausted = False
-        self._fault: BaseException | None = None
+        self._fault: BaseException | None = None  # of the caller's iterator
+        self._unwritten: Exception | None = None  # why the next item cannot be sent
         self.answered = 0
         self.metadata: dict[str, str] = {}
 
@@ -62,6 +79,11 @@ class RequestStream:
                     breaks = breaks + 1 if self.answered == before else 1
                     if not self._resume or breaks > MAX_RESUMES:
                         raise
+                except SchemaChanged as error:
+                    if self.answered or self._renew is None or error is self._unwritten:
+                        raise
+                    self._renew()
+                    self._renew = None
                 except InvalidInput as error:
                     if before:
                         error.args = (f"{error} (counted from where the stream went on, after chunk {before})",)
@@ -73,12 +95,12 @@ class RequestStream:
 
     def _draw(self) -> None:
         try:
-            for request in self._requests:
+            for item in self._items:
                 with self._changed:
                     self._changed.wait_for(self._has_room)
                     if self._attempt < 0:
                         return
-                    self._drawn.append(request)
+                    self._drawn.append(item)
                     self._changed.notify_all()
         except BaseException as fault:
             self._fault = fault
@@ -92,7 +114,7 @@ class RequestStream:
 
     def _responses(self) -> Iterator[Response]:
         with self._changed:
-            self._attempt += 1
+            self._attempt, self._unwritten = self._attempt + 1, None
             self._changed.notify_all()  # a thread that still sends for the call before finds itself superseded
             outgoing = self._outgoing(self._attempt, list(self._unanswered))
         call = self._open_call(outgoing)
@@ -108,62 +130,119 @@ class RequestStream:
                 yield response
             self._note(call.trailing_metadata())
         except grpc.RpcError:
-            raise from_call(call) from None
+            raise self._open_call.error_of(call) from None  # type: ignore[attr-defined]
         finally:
             call.cancel()
-        if self._fault:
-            raise self._fault
+        if fault := self._unwritten or self._fault:
+            raise fault
         if self._unanswered:
             raise ServerFault(f"{len(self._unanswered)} chunks were sent and not answered")
 
-    def _outgoing(self, attempt: int, again: list[Request]) -> Iterator[Request]:
-        yield from again
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._drawn or self._exhausted or attempt != self._attempt)
-                if attempt != self._attempt or not self._drawn:
-                    return
-                request = self._drawn.popleft()
-                self._unanswered.append(request)
-            yield request
+    def _outgoing(self, attempt: int, again: list[Item]) -> Iterator[Request]:
+        try:
+            yield from map(self._write, again)
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._drawn or self._exhausted or attempt != self._attempt)
+                    if attempt != self._attempt or not self._drawn:
+                        return
+                    item = self._drawn.popleft()
+                    self._unanswered.append(item)
+                yield self._write(item)
+        except Exception as fault:  # gRPC would say only that there was one
+            if attempt == self._attempt:
+                self._unwritten = fault
 
     def _note(self, metadata: Any) -> None:
         self.metadata |= {key: value for key, value in metadata or () if isinstance(value, str)}
 
 
+class Chunk:
+    """One table of a stream, and how it was sent last."""
+
+    prepared: Prepared
+
+    def __init__(self, table: Table | CsvText, number: int):
+        self.table = table
+        self.number = number
+
+
 class PredictionStream:
     """The predictions of a stream, chunk by chunk; once all have come, `waterfall` says where the time went.
 
+    Where the model has been replaced by one with another schema before the first chunk came, the chunks that were sent
+    are prepared anew, and the stream goes on with them: an iterator need not be started again.
+
     Parameters
     ----------
-    open_stream : starts a stream of requests
     tables : what to predict, drawn in another thread
+    warned : columns that the model ignores, of which the caller knows already
     """
 
     waterfall: Waterfall
 
     def __init__(
-        self, open_stream: Callable[[Iterable[Request]], RequestStream], tables: Iterable[Prepared], output: str
+        self,
+        connection: Connection,
+        memory: Memory,
+        tables: Iterable[Table | CsvText],
+        encoding: str,
+        output: str,
+        resume: bool,
+        timeout_s: float,
+        warned: Iterable[str] = (),
     ):
+        self._memory = memory
         self._tables = tables
+        self._encoding = encoding
         self._output = output
+        self._warned = set(warned)
         self._watch = Stopwatch()
-        self._sent: deque[Prepared] = deque()
-        self._responses = open_stream(self._requests())
+        self._sent: deque[Chunk] = deque()
+        self._known = Known()
+        self._changing = threading.Lock()
+        self._opener = connection.opener(self._metadata, timeout_s)
+        self._responses = RequestStream(self._opener, self._chunks(), resume, self._write, self._know_again)
 
-    def _requests(self) -> Iterator[Request]:
-        for prepared in self._tables:
-            self._sent.append(prepared)
-            yield prepared.write(self._watch)
+    def _metadata(self) -> Metadata:
+        return {**asking_for(self._output), **self._known.expectation}
+
+    def _chunks(self) -> Iterator[Chunk]:
+        for number, table in enumerate(self._tables, start=1):
+            self._sent.append(chunk := Chunk(table, number))
+            yield chunk
+
+    def _write(self, chunk: Chunk) -> Request:
+        known = self._known
+        try:
+            prepared = self._memory.prepare(chunk.table, self._encoding, known)
+            request = prepared.write(self._watch)
+        except InvalidInput as error:
+            error.args = (f"in chunk {chunk.number}: {error}",)
+            raise
+        with self._changing:
+            if known is self._known:  # else the rpc is being opened again, and the chunk is prepared by that
+                chunk.prepared = prepared
+        return request
+
+    def _know_again(self) -> None:
+        known = self._memory.ask_again(self._known, self._opener.left_s())
+        with self._changing:
+            self._known = known
 
     def __iter__(self) -> Iterator[Any]:
         start_ns = time.perf_counter_ns()
-        responses = self._responses
-        for response in responses:
-            prepared = self._sent.popleft()
-            names = prepared.ignored or (ignored_in(responses.metadata) if responses.answered == 1 else [])
-            warn_ignored(names, stacklevel=2)
-            yield prepared.read(response, responses.metadata.get("prediction-dtype"), self._output, self._watch)
+        with self._memory.forgetting():
+            self._known = self._memory.recall(self._opener.left_s())
+            for response in self._responses:
+                yield self._read(response, self._sent.popleft().prepared)
         wall_ms = (time.perf_counter_ns() - start_ns) / 1e6
-        header = responses.metadata.get("server-timing", "")
-        self.waterfall = Waterfall.of_call(self._watch, header, wall_ms, chunks=responses.answered)
+        header = self._responses.metadata.get("server-timing", "")
+        self.waterfall = Waterfall.of_call(self._watch, header, wall_ms, chunks=self._responses.answered)
+
+    def _read(self, response: Response, prepared: Prepared) -> Any:
+        metadata = self._responses.metadata
+        ignored = prepared.ignored or (ignored_in(metadata) if self._responses.answered == 1 else [])
+        warn_ignored([name for name in ignored if name not in self._warned], stacklevel=3)
+        self._warned.update(ignored)
+        return prepared.read(response, metadata.get("prediction-dtype"), self._output, self._watch)

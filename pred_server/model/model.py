@@ -2,10 +2,12 @@
 
 import html
 import logging
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -32,6 +34,14 @@ class Model:
     scores: Mapping[str, Any] = field(default_factory=dict)
     sample: pd.DataFrame | None = None
     parity: str = ""
+    digest: str = ""
+    """A hash of the content: of the files of a model directory."""
+
+    @cached_property
+    def identity(self) -> str:
+        """NAME/VERSION/SCHEMA-HASH/CONTENT-DIGEST. A model without a digest, made in this process, equals no other."""
+        parts = (self.name, self.version, self.schema.hash, self.digest or uuid.uuid4().hex[:16])
+        return "/".join(quote(part, safe="") for part in parts)
 
     def predict(self, table: pd.DataFrame, output: str = "labels") -> np.ndarray:
         """Predict in process: a served prediction equals this, bit for bit.

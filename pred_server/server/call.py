@@ -23,6 +23,7 @@ from pred_server.errors import (
 )
 from pred_server.guard.admission import Admission, Ticket
 from pred_server.limits import MAX_IGNORED_BYTES, Limits, flag, took_too_long
+from pred_server.wire.description import IDENTITY
 from pred_server.wire.status import to_status
 from pred_server.wire.timing import Stopwatch
 
@@ -41,6 +42,7 @@ class Call:
     """
 
     ticket: Ticket | None = None
+    identity = ""
 
     def __init__(self, rpc: str, context: Context, admission: Admission, limits: Limits, timing: bool):
         self.rpc = rpc
@@ -149,12 +151,14 @@ class Call:
 
     def _trailing(self) -> Metadata:
         header = self.watch.header() if self._timing else ""
-        return (*self.trailers, ("server-timing", header)) if header else self.trailers
+        said = (*self.trailers, (IDENTITY, self.identity)) if self.identity else self.trailers
+        return (*said, ("server-timing", header)) if header else said
 
     def _log(self, code: str) -> None:
         fields = {
             "rpc": self.rpc,
             "request_id": self.request_id,
+            "model_identity": self.identity,
             "code": code,
             "encoding": self.encoding,
             "rows": self.rows,

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import ipaddress
 import os
 import signal
 from collections.abc import Sequence
@@ -13,12 +12,13 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection
 
-from pred_server.errors import ServerStartError, Unavailable
+from pred_server.errors import InvalidInput, ServerStartError, Unavailable
 from pred_server.guard.admission import LINGER_S, Admission
 from pred_server.guard.watchdog import Watchdog, keep_freed_memory
 from pred_server.limits import Limits
 from pred_server.model.model import Model
 from pred_server.server.service import SERVICE, PredictionService
+from pred_server.wire.address import parse_address
 
 # Calls whose headers have come and that wait for the event loop.
 MAX_PENDING_CALLS = 100_000
@@ -53,8 +53,11 @@ def run(
 
 
 async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_network: bool, timing: bool) -> None:
-    host = _host_of(address)
-    if not (expose_to_network or _is_loopback(host)):
+    try:
+        there = parse_address(address)
+    except InvalidInput as error:
+        raise ServerStartError(str(error)) from None
+    if not (expose_to_network or there.is_loopback):
         raise ServerStartError(
             f"{address} can be reached from the network, by anyone and without encryption; "
             "use 127.0.0.1, or say --expose-to-network if that is what you want"
@@ -84,7 +87,7 @@ async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     try:
-        port = server.add_insecure_port(address)
+        port = server.add_insecure_port(str(there))
     except RuntimeError as error:
         raise ServerStartError(
             f"cannot listen on {address}: the port is taken, or the address is not this machine's; "
@@ -106,7 +109,7 @@ async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_
         await healthy.set(name, HealthCheckResponse.SERVING)
     await server.start()
     served = ", ".join(f"{model.name} v{model.version}" for model in models)
-    print(f"pred_server ready on {host}:{port} ({served}, {models[0].engine.name})", flush=True)
+    print(f"pred_server ready on {there.with_port(port)} ({served}, {models[0].engine.name})", flush=True)
     await stop.wait()
     await healthy.enter_graceful_shutdown()  # NOT_SERVING, so that balancers look elsewhere
     await admission.drain(limits.drain_timeout_s)
@@ -114,19 +117,3 @@ async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_
     await admission.drain(LINGER_S)
     await server.stop(grace=None)
     watchdog.cancel()
-
-
-def _host_of(address: str) -> str:
-    host, colon, port = address.rpartition(":")
-    if not (colon and host and port.isascii() and port.isdecimal() and int(port) <= 65535):
-        raise ServerStartError(f"address {address!r}: write HOST:PORT, for example 127.0.0.1:50051")
-    return host
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -21,6 +21,7 @@ from pred_server.guard.weight import weigh
 from pred_server.limits import MIB, Limits, check_message_bytes
 from pred_server.model.model import Model
 from pred_server.server.call import Call, Context, result_metadata
+from pred_server.server.identity import check_expected
 from pred_server.server.inline import may_write_inline, read_inline
 from pred_server.server.predictor import Predictor
 from pred_server.wire.codec import CODECS, Codec, codec_of
@@ -104,7 +105,8 @@ class PredictionService:
 
     async def predict(self, _: AsyncIterator[bytes], context: Context) -> bytes:
         async with self._open("Predict", context) as call:
-            answer = await self._answer(call, self._model_of(call), await call.read())
+            data = await call.read()
+            answer = await self._answer(call, self._model_of(call), data)
             # In the trailers: once a client has headers, gRPC does not repeat its call if the server is lost.
             call.trailers = result_metadata(answer.dtype, answer.ignored)
             return answer.data
@@ -162,6 +164,8 @@ class PredictionService:
         name, version = call.metadata.get("model-name"), call.metadata.get("model-version")
         for model in self._models:
             if name in (None, model.name) and version in (None, model.version):
+                call.identity = model.identity
+                check_expected(call.rpc, call.metadata, model)
                 return model
         asked = {"model-name": clip(name or ""), "model-version": clip(version or "")}
         wanted = f"model {clip(name or '')}".rstrip() + ("" if version is None else f" v{clip(version)}")

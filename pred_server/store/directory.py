@@ -135,6 +135,11 @@ def write(directory: Path, files: Mapping[str, bytes], manifest: bytes) -> None:
             path.unlink()
 
 
+def digest(sha256: Mapping[str, str]) -> str:
+    """Return a hash of the hashes that a manifest holds."""
+    return _sha256(json.dumps(sha256, sort_keys=True).encode())[:16]
+
+
 def _new_name(name: str, sha256: str) -> str:
     return f"{name}.{sha256[:16]}.new"
 

@@ -90,7 +90,7 @@ def assemble(
     estimator = estimator_file.read(read("model.skops", sha256), label, trust)
     try:
         engine = SklearnEngine(estimator, schema, sample, form)
-        model = Model(name, version, schema, estimator, engine, scores, sample)
+        model = Model(name, version, schema, estimator, engine, scores, sample, digest=files.digest(sha256))
         model.predict(sample.head(1))
     except Exception as error:
         raise ModelFileError(f"model {label!r}: the estimator does not do what the manifest says") from error

@@ -9,6 +9,11 @@ import pandas as pd
 from pred_server.generated.pred_pb2 import ColumnDescription, DescribeResponse
 from pred_server.wire.schema import Column, Schema
 
+# Metadata. Each reply says which model answered: NAME/VERSION/SCHEMA-HASH/CONTENT-DIGEST.
+IDENTITY = "model-identity"
+# A caller may say which schema it goes by: the hash of that identity.
+EXPECT_SCHEMA = "expect-schema"
+
 
 @dataclass(frozen=True, repr=False)
 class Description:
@@ -23,9 +28,11 @@ class Description:
     parity: str = ""
     scores: Mapping[str, str] = field(default_factory=dict)
     models: tuple[str, ...] = ()
+    identity: str = ""
+    """NAME/VERSION/SCHEMA-HASH/CONTENT-DIGEST; nothing where the server does not say."""
 
     @classmethod
-    def of_message(cls, message: DescribeResponse) -> "Description":
+    def of_message(cls, message: DescribeResponse, identity: str = "") -> "Description":
         def column(part: ColumnDescription) -> Column:
             return Column(part.name, part.dtype, part.nullable, part.unit)
 
@@ -39,6 +46,7 @@ class Description:
             message.parity,
             dict(message.scores),
             tuple(message.models),
+            identity,
         )
 
     def to_message(self) -> DescribeResponse:
@@ -54,6 +62,12 @@ class Description:
             scores=self.scores,
             models=self.models,
         )
+
+    @property
+    def schema_hash(self) -> str:
+        """The schema's hash as the server gives it; nothing where it does not."""
+        parts = self.identity.split("/")
+        return parts[2] if len(parts) == 4 else ""
 
     @property
     def table(self) -> pd.DataFrame:
@@ -73,6 +87,7 @@ class Description:
             "classes": ", ".join(self.classes),
             **self.scores,
             "this server has": ", ".join(self.models),
+            "identity": self.identity,
         }
         return {name: fact for name, fact in facts.items() if fact}
 

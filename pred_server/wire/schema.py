@@ -1,5 +1,7 @@
 """The columns that a model takes, and the check that a table has them."""
 
+import hashlib
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -59,6 +61,14 @@ class Schema:
     @cached_property
     def names(self) -> list[str]:
         return [column.name for column in self.columns]
+
+    @cached_property
+    def hash(self) -> str:
+        """Names, dtypes, order, nullability and target as 16 characters: the same in every process and release."""
+        columns = [[column.name, column.dtype, bool(column.nullable)] for column in self.columns]
+        target = [self.target.name, self.target.dtype, bool(self.target.nullable)]
+        facts = json.dumps([columns, target, list(self.targets)], separators=(",", ":"))  # ASCII, whatever the names
+        return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Schema":

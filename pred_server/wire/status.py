@@ -17,6 +17,7 @@ from pred_server.errors import clip
 from pred_server.limits import MAX_DETAIL_BYTES, MAX_ERROR_BYTES
 
 DOMAIN = "pred-server"
+SCHEMA_CHANGED = "SCHEMA_CHANGED"
 
 _BY_CODE: dict[str, type[errors.PredServerError]] = {
     error.code: error
@@ -24,6 +25,7 @@ _BY_CODE: dict[str, type[errors.PredServerError]] = {
         errors.InvalidInput,
         errors.ModelNotFound,
         errors.LimitExceeded,
+        errors.SchemaChanged,
         errors.DeadlineExceeded,
         errors.Unavailable,
         errors.Cancelled,
@@ -45,6 +47,8 @@ def to_status(error: errors.PredServerError) -> grpc.Status:
     if isinstance(error, errors.LimitExceeded):
         limit = {"limit": str(error.limit), "flag": error.flag} if error.flag else {}
         status.details.add().Pack(ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=limit))
+    if isinstance(error, errors.SchemaChanged):
+        status.details.add().Pack(ErrorInfo(reason=SCHEMA_CHANGED, domain=DOMAIN))
     if isinstance(error, errors.ModelNotFound):
         status.details.add().Pack(ErrorInfo(reason="MODEL_NOT_FOUND", domain=DOMAIN, metadata=error.asked))
     answer: grpc.Status = rpc_status.to_status(status)
@@ -68,6 +72,8 @@ def from_call(call: grpc.Call) -> errors.PredServerError:
             return exceeded
         case errors.ModelNotFound:
             return errors.ModelNotFound(message, dict(info.metadata))
+        case errors.SchemaChanged if info.reason != SCHEMA_CHANGED:  # another server means something else by it
+            return errors.RemoteError(message, code)
         case errors.Unavailable if "connect" in message:
             return errors.Unavailable(f"nobody answers at that address; is the server running there? ({message})")
         case None:
