@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import pandas as pd
 
-from pred_server.client.connection import Connection, Metadata, asking_for, check_timeout
+from pred_server.client.connection import Connection, Metadata, StreamOpener, asking_for, check_timeout
 from pred_server.client.memory import Memory
 from pred_server.client.prepare import FEW_ROWS, CsvText, Prepared, check_encoding, needs_description
 from pred_server.client.results import concat, ignored_in, warn_ignored
@@ -189,7 +189,9 @@ class Client:
     ) -> RequestStream[Request]:
         """Send requests as they are, in one stream; iterate over the result for the responses."""
         metadata = asking_for(output)
-        return RequestStream(self._connection.opener(lambda: metadata, check_timeout(timeout_s)), requests, resume)
+        return RequestStream(
+            StreamOpener(self._connection, lambda: metadata, check_timeout(timeout_s)), requests, resume
+        )
 
     def _timeout(self, timeout_s: float | None) -> float:
         return self.timeout_s if timeout_s is None else check_timeout(timeout_s)

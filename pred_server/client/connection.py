@@ -67,7 +67,7 @@ class Connection:
         self._stubs = itertools.cycle(self._channels)
         self._pid = os.getpid()
 
-    def _next(self) -> PredictionStub:
+    def next_stub(self) -> PredictionStub:
         """Return the stub whose turn it is. In a forked process it is a new one.
 
         There the parent's would wait for threads that were not forked; to destroy it would, too, so it is kept.
@@ -77,12 +77,16 @@ class Connection:
             self._open()
         return next(self._stubs)
 
+    def entries(self, metadata: Metadata) -> tuple[tuple[str, str], ...]:
+        """Return the metadata of a call as gRPC takes it, with that of each call. Raises InvalidInput."""
+        return (*self._metadata, *as_metadata(metadata))
+
     def call(self, rpc: str, request: Any, metadata: Metadata, timeout_s: float) -> tuple[Any, Metadata]:
         """Make a unary call. Raises as `pred_server.errors` describes it."""
         deadline_s = deadline_in(timeout_s)
-        entries = (*self._metadata, *as_metadata(metadata))
+        entries = self.entries(metadata)
         while True:
-            stub = self._next()
+            stub = self.next_stub()
             try:
                 left_s = max(0.0, deadline_s - time.monotonic())
                 response, call = getattr(stub, rpc).with_call(request, timeout=left_s, metadata=entries)
@@ -98,28 +102,10 @@ class Connection:
         received = (*(call.initial_metadata() or ()), *(call.trailing_metadata() or ()))
         return response, {key: text for key, text in received if isinstance(text, str)}
 
-    def opener(self, metadata: Callable[[], Metadata], timeout_s: float) -> "StreamOpener":
-        """Return what opens a stream for requests, and opens it again. `metadata` is asked at each opening."""
-        return StreamOpener(self, metadata, timeout_s)
-
-    def open_stream(
-        self, requests: Iterator[Request], metadata: Metadata, deadline_s: float
-    ) -> tuple[PredictionStub, Any]:
-        """Open a stream; return its stub and its call. Raises Unavailable where this client is closed."""
-        stub, left_s = self._next(), max(0.0, deadline_s - time.monotonic())
-        entries = (*self._metadata, *as_metadata(metadata))
-        try:
-            return stub, stub.PredictStream(requests, timeout=left_s, metadata=entries)
-        except ValueError as error:
-            raise Unavailable("this client is closed") from error
-
     def error_of(self, call: grpc.Call, stub: PredictionStub, timeout_s: float, deadline_s: float) -> PredServerError:
         """Return the error of a failed call. A deadline says whose it was, and whether the server was reached."""
-        error = from_call(call)
-        # A server ends a call at the caller's deadline, too, and may be first.
-        if isinstance(error, DeadlineExceeded) and (
-            call.details() == "Deadline Exceeded" or time.monotonic() >= deadline_s
-        ):
+        error, is_late = from_call(call), time.monotonic() >= deadline_s  # a server may be first to notice
+        if isinstance(error, DeadlineExceeded) and (is_late or call.details() == "Deadline Exceeded"):
             why = _unreached(self._channels[stub])
             return DeadlineExceeded(f"no answer within {timeout_s:.3g} s, the caller's deadline{why}")
         return error
@@ -131,7 +117,7 @@ class Connection:
 
 
 class StreamOpener:
-    """Opens a stream for requests; all streams that it opens share one deadline."""
+    """Opens a stream for requests, and opens it again: all under one deadline, each with the metadata of the moment."""
 
     def __init__(self, connection: Connection, metadata: Callable[[], Metadata], timeout_s: float):
         self._connection = connection
@@ -139,13 +125,17 @@ class StreamOpener:
         self._timeout_s = timeout_s
         self._deadline_s = deadline_in(timeout_s)
 
-    def __call__(self, requests: Iterator[Request]) -> Any:
-        self._stub, call = self._connection.open_stream(requests, self._metadata(), self._deadline_s)
-        return call
-
     def left_s(self) -> float:
-        """Return how many seconds are left, a few at the least for a call to say that there are none."""
+        """Return how many seconds are left: some, so that a call can say that there are none."""
         return max(1e-3, self._deadline_s - time.monotonic())
+
+    def __call__(self, requests: Iterator[Request]) -> Any:
+        self._stub = self._connection.next_stub()
+        metadata = self._connection.entries(self._metadata())
+        try:
+            return self._stub.PredictStream(requests, timeout=self.left_s(), metadata=metadata)
+        except ValueError as error:
+            raise Unavailable("this client is closed") from error
 
     def error_of(self, call: grpc.Call) -> PredServerError:
         return self._connection.error_of(call, self._stub, self._timeout_s, self._deadline_s)

@@ -4,11 +4,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
 
 import grpc
 
-from pred_server.client.connection import Connection, Metadata, asking_for
+from pred_server.client.connection import Connection, Metadata, StreamOpener, asking_for
 from pred_server.client.memory import Memory
 from pred_server.client.prepare import CsvText, Known, Prepared
 from pred_server.client.results import ignored_in, warn_ignored
@@ -157,14 +158,13 @@ class RequestStream(Generic[Item]):
         self.metadata |= {key: value for key, value in metadata or () if isinstance(value, str)}
 
 
+@dataclass(eq=False)
 class Chunk:
     """One table of a stream, and how it was sent last."""
 
-    prepared: Prepared
-
-    def __init__(self, table: Table | CsvText, number: int):
-        self.table = table
-        self.number = number
+    table: Table | CsvText
+    number: int
+    prepared: Prepared = field(init=False)
 
 
 class PredictionStream:
@@ -201,7 +201,7 @@ class PredictionStream:
         self._sent: deque[Chunk] = deque()
         self._known = Known()
         self._changing = threading.Lock()
-        self._opener = connection.opener(self._metadata, timeout_s)
+        self._opener = StreamOpener(connection, self._metadata, timeout_s)
         self._responses = RequestStream(self._opener, self._chunks(), resume, self._write, self._know_again)
 
     def _metadata(self) -> Metadata:
