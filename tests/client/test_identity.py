@@ -54,20 +54,16 @@ def free_address() -> str:
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
+@contextmanager
 def replaced(
-    first: Callable[[str], Server], second: Callable[[str], Server], warm: Callable[[str], None]
-) -> "contextmanager[Server]":
+    first: Callable[[str], Server], second: Callable[[str], Server], warm: Callable[[str], object]
+) -> Iterator[Server]:
     """Start a server, `warm` clients of it, and put another server in its place."""
-
-    @contextmanager
-    def run() -> Iterator[Server]:
-        address = free_address()
-        with first(address):
-            warm(address)
-        with second(address) as server:
-            yield server
-
-    return run()
+    address = free_address()
+    with first(address):
+        warm(address)
+    with second(address) as server:
+        yield server
 
 
 def model(path: Path) -> Callable[[str], Server]:
