@@ -251,8 +251,11 @@ class Client:
 
     def _warn_in_event_loop(self) -> None:
         """Warn once, on behalf of the caller's caller. A notebook's cells run in a loop that they may hold up."""
-        if asyncio._get_running_loop() is not None and not self._warned_of_loop and "ipykernel" not in sys.modules:
-            self._warned_of_loop = True
+        if asyncio._get_running_loop() is None or self._warned_of_loop:
+            return
+        self._warned_of_loop = True
+        jupyter: Any = sys.modules.get("ipykernel.kernelapp")
+        if jupyter is None or not jupyter.IPKernelApp.initialized():
             what = "a Client blocks the event loop that runs here; docs/clients.md shows a client for asyncio"
             warnings.warn(what, stacklevel=3)
 

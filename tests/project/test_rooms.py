@@ -43,10 +43,10 @@ BUDGETS = {
     "checkout": 10,
     "errors": 56,
     "limits": 52,
-    "wire": 985,
-    "model": 280,
-    "server": 630,
-    "client": 480,
+    "wire": 1_060,
+    "model": 290,
+    "server": 650,
+    "client": 675,
     "tutorial": 235,
     "cli": 145,
     # Most of it is what makes a file of a stranger harmless, and a file of one's own sure to load.
@@ -57,9 +57,10 @@ BUDGETS = {
     "engines": 780,
     "lab": 1_820,
 }
-# 2,500 was meant. The rooms' own imports are some 120 statements more than those of flat modules; the files that
-# `predict` takes, and CSV text as a table, are the rest.
-CORE_BUDGET = 2_850
+# 2,500 was meant. What a client needs to outlive the model that it asks (`client/memory`, chunks that can be prepared
+# again), to say whose deadline passed and why nobody was reached, and to read addresses as people write them is 260
+# more; the rooms' own imports are 120; the files that `predict` takes, and CSV text as a table, are the rest.
+CORE_BUDGET = 3_120
 MOST_LINES = 400
 
 
