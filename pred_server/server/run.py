@@ -8,15 +8,16 @@ from collections.abc import Sequence
 
 import grpc
 import pyarrow as pa
-from grpc_health.v1 import health, health_pb2_grpc
-from grpc_health.v1.health_pb2 import HealthCheckResponse
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health_pb2_grpc
 
 from pred_server.errors import InvalidInput, ServerStartError, Unavailable
+from pred_server.generated.pred_pb2 import DESCRIPTOR
 from pred_server.guard.admission import LINGER_S, Admission
 from pred_server.guard.watchdog import Watchdog, keep_freed_memory
 from pred_server.limits import Limits
 from pred_server.model.model import Model
+from pred_server.server.health import Health
+from pred_server.server.reflection import Reflection
 from pred_server.server.service import SERVICE, PredictionService
 from pred_server.wire.address import parse_address
 
@@ -83,9 +84,11 @@ async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_
         ),
     )
     server.add_generic_rpc_handlers((service.handlers(),))
-    healthy = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
-    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    health = Health(
+        ("", SERVICE, *(name for model in models for name in (model.name, f"{model.name}/{model.version}")))
+    )
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    server.add_generic_rpc_handlers(tuple(Reflection((DESCRIPTOR, Health.contract)).handlers()))
     try:
         port = server.add_insecure_port(str(there))
     except RuntimeError as error:
@@ -105,13 +108,11 @@ async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
 
-    for name in ("", SERVICE, *(name for model in models for name in (model.name, f"{model.name}/{model.version}"))):
-        await healthy.set(name, HealthCheckResponse.SERVING)
     await server.start()
     served = ", ".join(f"{model.name} v{model.version}" for model in models)
     print(f"pred_server ready on {there.with_port(port)} ({served}, {models[0].engine.name})", flush=True)
     await stop.wait()
-    await healthy.enter_graceful_shutdown()  # NOT_SERVING, so that balancers look elsewhere
+    health.stop()  # NOT_SERVING, so that balancers look elsewhere
     await admission.drain(limits.drain_timeout_s)
     service.give_up(Unavailable("the server has stopped"))  # what took longer than the drain
     await admission.drain(LINGER_S)
