@@ -6,7 +6,6 @@ A command imports what it needs when it runs: the client's commands work without
 import argparse
 import io
 import itertools
-import logging
 import os
 import sys
 from collections.abc import Callable
@@ -73,15 +72,11 @@ def _stubs(args: argparse.Namespace) -> None:
 
 
 def _serve(args: argparse.Namespace) -> None:
-    from pythonjsonlogger.json import JsonFormatter
-
+    from pred_server.server import logs
     from pred_server.server.run import run
     from pred_server.store.loading import load
 
-    handler = logging.StreamHandler()
-    names = "%(asctime)s %(levelname)s %(name)s %(message)s"
-    handler.setFormatter(JsonFormatter(names) if args.log_format == "json" else logging.Formatter(names))
-    logging.basicConfig(level=args.log_level.upper(), handlers=[handler])
+    logs.set_up(args.log_level, args.log_format)
     limits = Limits(**{limit.name: getattr(args, limit.name) for limit in fields(Limits)})
     models = [load(name, args.trust) for name in getattr(args, "model", ["flights"])]
     if args.engine == "onnx":
@@ -165,6 +160,10 @@ def _seconds(text: str) -> float:
     return _number(text, 1e-9, "a number of seconds above 0")
 
 
+def _delay(text: str) -> float:
+    return _number(text, 0, "a number of seconds, 0 or more")
+
+
 def _milliseconds(text: str) -> float:
     return _number(text, 0, "a number of milliseconds, 0 or more")
 
@@ -187,7 +186,7 @@ def _argument(name: str, help: str, **settings: Any) -> Argument:
 
 
 def _limit(limit: Field[Any]) -> Argument:
-    of_unit = _milliseconds if limit.name.endswith("_ms") else _seconds
+    of_unit = _milliseconds if limit.name.endswith("_ms") else _seconds if limit.default else _delay
     number = _at_least_one if isinstance(limit.default, int) else of_unit
     return _argument(flag(limit.name), limit.metadata["help"], type=number, default=limit.default)
 

@@ -67,8 +67,12 @@ class Limits:
         default=86_400.0,
         metadata={"help": "a connection of this age takes no more calls, and its client opens another, in seconds"},
     )
+    drain_delay_s: float = field(
+        default=0.0,
+        metadata={"help": "how long a stop still takes calls while health says NOT_SERVING, in seconds"},
+    )
     drain_timeout_s: float = field(
-        default=30.0, metadata={"help": "how long a stop waits for accepted calls, in seconds"}
+        default=30.0, metadata={"help": "how long a stop waits for accepted calls after that, in seconds"}
     )
 
 

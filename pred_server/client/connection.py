@@ -32,7 +32,8 @@ _RETRY = {
     "initialBackoff": "0.25s",
     "backoffMultiplier": 3,
     "maxBackoff": "4s",
-    "retryableStatusCodes": ["UNAVAILABLE"],
+    # CANCELLED, sent by a server: a call that its gRPC dropped unseen as it stopped. A caller who cancels is obeyed.
+    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
 }
 _RETRYING = {"methodConfig": [{"name": [{"service": "prediction.Prediction"}], "retryPolicy": _RETRY}]}
 # Calls go to all servers in turn, but to none whose health says that it does not serve.

@@ -1,19 +1,19 @@
-"""Who may come in: the calls in flight by connection, the bytes that they hold, and the drain that waits for them."""
+"""Who may come in: the calls in flight by connection, and the bytes that they hold."""
 
 import asyncio
 import logging
 import math
 import time
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from pred_server.errors import LimitExceeded, PredServerError, Unavailable
 from pred_server.limits import Limits, check_message_bytes, flag
 
-# How long connections stay open after the last answer. To close a socket while its peer still acknowledges what it has
-# read resets the connection, and what the peer has not read yet is lost to it.
-LINGER_S = 0.5
+# While the server stops, a connection closes with its last call. To close a socket while its peer still acknowledges
+# what it has read resets the connection, and what the peer has not read yet is lost to it. So a stream of many rows
+# ends so long after its last answer. (A single call has no such pause, but its caller may ask again.)
+LINGER_S = 1.0
 # Messages up to this size come in without a look at the bytes that other calls hold: the number of calls bounds them.
 SMALL_BYTES = 16 * 1024
 
@@ -49,10 +49,9 @@ class Admission:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._calls_of: Counter[str] = Counter()
-        self._empty = asyncio.Event()
-        self._empty.set()
-        self._last_answer_s = -LINGER_S
         self._draining = False
+        self.is_stopping = False
+        self.last_large_s = -math.inf
         self.tickets: set[Ticket] = set()
 
     def __len__(self) -> int:
@@ -80,7 +79,6 @@ class Admission:
             raise
         self.tickets.add(ticket := Ticket(peer))
         self._calls_of[peer] += 1
-        self._empty.clear()
         return ticket
 
     def _n_peers(self, peer: str) -> int:
@@ -101,19 +99,15 @@ class Admission:
                 raise LimitExceeded(message, "OVERLOADED", limit, flag("max_bytes_in_flight"))
         ticket.n_bytes = max(ticket.n_bytes, n_bytes)
 
-    def leave(self, ticket: Ticket) -> None:
-        """Forget a call that has its answer."""
+    def leave(self, ticket: Ticket, is_large: bool = False) -> None:
+        """Forget a call that has its answer, which may still be on its way where it is large."""
         self.tickets.discard(ticket)
         self._calls_of[ticket.peer] -= 1
         if not self._calls_of[ticket.peer]:
             del self._calls_of[ticket.peer]
-        self._last_answer_s = time.monotonic()
-        if not self.tickets:
-            self._empty.set()
+        if is_large:
+            self.last_large_s = time.monotonic()
 
-    async def drain(self, timeout_s: float) -> None:
-        """Refuse new calls, and return when all accepted calls have their answers, or after `timeout_s`."""
+    def refuse(self) -> None:
+        """Refuse all further calls."""
         self._draining = True
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._empty.wait(), timeout_s)
-        await asyncio.sleep(max(0.0, self._last_answer_s + LINGER_S - time.monotonic()))

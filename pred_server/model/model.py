@@ -20,6 +20,7 @@ from pred_server.wire.rows import Rows
 from pred_server.wire.schema import Schema
 
 logger = logging.getLogger(__name__)
+_refused: set[str] = set()  # names of models that have refused a table
 
 
 @dataclass(frozen=True, repr=False)
@@ -74,8 +75,11 @@ class Model:
         try:
             values = self.engine.predict(rows, output)
         except ValueError as error:
-            # The estimator's own text may quote paths or internals: it goes to the log, not to the caller.
-            logger.warning("model %s refused a table: %s", self.name, error)
+            # The estimator's own text may quote paths or internals: it goes to the log, not to the caller. Only once,
+            # or callers could fill the log with it.
+            level = logging.DEBUG if self.name in _refused else logging.WARNING
+            logger.log(level, "model %s refused a table: %s", self.name, error)
+            _refused.add(self.name)
             cause = "a usual cause is an infinite or very large number"
             at_fault = [] if self.sample is None else blame(self.engine, output, rows, self.schema, self.sample)
             cause = f"{cause} ({at_fault[0]})" if at_fault else cause

@@ -21,13 +21,17 @@ from pred_server.errors import (
     ServerFault,
     clip,
 )
-from pred_server.guard.admission import Admission, Ticket
+from pred_server.guard.admission import LINGER_S, Admission, Ticket
 from pred_server.limits import MAX_IGNORED_BYTES, Limits, flag, took_too_long
+from pred_server.server.logs import as_text
 from pred_server.wire.description import IDENTITY
 from pred_server.wire.status import to_status
 from pred_server.wire.timing import Stopwatch
 
 logger = logging.getLogger(__name__)
+
+# The predictions of so many rows leave at once.
+FEW_ROWS = 1_000
 
 Context = Any  # grpc.aio.ServicerContext, whose published types lack half of its methods
 Metadata = tuple[tuple[str, str], ...]
@@ -62,9 +66,9 @@ class Call:
     def admit(self) -> Ticket:
         """Count the call until its answer has left. Raises as `Admission.enter` does."""
         self.ticket = ticket = self._admission.enter(self._context.peer())
-        self._context.add_done_callback(lambda _: self._admission.leave(ticket))
+        self._context.add_done_callback(lambda _: self._admission.leave(ticket, self.rows > FEW_ROWS))
         if logger.isEnabledFor(logging.DEBUG):
-            logger.debug("%s request_id=%s accepted", self.rpc, self.request_id)
+            logger.debug("%s %s accepted", self.rpc, as_text({"request_id": self.request_id}))
         return ticket
 
     async def read(self) -> bytes:
@@ -121,6 +125,8 @@ class Call:
             error = self.ticket.why
         try:
             if error is None:
+                if self._admission.is_stopping and self.rpc == "PredictStream" and self.rows > FEW_ROWS:
+                    await asyncio.sleep(LINGER_S)
                 self._context.set_trailing_metadata(self._trailing())
             elif not isinstance(error, Exception):  # the task is cancelled, or the process ends
                 code = "CANCELLED"
@@ -165,7 +171,7 @@ class Call:
             "duration_ms": round((time.perf_counter_ns() - self._start_ns) / 1e6, 3),
             **{f"{phase}_ms": round(ms, 3) for phase, ms in list(self.watch.phases_ms.items())},
         }
-        text = " ".join(f"{key}={value}" for key, value in fields.items() if key != "rpc")
+        text = as_text({key: value for key, value in fields.items() if key != "rpc"})
         logger.info("%s %s", self.rpc, text, extra=fields)
 
 

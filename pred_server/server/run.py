@@ -10,19 +10,23 @@ import grpc
 import pyarrow as pa
 from grpc_health.v1 import health_pb2_grpc
 
-from pred_server.errors import InvalidInput, ServerStartError, Unavailable
+from pred_server.errors import InvalidInput, ServerStartError
 from pred_server.generated.pred_pb2 import DESCRIPTOR
-from pred_server.guard.admission import LINGER_S, Admission
+from pred_server.guard.admission import Admission
 from pred_server.guard.watchdog import Watchdog, keep_freed_memory
 from pred_server.limits import Limits
 from pred_server.model.model import Model
-from pred_server.server.health import Health
-from pred_server.server.reflection import Reflection
+from pred_server.ops.drain import Arrivals, drain
+from pred_server.ops.health import Health
+from pred_server.ops.reflection import Reflection
+from pred_server.server.logs import use_all_descriptors, watch_descriptors
 from pred_server.server.service import SERVICE, PredictionService
 from pred_server.wire.address import parse_address
 
 # Calls whose headers have come and that wait for the event loop.
 MAX_PENDING_CALLS = 100_000
+# How long the end waits for the tasks of calls that are over.
+LAST_S = 1.0
 
 
 def run(
@@ -47,6 +51,7 @@ def run(
     # pyarrow would take a signal that comes while it reads CSV for itself: the call would fail, and the stop be missed.
     pa.enable_signal_handlers(False)
     keep_freed_memory()
+    use_all_descriptors()
     # Libraries and models are some 200,000 objects that stay: a garbage collection that looked at them all would hold
     # the event loop up for 100 ms.
     gc.freeze()
@@ -83,7 +88,8 @@ async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_
             ("grpc.http2.max_ping_strikes", 0),
         ),
     )
-    server.add_generic_rpc_handlers((service.handlers(),))
+    arrivals = Arrivals(service.handlers())
+    server.add_generic_rpc_handlers((arrivals,))
     health = Health(
         ("", SERVICE, *(name for model in models for name in (model.name, f"{model.name}/{model.version}")))
     )
@@ -111,10 +117,10 @@ async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_
     await server.start()
     served = ", ".join(f"{model.name} v{model.version}" for model in models)
     print(f"pred_server ready on {there.with_port(port)} ({served}, {models[0].engine.name})", flush=True)
+    watching = asyncio.create_task(watch_descriptors())
     await stop.wait()
-    health.stop()  # NOT_SERVING, so that balancers look elsewhere
-    await admission.drain(limits.drain_timeout_s)
-    service.give_up(Unavailable("the server has stopped"))  # what took longer than the drain
-    await admission.drain(LINGER_S)
-    await server.stop(grace=None)
+    await drain(server, arrivals, health, admission, service.give_up, limits)
+    watching.cancel()
     watchdog.cancel()
+    # gRPC has ended all calls, but its tasks may not know it yet. Cut off, they would fill the log with tracebacks.
+    await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()}, timeout=LAST_S)

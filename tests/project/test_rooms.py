@@ -16,7 +16,7 @@ PACKAGE = ROOT / "pred_server"
 # The modules at the top are rooms of one module.
 FOUNDATION = {"errors", "limits", "checkout"}
 CORE = FOUNDATION | {"__init__", "__main__", "wire", "model", "server", "client", "tutorial", "cli"}
-BELOW = FOUNDATION | {"generated", "wire", "model", "engines", "store", "guard", "server", "client"}
+BELOW = FOUNDATION | {"generated", "wire", "model", "engines", "store", "guard", "ops", "server", "client"}
 # Imports point downwards. Those inside functions count, too.
 MAY_IMPORT = {
     "errors": set(),
@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "engines": FOUNDATION | {"generated", "wire", "model"},
     "store": FOUNDATION | {"wire", "model"},
     "guard": FOUNDATION | {"generated", "wire"},
-    "server": FOUNDATION | {"generated", "wire", "model", "guard"},
+    "ops": FOUNDATION | {"generated", "guard"},
+    "server": FOUNDATION | {"generated", "wire", "model", "guard", "ops"},
     "client": FOUNDATION | {"generated", "wire"},
     "tutorial": BELOW,
     "lab": BELOW | {"tutorial"},
@@ -45,12 +46,14 @@ BUDGETS = {
     "limits": 52,
     "wire": 1_060,
     "model": 290,
-    "server": 650,
+    "server": 690,
     "client": 675,
     "tutorial": 235,
     "cli": 145,
     # Most of it is what makes a file of a stranger harmless, and a file of one's own sure to load.
     "store": 560,
+    # Health, reflection, and a stop that nobody notices.
+    "ops": 160,
     # The lessons' calls need none of it: it is there for callers that are greedy, hostile or gone.
     "guard": 320,
     # Graphs in double precision, and the proof that they predict as scikit-learn does.
@@ -59,8 +62,9 @@ BUDGETS = {
 }
 # 2,500 was meant. What a client needs to outlive the model that it asks (`client/memory`, chunks that can be prepared
 # again), to say whose deadline passed and why nobody was reached, and to read addresses as people write them is 260
-# more; the rooms' own imports are 120; the files that `predict` takes, and CSV text as a table, are the rest.
-CORE_BUDGET = 3_150
+# more; calls that are ended from outside, and a log that nobody can forge, 100; the rooms' own imports are 120; the
+# files that `predict` takes, and CSV text as a table, are the rest.
+CORE_BUDGET = 3_200
 MOST_LINES = 400
 
 
@@ -139,7 +143,7 @@ def test_modules_stay_small() -> None:
 
 def test_every_room_has_a_place_and_a_budget(sizes: Counter[str]) -> None:
     assert set(sizes) == set(BUDGETS) == set(MAY_IMPORT) - {"generated"}
-    assert set(BUDGETS) - CORE == {"engines", "guard", "lab", "store"}
+    assert set(BUDGETS) - CORE == {"engines", "guard", "lab", "ops", "store"}
 
 
 @pytest.mark.parametrize("room", BUDGETS)

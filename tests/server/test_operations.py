@@ -264,8 +264,10 @@ def test_health_says_not_serving_while_draining_and_a_second_signal_ends_at_once
             os.kill(server.pid, signal.SIGTERM)
             assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
             watch.cancel()
-        with pytest.raises(Unavailable, match="the server is stopping"):
+        wait_until(lambda: refused(client), "the end of new calls")
+        with pytest.raises(Unavailable):
             client.predict(xy(0))
+        assert not slow.done()
         assert slow.result().tolist() == [3.0]
         assert server._process.wait(30) == 0
         client.close()
