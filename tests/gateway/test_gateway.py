@@ -404,7 +404,7 @@ def test_a_server_that_drains_is_not_ready_and_answers_what_it_accepted(go: Go, 
     table = pd.read_parquet(FLIGHTS).drop(columns="arr_delay").head(300_000)
     body = table.to_csv(index=False)
     with (
-        serve("flights", "--log-level", "debug") as server,
+        serve("flights", "--log-level", "debug", "--drain-delay-s", "1") as server,
         gateway(server.address, "-timeout", f"{HANG_S}s") as running,
         ThreadPoolExecutor() as pool,
     ):

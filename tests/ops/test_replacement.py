@@ -214,7 +214,7 @@ def test_two_servers_are_replaced_in_turn_and_no_call_fails_and_none_is_wrong() 
     """As two addresses that clients know, and behind a TCP balancer; single calls, streams, and tables in chunks."""
     servers = [serve("sum"), serve("sum")]
     forwarder = Forwarder([server.address for server in servers])
-    known = "ipv4:" + ",".join(server.address for server in servers)
+    known = ",".join(server.address for server in servers)
     try:
         with Load(known) as direct, Load(forwarder.address) as balanced:
             loads = [direct, balanced]
@@ -264,7 +264,7 @@ def test_a_stream_that_outlasts_the_drain_ends_with_unavailable_so_that_it_goes_
         yield table * 2
 
     with serve("sum", "--drain-timeout-s", "0.2") as first, serve("sum") as second:
-        known = f"ipv4:{first.address},{second.address}"
+        known = f"{first.address},{second.address}"
         with Client(known, encoding="csv") as client:
             answers = iter(client.predict_stream(chunks(), resume=True))
             assert next(answers).tolist() == [3.0]

@@ -202,8 +202,8 @@ def test_a_program_without_the_contract_calls_by_reflection(sum_server: Server, 
         )  # fmt: skip
         return done.stdout
 
-    reflection = "grpc.reflection.v1alpha.ServerReflection"
-    assert curl("--list-services").split() == ["grpc.health.v1.Health", reflection, "prediction.Prediction"]
+    reflection = ["grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"]
+    assert curl("--list-services").split() == ["grpc.health.v1.Health", *reflection, "prediction.Prediction"]
     methods = {"prediction.Prediction/Predict", "prediction.Prediction/PredictStream", "prediction.Prediction/Describe"}
     assert methods <= set(curl("--list-methods").split())
     table = json.dumps({"input_data": "x,y\n1,2\n"})
