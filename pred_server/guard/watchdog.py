@@ -101,11 +101,14 @@ def resident_bytes() -> int:
 
 
 def keep_freed_memory() -> None:
-    """Have malloc keep what a chunk of a stream took for the next: the kernel would clear each page anew."""
+    """Have malloc keep what a chunk of a stream took for the next: the kernel would clear each page anew.
+
+    Every thread may keep as much, and `malloc_trim` takes it from the main thread alone: so it must not be more.
+    """
     with suppress(AttributeError, OSError):  # glibc has it, others do not
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_THRESHOLD, 8 * MIB)
-        mallopt(M_TRIM_THRESHOLD, 64 * MIB)
+        mallopt(M_TRIM_THRESHOLD, 8 * MIB)
 
 
 def release_unused() -> None:
