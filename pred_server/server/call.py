@@ -130,7 +130,7 @@ class Call:
                 self._context.set_trailing_metadata(self._trailing())
             elif not isinstance(error, Exception):  # the task is cancelled, or the process ends
                 code = "CANCELLED"
-            elif self._context.done():  # nobody is left to answer: the write has failed
+            elif self._context.done() or isinstance(error, grpc.aio.InternalError):  # the write failed: nobody is left
                 code = "CANCELLED"
                 raise asyncio.CancelledError from error
             else:
