@@ -66,7 +66,9 @@ class Call:
     def admit(self) -> Ticket:
         """Count the call until its answer has left. Raises as `Admission.enter` does."""
         self.ticket = ticket = self._admission.enter(self._context.peer())
-        self._context.add_done_callback(lambda _: self._admission.leave(ticket, self.rows > FEW_ROWS))
+        assert ticket.task
+        # Not the context's callbacks, which hold it in a cycle: gRPC ends a call once nothing refers to it.
+        ticket.task.add_done_callback(lambda _: self._admission.leave(ticket, self.rows > FEW_ROWS))
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("%s %s accepted", self.rpc, as_text({"request_id": self.request_id}))
         return ticket
@@ -136,7 +138,7 @@ class Call:
             else:
                 status = to_status(self._public(error))
                 code = status.code.name
-                await self._context.abort(status.code, status.details, (*status.trailing_metadata, *self._trailing()))
+                await self._abort(status.code, status.details, (*status.trailing_metadata, *self._trailing()))
         finally:
             if error:
                 let_go(error)
@@ -144,6 +146,12 @@ class Call:
                 self.ticket.is_answered = error is None
             if self.ticket and logger.isEnabledFor(logging.INFO):  # admission has logged a refusal
                 self._log(code)
+
+    async def _abort(self, code: grpc.StatusCode, details: str, trailers: tuple[tuple[str, str | bytes], ...]) -> None:
+        try:
+            await self._context.abort(code, details, trailers)
+        except grpc.aio.InternalError:  # nobody is left
+            raise asyncio.CancelledError from None
 
     def _public(self, error: BaseException) -> PredServerError:
         """Return the error that the caller may see: its own text if it is one of ours."""
