@@ -47,8 +47,7 @@ class Watchdog:
         while True:
             await asyncio.sleep(PERIOD_S)
             now_s = time.monotonic()
-            for ticket in [ticket for ticket in self._admission.tickets if ticket.ends_s <= now_s]:
-                _end(ticket, now_s)
+            self._end_late(now_s)
             n_bytes = resident_bytes()
             if n_bytes > self._most_bytes or (
                 not self._admission.tickets and n_bytes > self._settled_bytes + KEPT_BYTES
@@ -57,6 +56,11 @@ class Watchdog:
                 self._settled_bytes = n_bytes = resident_bytes()
             if n_bytes > self._most_bytes:
                 self._end_half_messages(now_s)
+
+    def _end_late(self, now_s: float) -> None:
+        # Not in `run`, whose variables stay: a ticket in one of them would keep the call, and gRPC all that it sends.
+        for ticket in [ticket for ticket in self._admission.tickets if ticket.ends_s <= now_s]:
+            _end(ticket, now_s)
 
     def _end_half_messages(self, now_s: float) -> None:
         """End what has not arrived whole, of the connection that has most of it: nobody knows how large it will be."""
@@ -105,6 +109,8 @@ def keep_freed_memory() -> None:
 
     Every thread may keep as much, and `malloc_trim` takes it from the main thread alone: so it must not be more.
     """
+    # Arrow's own allocator keeps what a thread has freed until that thread asks again.
+    pa.set_memory_pool(pa.system_memory_pool())
     with suppress(AttributeError, OSError):  # glibc has it, others do not
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_THRESHOLD, 8 * MIB)
@@ -113,6 +119,5 @@ def keep_freed_memory() -> None:
 
 def release_unused() -> None:
     """Give the memory back that was freed and kept."""
-    pa.default_memory_pool().release_unused()
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
