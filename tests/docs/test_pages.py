@@ -16,7 +16,7 @@ from pred_server.engines.parity import TOLERANCE
 from pred_server.limits import MAX_COLUMNS, Limits, flag
 
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", ROOT / "notebooks/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "notebooks/README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PYTHON = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 
 
