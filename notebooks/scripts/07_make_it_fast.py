@@ -687,4 +687,4 @@ scratch.cleanup()
 server
 
 # %% [markdown]
-# Next: [Explorer](explorer.ipynb)
+# Next: [08 Break it](08_break_it.ipynb)

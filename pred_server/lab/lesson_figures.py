@@ -149,3 +149,44 @@ def byte_boxes(data: bytes, parts: Sequence[tuple[str, int, str]], n_text: int, 
     axes.set_title(title)
     axes.axis("off")
     return figure
+
+
+def vitals(samples: pd.DataFrame, spans: Mapping[str, tuple[float, float]], title: str) -> Figure:
+    """Draw the memory of servers (above), and how long health and a good caller wait (below), while something is done.
+
+    Parameters
+    ----------
+    samples : as `vitals.Vitals.samples` has them. A red cross stands where no answer came
+    spans : what was done, from when to when, in seconds; each is shaded
+    """
+    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 3))
+    memory = samples["kind"] == "memory"
+    for axes, part, by, steps in (
+        (above, samples[memory], "name", "default"),
+        (below, samples[~memory], "kind", "steps-post"),  # a wait is as long as it is high
+    ):
+        for (name, group), colour, line in zip(part.groupby(by), COLOURS, LINES, strict=False):
+            group = group.sort_values("at_s")
+            look: dict[str, Any] = {"color": colour, "linestyle": line, "linewidth": 1.3, "drawstyle": steps}
+            axes.plot(group["at_s"], group["value"], label=str(name), **look)
+            missed = group[group["code"] != "OK"]
+            if len(missed):
+                axes.plot(missed["at_s"], missed["value"], **INVALID | {"label": f"{name}: no answer", "markersize": 6})
+        axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
+        axes.grid(True, alpha=0.3)
+        for number, (what, (start_s, end_s)) in enumerate(spans.items()):
+            axes.axvspan(start_s, end_s, color=("0.85", "0.92")[number % 2], linewidth=0)
+            if axes is above:
+                text = textwrap.fill(what, 12)
+                place = axes.get_xaxis_transform()
+                axes.text((start_s + end_s) / 2, 1.03, text, transform=place, ha="center", va="bottom", fontsize=8.5)
+    above.set(ylabel="memory (MiB)", ylim=(0, 1.15 * samples.loc[memory, "value"].max()))
+    below.set(xlabel="seconds", ylabel="answer after (ms)", yscale="log")
+    below.yaxis.set_major_formatter("{x:,g}")
+    figure.suptitle(textwrap.fill(title, 88), fontsize=11)
+    figure.set_label(
+        f"{title}. Over seconds: above, memory; below, the time until health and a good caller had their answers. "
+        f"Shaded: {', '.join(spans)}."
+    )
+    return figure

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.colors import to_rgba
 
 from pred_server.lab.figures import COLOURS
-from pred_server.lab.lesson_figures import byte_boxes, lines, stopped
+from pred_server.lab.lesson_figures import byte_boxes, lines, stopped, vitals
 
 ROWS = pd.Index([1, 10, 100], name="rows")
 POINTS = pd.DataFrame({"served": [2.0, 3.0, 9.0], "floor": [1.0, 1.5, 8.0]}, index=ROWS)
@@ -113,3 +113,30 @@ def test_byte_boxes_shows_each_byte_its_owner_and_its_meaning() -> None:
 def test_byte_boxes_refuses_parts_that_do_not_add_up() -> None:
     with pytest.raises(ValueError, match="the parts have 3 bytes, the data 2"):
         byte_boxes(b"\x03\x0a", [("frame", 1, ""), ("message", 1, ""), ("text", 1, "")], n_text=0, title="")
+
+
+def test_vitals_draws_memory_above_waits_below_and_crosses_where_no_answer_came() -> None:
+    samples = pd.DataFrame(
+        [
+            ("memory", "ours", 0.0, 100.0, "OK"),
+            ("memory", "ours", 1.0, 300.0, "OK"),
+            ("health", "", 0.5, 2_000.0, "DEADLINE_EXCEEDED"),
+            ("health", "", 0.0, 1.0, "OK"),
+            ("a good caller", "", 0.0, 5.0, "OK"),
+        ],
+        columns=["kind", "name", "at_s", "value", "code"],
+    )
+    figure = vitals(samples, {"frozen": (0.4, 0.9), "thawed": (0.9, 1.0)}, "a finding")
+    above, below = figure.axes
+    (memory,) = above.get_lines()
+    assert (memory.get_label(), list(memory.get_ydata())) == ("ours", [100, 300])
+    assert above.get_ylim()[1] > 300
+    drawn = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in below.get_lines()}
+    assert drawn == {
+        "a good caller": ([0], [5]),
+        "health": ([0, 0.5], [1, 2_000]),
+        "health: no answer": ([0.5], [2_000]),
+    }
+    assert [(shade.get_x(), round(shade.get_width(), 6)) for shade in below.patches] == [(0.4, 0.5), (0.9, 0.1)]
+    assert [text.get_text() for text in above.texts] == ["frozen", "thawed"]
+    assert "a finding" in figure.get_label() and "frozen, thawed" in figure.get_label()
