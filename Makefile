@@ -39,6 +39,13 @@ ifdef FUZZ
 	done
 endif
 
+sweep: setup .venv/test-ready  ## every estimator of scikit-learn, saved and served by both engines; checks data/MODELS.md
+	PRED_SERVER_SWEEP=all $(BIN)/python -m pytest tests/store/test_sweep.py tests/engines/test_sweep.py $(PYTEST_FLAGS)
+
+fuzz: setup .venv/test-ready  ## 1,000 random pipelines, other ones each time, served by both engines (PRED_SERVER_FUZZ=n)
+	PRED_SERVER_FUZZ=$${PRED_SERVER_FUZZ:-1000} $(BIN)/python -m pytest tests/store/test_pipelines.py \
+	  tests/engines/test_pipelines.py -s $(PYTEST_FLAGS)
+
 demo: setup  ## the whole story without a browser: train, stubs, serve, predict, latency table and plot, HTTP
 	$(BIN)/python -m pred_server.lab.demo
 
@@ -110,4 +117,4 @@ clean:  ## remove what the other targets made, the virtual environment included
 $(MODEL): .venv/ready pred_server/tutorial/flights.py pred_server/store/saving.py data/flights.parquet
 	@$(BIN)/pred-server train --out $(@D)
 
-.PHONY: help lab test test-go demo setup gateway stubs module notebooks plots bench lint lock clean
+.PHONY: help lab test test-go sweep fuzz demo setup gateway stubs module notebooks plots bench lint lock clean

@@ -129,7 +129,7 @@ def _prepare(estimator: Any) -> Any:
     from sklearn.compose import ColumnTransformer
     from sklearn.ensemble import VotingClassifier
     from sklearn.feature_selection import RFE
-    from sklearn.pipeline import make_pipeline
+    from sklearn.pipeline import Pipeline, make_pipeline
 
     while hasattr(estimator, "best_estimator_"):  # of a search
         estimator = estimator.best_estimator_
@@ -137,6 +137,8 @@ def _prepare(estimator: Any) -> Any:
         if isinstance(part, ColumnTransformer) and hasattr(part, "transformers_"):  # by place: names may be of any form
             places = part._transformer_to_input_indices
             part.transformers_ = [(name, inner, list(places[name])) for name, inner, _ in part.transformers_]
+        elif isinstance(part, Pipeline):  # a last step that does nothing is no estimator
+            part.steps = [step for step in part.steps if step[1] not in ("passthrough", None)] or part.steps
         elif isinstance(part, VotingClassifier):
             part.flatten_transform = False  # means nothing to `predict`
     if isinstance(estimator, RFE):  # skl2onnx takes it for a transformer

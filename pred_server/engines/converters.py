@@ -150,6 +150,12 @@ def _simple_imputer(graph: Graph, model: Any) -> None:
     graph.add("Concat", *parts, axis=1, output=graph.outputs[0])
 
 
+def _binarizer(graph: Graph, model: Any) -> None:
+    """Compare with the threshold: skl2onnx takes a value at the threshold for one above it."""
+    above = graph.add("Greater", graph.cast(graph.inputs[0]), graph.constant(float(model.threshold)))
+    graph.add("Cast", above, to=TensorProto.DOUBLE, output=graph.outputs[0])
+
+
 def _polynomial_features(graph: Graph, model: Any) -> None:
     """Multiply columns. Each product has as many factors as the highest degree: a column of ones stands for none."""
     table = graph.cast(graph.inputs[0])
@@ -249,6 +255,7 @@ CONVERTERS: dict[Callable[[Graph, Any], None], tuple[type, ...]] = {
         linear_model.RidgeClassifierCV, linear_model.SGDClassifier, svm.LinearSVC,
     ),
     _simple_imputer: (SimpleImputer,),
+    _binarizer: (preprocessing.Binarizer,),
     _polynomial_features: (preprocessing.PolynomialFeatures,),
     _one_hot_encoder: (preprocessing.OneHotEncoder,),
     _ordinal_encoder: (preprocessing.OrdinalEncoder,),

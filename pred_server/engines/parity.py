@@ -186,7 +186,7 @@ def prove(model: Model, engine: Engine) -> tuple[Domain, str]:
     for name, values in near.items():
         chosen = some(values, max(FEW_ROWS, n_random // len(near)))
         table = probes.rows(len(chosen))
-        comparison.require("beside thresholds of trees", table.assign(**{name: probes.column(name, chosen)}))
+        comparison.require("beside thresholds", table.assign(**{name: probes.column(name, chosen)}))
     gaps = [name for name, probe in probes.columns.items() if probe.missing]
     mixed = probes.with_gaps(probes.rows(min(n_random, FEW_ROWS * n_columns)), gaps, 0.3)
     if gaps and not comparison.agree("with missing values", mixed).all():

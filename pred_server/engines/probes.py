@@ -1,17 +1,21 @@
 """Makes rows on which a converted model is likely to be wrong, from the model itself and from its sample."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.base import BaseEstimator
+from sklearn.compose import ColumnTransformer
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import Binarizer, KBinsDiscretizer
 
 from pred_server.engines.parts import parts
+from pred_server.model.form import BARE
 from pred_server.model.model import Model
 from pred_server.wire.schema import Column
 
-# A text that no model was trained on. It also stands for a missing text: ONNX knows none.
-UNSEEN = "\N{SNOWMAN}"
 # The integers that float64 holds exactly lie between this and its negative.
 EXACT = 2**53
 # A model may have a million thresholds and categories; so many are tried, spread over all.
@@ -25,9 +29,10 @@ class ColumnProbe:
     Attributes
     ----------
     observed : the sample's values, without missing ones
-    thresholds : where a tree splits, as values of this column
+    thresholds : where a tree or another step splits, as values of this column
     categories : what an encoder knows
     low, high : between these a number is served
+    unseen_text : one that no encoder knows
     only_known : whether other values than `observed` and `categories` differ or are refused
     missing : whether a missing value is served
     """
@@ -36,6 +41,7 @@ class ColumnProbe:
     observed: np.ndarray
     thresholds: np.ndarray
     categories: np.ndarray
+    unseen_text: str
     low: float = 0.0
     high: float = 1.0
     only_known: bool = False
@@ -83,12 +89,17 @@ class ColumnProbe:
         return np.clip(numbers, -limit, limit).astype(self.column.dtype).astype(float)
 
     def draw(self, random: np.random.Generator, n_rows: int) -> Any:
-        """Return values as they may come: half of them the sample's or an encoder's, half anywhere in the range."""
+        """Return values as they may come: half of them the sample's or an encoder's, half anywhere in the range.
+
+        One row of 16 has zeros in all columns, or what is nearest to zero in its range: steps divide by lengths.
+        """
         known = random.choice(self.known, n_rows)
         if not self.is_number or self.only_known:
             return known
         anywhere = np.clip(self.hold(random.uniform(self.low, self.high, n_rows)), self.low, self.high)
-        return np.where(random.random(n_rows) < 0.5, known, anywhere)
+        drawn = np.where(random.random(n_rows) < 0.5, known, anywhere)
+        drawn[::16] = np.clip(0.0, self.low, self.high)
+        return drawn
 
     def near_thresholds(self) -> np.ndarray:
         """Return values at, just below and just above the thresholds, by steps of float64 and of float32."""
@@ -106,7 +117,7 @@ class ColumnProbe:
     def unseen(self) -> np.ndarray:
         """Return values that no encoder knows, within the range."""
         if self.is_text:
-            return np.array([UNSEEN])
+            return np.array([self.unseen_text])
         beside = np.concatenate([self.known + 1, self.known - 1, self.known + 0.5]).astype(float)
         other = np.setdiff1d(self.hold(np.clip(beside, self.low, self.high)), self.known)
         return some(other, MOST_CATEGORIES)
@@ -118,13 +129,14 @@ class Probes:
     def __init__(self, model: Model, sample: pd.DataFrame):
         self._random = np.random.default_rng(0)
         split = _thresholds(model, sample)
-        categories = _categories(model)
+        categories, other_text = _categories(model), unseen_text(model)
         self.columns = {
             column.name: ColumnProbe(
                 column,
                 sample[column.name].dropna().to_numpy(object if column.dtype == "str" else column.dtype),
                 some(np.unique(split.get(column.name, [])), MOST_THRESHOLDS),
                 some(categories.get(column.name, np.zeros(0)), MOST_CATEGORIES),
+                other_text,
             )
             for column in model.schema.columns
         }
@@ -162,6 +174,17 @@ def some(values: np.ndarray, most: int) -> np.ndarray:
     return values[np.unique(np.linspace(0, len(values) - 1, most).astype(int))] if len(values) > most else values
 
 
+def unseen_text(model: Model) -> str:
+    """Return a text that no encoder of the model knows. It also stands for a missing text: ONNX knows none."""
+    known = {value for categories in _categories(model).values() for value in categories.tolist()}
+    if model.sample is not None:
+        known.update(*(model.sample[column.name] for column in model.schema.columns if column.dtype == "str"))
+    text = "\N{SNOWMAN}"
+    while text in known:
+        text += "\N{SNOWMAN}"
+    return text
+
+
 def _categories(model: Model) -> dict[str, np.ndarray]:
     """Return the categories that encoders know, by column; those of an encoder without names go to each that fits."""
     known: dict[str, list[np.ndarray]] = {}
@@ -177,34 +200,52 @@ def _categories(model: Model) -> dict[str, np.ndarray]:
 
 
 def _thresholds(model: Model, sample: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Return where trees split, by column: those on a column itself, or on one that was only shifted and scaled."""
-    splits = [split for part in parts(model.estimator) for split in _splits(part)]
-    if not splits:
-        return {}
+    """Return where steps split, by column: on a column itself, or on one that was only shifted and scaled."""
     numeric = [column.name for column in model.schema.columns if column.dtype not in ("str", "bool")]
-    table = sample.head(50)
-    seen: Any = table
-    try:
-        for _, step in getattr(model.estimator, "steps", [])[:-1]:
-            seen = seen if step == "passthrough" else step.transform(seen)
-        seen = np.asarray(seen.toarray() if hasattr(seen, "toarray") else seen, dtype=float)
-    except Exception:  # of many kinds; probes at thresholds are then left out
-        return {}
+    columns = sample.head(50)[numeric].to_numpy(float)
     found: dict[str, list[np.ndarray]] = {}
-    columns = table[numeric].to_numpy(float)
-    for feature in np.unique(np.concatenate([features for features, _ in splits])):
-        at = np.concatenate([thresholds[features == feature] for features, thresholds in splits])
-        for place, name in enumerate(numeric):
-            if feature < seen.shape[1] and (line := _line(columns[:, place], seen[:, feature])):
-                found.setdefault(name, []).append((at[np.isfinite(at)] - line[1]) / line[0])
+    form = getattr(model.engine, "form", BARE)
+    table = form.of(model.schema.frame_to_rows(sample.head(50)))
+    for step, seen in _inputs(model.estimator, table):
+        splits = [split for part in parts(step) for split in _splits(part)]
+        if not splits:
+            continue
+        seen = pd.DataFrame(seen.toarray() if hasattr(seen, "toarray") else seen)
+        for feature in np.unique(np.concatenate([features for features, _ in splits])):
+            at = np.concatenate([thresholds[features == feature] for features, thresholds in splits])
+            values = pd.to_numeric(seen.iloc[:, feature], errors="coerce").to_numpy(float, na_value=np.nan)
+            for place, name in enumerate(numeric):
+                if line := _line(columns[:, place], values):
+                    found.setdefault(name, []).append((at[np.isfinite(at)] - line[1]) / line[0])
     return {name: np.concatenate(values) for name, values in found.items()}
 
 
+def _inputs(estimator: Any, table: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield the steps that split columns or hold such steps, each with what it is given of a table."""
+    try:
+        if isinstance(estimator, Pipeline):
+            for _, step in estimator.steps:
+                yield from _inputs(step, table)
+                table = step.transform(table) if hasattr(step, "transform") else table
+        elif isinstance(estimator, ColumnTransformer):
+            for name, step, _ in estimator.transformers_:
+                places = estimator._transformer_to_input_indices[name]
+                yield from _inputs(step, table.iloc[:, places] if isinstance(table, pd.DataFrame) else table[:, places])
+        elif isinstance(estimator, BaseEstimator):
+            yield estimator, table
+    except Exception:  # of many kinds: a step that takes no table; it is then tried by random rows alone
+        return
+
+
 def _splits(part: Any) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the features and thresholds of an estimator's own trees."""
+    """Return the features and thresholds of a tree, or of a step that cuts numbers into classes."""
     if hasattr(part, "tree_"):
         inner = part.tree_.children_left != -1
         return [(part.tree_.feature[inner], part.tree_.threshold[inner])]
+    if isinstance(part, Binarizer):
+        return [(np.arange(part.n_features_in_), np.full(part.n_features_in_, float(part.threshold)))]
+    if isinstance(part, KBinsDiscretizer):
+        return [(np.full(len(edges), feature), edges) for feature, edges in enumerate(part.bin_edges_)]
     nodes = [
         tree.nodes[~tree.nodes["is_leaf"].astype(bool)] for trees in getattr(part, "_predictors", []) for tree in trees
     ]

@@ -85,7 +85,8 @@ class Model:
             cause = f"{cause} ({at_fault[0]})" if at_fault else cause
             raise InvalidInput(f"model {self.name!r} refused the table's values; {cause}", at_fault) from error
         if output == "probabilities":
-            return Result(values.reshape(-1, len(names)), names, "float64")
+            # A classifier that was fitted on float32 gives float32.
+            return Result(values.reshape(-1, len(names)).astype("float64", copy=False), names, "float64")
         dtype = self.schema.target.dtype
         return Result(values if dtype == "str" else values.astype(dtype, copy=False), names, dtype)
 

@@ -34,8 +34,7 @@ def find_row_block(predict: Callable[[Rows], np.ndarray], sample: Rows) -> int:
     alone = np.split(np.arange(64), 64)
     together = np.split(np.arange(64), np.cumsum([1, 2, 3, 5, 7, 11, 13]))
     whole = predict(rows)[:64]
-    for pieces in (together, alone):
-        apart = np.concatenate([predict(rows.take(piece)) for piece in pieces])
-        if not np.array_equal(apart, whole, equal_nan=whole.dtype.kind == "f"):
+    for piece in (*together, *alone):
+        if not np.array_equal(predict(rows.take(piece)), whole[piece], equal_nan=whole.dtype.kind == "f"):
             return ROW_BLOCK
     return 1

@@ -169,11 +169,11 @@ def _(tree: Any) -> None:
     _require(matrix.shape in (square, (n_columns, n_columns)), "its distance is of another table")
 
 
-@_check.register(sparse.csr_matrix)
-@_check.register(sparse.csr_array)
-@_check.register(sparse.csc_matrix)
-@_check.register(sparse.csc_array)
+@_check.register(sparse.spmatrix)
+@_check.register(sparse.sparray)
 def _(matrix: Any) -> None:
+    # The file's numbers say which format it is, whatever the type is called.
+    _require(matrix.format in ("csr", "csc"), "it is of a format that no estimator keeps")
     matrix.check_format(full_check=True)
 
 
@@ -187,12 +187,14 @@ def _(machine: BaseLibSVM) -> None:
     if not hasattr(machine, "_n_support"):
         return
     vectors, counts = machine.support_vectors_, machine._n_support
-    n_classes = len(counts) if machine._impl in ("c_svc", "nu_svc") else 2
+    n_classes, n_vectors = 2, len(machine.support_)
+    if machine._impl in ("c_svc", "nu_svc"):  # of other machines the counts are not read, and may be any numbers
+        n_classes = len(counts)
+        _require((counts >= 0).all() and counts.sum() == n_vectors, "its support vectors are not all there")
     n_pairs = n_classes * (n_classes - 1) // 2
-    n_vectors = int(machine.n_support_.sum())
-    _require(counts >= 0, "its support vectors are not all there")
-    _require(len(machine.support_) == n_vectors, "its support vectors are not all there")
     _require(machine._dual_coef_.shape == (n_classes - 1, n_vectors), "its coefficients are not all there")
+    # Of a sparse matrix the size is how many numbers it holds: compiled code takes it for whole.
+    _require(machine._dual_coef_.size == (n_classes - 1) * n_vectors, "its coefficients are not all there")
     _require(len(machine._intercept_) == n_pairs, "its constants are not all there")
     _require({len(machine._probA), len(machine._probB)} <= {0, n_pairs, 1}, "its constants are not all there")
     if not callable(machine.kernel) and machine.kernel != "precomputed":

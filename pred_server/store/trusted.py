@@ -21,6 +21,8 @@ REVIEWED: list[tuple[str, str, str]] = [
     ("names a type of numbers", "numpy", "dtype"),
     ("compute with the array that they get", "numpy", "clip max mean median min nan_to_num round sum"),
     ("makes an array, as a spline keeps it", "scipy._lib.array_api_compat.numpy._aliases", "asarray"),
+    ("hold numbers, read without pickle; check compares their places", "scipy.sparse._csr", "csr_array csr_matrix"),
+    ("hold numbers, read without pickle; check compares their places", "scipy.sparse._csc", "csc_array csc_matrix"),
     ("evaluates a spline; check compares its arrays", "scipy.interpolate._bsplines", "BSpline"),
     ("calls a function of the same file, which must be trusted itself", "functools", "partial"),
     ("is a dict; LightGBM keeps its scores in one", "collections", "OrderedDict"),

@@ -52,7 +52,7 @@ class CsvCodec:
                 # The shortest text of a float32, read as float64, would be another number.
                 arrow = arrow.set_column(place, arrow.column_names[place], values.cast(pa.float64()))
         if arrow.num_columns == 1 and arrow.column(0).null_count:
-            raise InvalidInput("a missing value in a table of one column has no CSV form that readers agree on")
+            arrow = _without_blank_lines(arrow)
         request.input_data = _header(arrow.column_names) + _body_text(arrow)
 
     def read_table(self, request: Request, schema: Schema, limits: Limits) -> tuple[Rows, list[str]]:
@@ -174,6 +174,17 @@ def _decode(data: bytes, name: str, read: int) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{name} is not UTF-8 text (near byte {max(0, read - len(data) + error.start)})") from error
+
+
+def _without_blank_lines(table: pa.Table) -> pa.Table:
+    """Return a table of one column with `nan` for missing numbers: readers skip a line without any character."""
+    name, values = table.column_names[0], table.column(0)
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        what = "has a missing text and no column beside it, which has no CSV form that readers agree on; use columns"
+        raise InvalidInput.field(name, what)
+    if pa.types.is_floating(values.type):
+        return pa.table({name: values.fill_null(float("nan"))})
+    return pa.table({name: values.cast(pa.string()).fill_null("nan")})
 
 
 # A further thread writes at least so many values: it would be slower to start than fewer are to write.

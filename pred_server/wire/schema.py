@@ -170,7 +170,7 @@ def infer_column(values: pd.Series, nullable: bool = False) -> Column:
     InvalidInput
         There is no such dtype, or booleans have gaps.
     """
-    values = _as_numbers(plain(values))
+    values = as_numbers(plain(values))
     held = pd.api.types.infer_dtype(values, skipna=True)
     if isinstance(values.dtype, pd.StringDtype) or held == "string":
         return Column(str(values.name), "str", nullable)
@@ -183,7 +183,7 @@ def infer_column(values: pd.Series, nullable: bool = False) -> Column:
     return Column(str(values.name), str(dtype), nullable)
 
 
-def _as_numbers(values: pd.Series) -> pd.Series:
+def as_numbers(values: pd.Series) -> pd.Series:
     """Return objects that are all numbers as numbers, and any other column as it is."""
     is_number = values.dtype == "object" and pd.api.types.infer_dtype(values, skipna=True) in _NUMBERS
     return pd.to_numeric(values.astype(float) if values.isna().any() else values) if is_number else values
@@ -211,7 +211,7 @@ def _cast(values: Any, column: Column) -> Any:
             raise ValueError(f"holds {found} values; the model takes {kind} values")
         missing = pd.isna(values)
     else:
-        values = _as_numbers(plain(values if isinstance(values, pd.Series) else pd.Series(values)))
+        values = as_numbers(plain(values if isinstance(values, pd.Series) else pd.Series(values)))
         is_number = pd.api.types.is_numeric_dtype(values.dtype) and not str(values.dtype).startswith("decimal")
         if not is_number or pd.api.types.is_bool_dtype(values.dtype):
             raise ValueError(f"holds values of dtype {values.dtype}; the model takes {column.dtype}")

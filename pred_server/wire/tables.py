@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pred_server.errors import InvalidInput
 from pred_server.limits import ROW_BLOCK
-from pred_server.wire.schema import NUMERIC_DTYPES, plain
+from pred_server.wire.schema import NUMERIC_DTYPES, as_numbers, plain
 
 Table: TypeAlias = pd.DataFrame | np.ndarray | pa.Table
 
@@ -148,6 +148,8 @@ def to_array(table: Table) -> tuple[np.ndarray, list[str]]:
         kinds = set(frame.dtypes)
         if len(kinds) == 1 and str(next(iter(kinds))) in NUMERIC_DTYPES:
             return frame.to_numpy(), names
+        if any(isinstance(kind, pd.CategoricalDtype) or kind == "object" for kind in kinds):
+            frame = pd.concat([_with_numbers(frame.iloc[:, place]) for place in range(len(names))], axis=1)
         dtypes = [getattr(dtype, "numpy_dtype", dtype) for dtype in frame.dtypes]
         if {str(dtype) for dtype in dtypes} != {"bool"}:
             for name, dtype in zip(names, dtypes, strict=True):
@@ -161,6 +163,12 @@ def to_array(table: Table) -> tuple[np.ndarray, list[str]]:
     if array.dtype.name not in (*NUMERIC_DTYPES, "bool"):
         raise InvalidInput(f"an array of {array.dtype} cannot be sent; use {', '.join(NUMERIC_DTYPES)} or bool")
     return array, names
+
+
+def _with_numbers(values: pd.Series) -> pd.Series:
+    """Return categories and objects that are numbers as numbers, and any other column as it is."""
+    numbers = as_numbers(plain(values))
+    return numbers if pd.api.types.is_numeric_dtype(numbers.dtype) else values
 
 
 def _require_number(name: str, dtype: Any) -> None:

@@ -20,7 +20,7 @@ from sklearn.ensemble import (
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, SplineTransformer, StandardScaler
+from sklearn.preprocessing import Binarizer, OneHotEncoder, SplineTransformer, StandardScaler
 from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
@@ -135,7 +135,7 @@ def test_values_beside_a_threshold_fall_on_the_same_side(tmp_path: Path) -> None
             near = probe.near_thresholds()
             table = wide.iloc[np.arange(len(near)) % len(wide)].reset_index(drop=True).assign(**{name: near})
             assert np.abs(converted.predict(table) - model.predict(table)).max() < 1e-12
-        assert " beside thresholds of trees" in converted.parity
+        assert " beside thresholds" in converted.parity
 
 
 @pytest.mark.usefixtures("in_process")
@@ -148,9 +148,7 @@ def test_a_graph_that_rounds_to_float32_is_refused(tmp_path: Path, monkeypatch: 
         return {name: values.astype(np.float32).astype(float) for name, values in real(engine, rows).items()}
 
     monkeypatch.setattr(onnx_engine.OnnxEngine, "_feeds", rounded)
-    sentence = (
-        r"predicts up to .* beside scikit-learn, and .* is allowed \((random|beside thresholds of trees)\); serve"
-    )
+    sentence = r"predicts up to .* beside scikit-learn, and .* is allowed \((random|beside thresholds)\); serve"
     with pytest.raises(ServerStartError, match=sentence):
         with_onnx(model)
 
@@ -275,3 +273,36 @@ def test_an_engine_that_predicts_otherwise_is_refused(tmp_path: Path, monkeypatc
     monkeypatch.setattr(onnx_engine.OnnxEngine, "_run", lambda *all: real(*all) + 0.5)
     with pytest.raises(ServerStartError, match=r"predicts up to 0\.5 kg beside scikit-learn, and .* is allowed"):
         with_onnx(model)
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("strange", ["\N{SNOWMAN}", "never seen", None])
+def test_a_text_that_stands_for_unknown_ones_is_not_one_that_the_model_knows(
+    strange: str | None, tmp_path: Path
+) -> None:
+    text = pd.DataFrame({"s": pd.Series(["\N{SNOWMAN}", "v", "w"] * 20, dtype="str"), "a": X["x0"].head(60)})
+    for number, encoder in enumerate((OneHotEncoder(), OneHotEncoder(handle_unknown="ignore"))):
+        steps = make_column_transformer((make_pipeline(encoder, "passthrough"), ["s"]), remainder="passthrough")
+        estimator = make_pipeline(steps, Ridge()).fit(text, text["a"] + (text["s"] == "v"))
+        model = save(estimator, text, tmp_path / f"mine{number}")
+        converted = with_onnx(model)
+        table = text.head(3).assign(s=pd.Series([strange] * 3, dtype="str"))
+        if number == 0 and strange != "\N{SNOWMAN}":
+            for by in (model, converted):
+                with pytest.raises(InvalidInput):
+                    by.predict(table)
+        else:
+            assert np.abs(converted.predict(table) - model.predict(table)).max() < 1e-9
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("step", [Binarizer(threshold=0.5), make_pipeline(StandardScaler(), Binarizer())])
+def test_a_number_at_a_threshold_of_a_step_falls_on_the_same_side(step: object, tmp_path: Path) -> None:
+    halves = (X * 2).round() / 2
+    steps = make_column_transformer((step, ["x0", "x1"]), remainder="passthrough")
+    model = save(make_pipeline(steps, Ridge()).fit(halves, Y), halves, tmp_path / "mine")
+    converted = with_onnx(model)
+    assert " beside thresholds" in converted.parity
+    at = np.concatenate([probe.near_thresholds() for probe in Probes(model, model.sample).columns.values()])
+    table = X.iloc[np.arange(len(at)) % len(X)].reset_index(drop=True).assign(x0=at)
+    assert np.abs(converted.predict(table) - model.predict(table)).max() < 1e-9

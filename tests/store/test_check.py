@@ -112,6 +112,11 @@ HOSTILE = {
         LogisticRegression().fit(X, CLASSES).sparsify(),
         lambda linear: linear.coef_.indices.__setitem__(0, 10**6),
     ),
+    "sparse matrix of another format": [sparse.coo_matrix(np.eye(3))],
+    "coefficients missing": changed(
+        SVC().fit(sparse.csr_matrix(X), CLASSES),
+        lambda machine: setattr(machine, "_dual_coef_", sparse.csr_matrix(machine._dual_coef_.shape)),
+    ),
     "spline": changed(
         SplineTransformer().fit(X), lambda splines: setattr(splines.bsplines_[0], "t", np.zeros(2))
     ),

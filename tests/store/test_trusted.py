@@ -23,7 +23,8 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, RepeatedKFold, TimeSeriesSplit
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, SplineTransformer, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, SplineTransformer, StandardScaler
+from sklearn.svm import SVR
 
 from pred_server import load, save
 from pred_server.errors import InvalidInput, ModelFileError
@@ -52,6 +53,8 @@ def test_every_trusted_type_is_one_of_the_installed_packages_and_has_a_reason() 
         make_pipeline(FunctionTransformer(np.log1p), FunctionTransformer(np.nan_to_num), Ridge()),
         make_pipeline(make_column_transformer((StandardScaler(), make_column_selector(pattern="a|b"))), Ridge()),
         KNeighborsRegressor(metric="canberra"),
+        make_pipeline(OneHotEncoder(handle_unknown="ignore"), KNeighborsRegressor()),
+        make_pipeline(OneHotEncoder(handle_unknown="ignore"), SVR()),
     ],
     ids=str,
 )

@@ -162,6 +162,22 @@ def test_nullable_and_categorical_columns_of_pandas_are_sent_as_what_they_hold()
         send("tensor", table, MIXED)
 
 
+@any_codec
+@pytest.mark.parametrize(
+    "values",
+    [
+        pd.Series([1.5, None], dtype="Float64"),
+        pd.Series([None, 2**50 + 1], dtype="Int64"),
+        pd.Series([0.5, None], dtype="float[pyarrow]"),
+        pd.Series([2, None], dtype="category"),
+        pd.Series([None, 2.5], dtype=object),
+    ],
+)
+def test_a_number_may_be_missing_where_there_is_no_other_column(encoding: str, values: pd.Series) -> None:
+    got, _ = send(encoding, pd.DataFrame({"x": values}), Schema(XY.columns[:1], TARGET))
+    assert_same_bits(values.astype("float64"), got["x"])
+
+
 def test_an_array_of_big_endian_numbers_arrives() -> None:
     request = Request()
     CODECS["tensor"].write_table(np.array([[1.5, -2.0]], dtype=">f8"), request)
