@@ -69,14 +69,21 @@ class Guarded:
     def predict(self, rows: Rows, output: str) -> np.ndarray:
         inside = self.domain.covers(rows)
         if inside.all():
-            return self._engine.predict(rows, output)
+            return self._predict_inside(rows, output)
         outside = self._other.predict(rows.take(~inside), output)
         if not inside.any():
             return outside
         values = np.empty((len(rows), *outside.shape[1:]), object if outside.dtype.kind in "OUT" else outside.dtype)
         values[~inside] = outside
-        values[inside] = self._engine.predict(rows.take(inside), output)
+        values[inside] = self._predict_inside(rows.take(inside), output)
         return values
+
+    def _predict_inside(self, rows: Rows, output: str) -> np.ndarray:
+        try:
+            return self._engine.predict(rows, output)
+        except Exception:  # of many kinds, the runtime's own: whether the values are at fault, scikit-learn decides
+            logger.warning("ONNX Runtime failed on %s rows; scikit-learn computes them", len(rows), exc_info=True)
+            return self._other.predict(rows, output)
 
 
 class OnnxEngine:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pred_server.errors import InvalidInput, clip
-from pred_server.model.refusals import blame
+from pred_server.model.refusals import blame, is_of_values
 from pred_server.model.sklearn_engine import Engine
 from pred_server.wire.result import Result
 from pred_server.wire.rows import Rows
@@ -74,13 +74,15 @@ class Model:
         names = self.output_names(output)
         try:
             values = self.engine.predict(rows, output)
-        except ValueError as error:
+        except Exception as error:  # of any type: the estimator raises it
+            if not is_of_values(error, self.engine, output, self.schema, self.sample):
+                raise
             # The estimator's own text may quote paths or internals: it goes to the log, not to the caller. Only once,
             # or callers could fill the log with it.
             level = logging.DEBUG if self.name in _refused else logging.WARNING
-            logger.log(level, "model %s refused a table: %s", self.name, error)
+            logger.log(level, "model %s refused a table: %s: %s", self.name, type(error).__name__, error)
             _refused.add(self.name)
-            cause = "a usual cause is an infinite or very large number"
+            cause = "a usual cause is an infinite or very large number, or an unknown category"
             at_fault = [] if self.sample is None else blame(self.engine, output, rows, self.schema, self.sample)
             cause = f"{cause} ({at_fault[0]})" if at_fault else cause
             raise InvalidInput(f"model {self.name!r} refused the table's values; {cause}", at_fault) from error

@@ -31,7 +31,7 @@ class Engine(Protocol):
     def predict(self, rows: Rows, output: str) -> np.ndarray:
         """Return values of shape (n_rows,) or (n_rows, n_targets), or (n_rows, n_classes) for "probabilities".
 
-        Raises ValueError where the estimator refuses the values.
+        Where the estimator refuses the values it raises ValueError, or whatever else it has for that (`refusals`).
         """
 
 

@@ -306,3 +306,18 @@ def test_a_number_at_a_threshold_of_a_step_falls_on_the_same_side(step: object, 
     at = np.concatenate([probe.near_thresholds() for probe in Probes(model, model.sample).columns.values()])
     table = X.iloc[np.arange(len(at)) % len(X)].reset_index(drop=True).assign(x0=at)
     assert np.abs(converted.predict(table) - model.predict(table)).max() < 1e-9
+
+
+@pytest.mark.usefixtures("in_process")
+def test_rows_on_which_the_runtime_fails_are_computed_by_scikit_learn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = save(Ridge().fit(X, Y), X, tmp_path / "mine")
+    converted = with_onnx(model)
+
+    def fails(*_: object) -> np.ndarray:
+        raise RuntimeError("the runtime's own")
+
+    monkeypatch.setattr(OnnxEngine, "predict", fails)
+    assert np.array_equal(converted.predict(X), model.predict(X))
+    assert "the runtime's own" in caplog.text

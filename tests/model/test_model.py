@@ -14,7 +14,7 @@ from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
-from sklearn.naive_bayes import GaussianNB
+from sklearn.naive_bayes import CategoricalNB, GaussianNB
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
@@ -23,6 +23,8 @@ from sklearn.preprocessing import OrdinalEncoder, StandardScaler
 from pred_server import Model, load, save
 from pred_server.errors import InvalidInput, ModelFileError
 from pred_server.limits import ROW_BLOCK
+from pred_server.model.sklearn_engine import SklearnEngine
+from pred_server.wire.schema import Column, Schema
 
 IRIS = load_iris(as_frame=True)
 TABLE, LABELS = IRIS.data, IRIS.target_names[IRIS.target]
@@ -156,6 +158,59 @@ def test_what_is_no_estimator_is_not_loaded(directory: Path) -> None:
 def test_values_that_the_estimator_refuses_are_the_callers_fault(directory: Path) -> None:
     with pytest.raises(InvalidInput, match="refused the table's values; a usual cause is an infinite"):
         load(directory).predict(TABLE.assign(**{TABLE.columns[0]: np.inf}))
+
+
+class Raises(LinearRegression):
+    """An estimator that raises for negative numbers, whatever `error` is, and for anything once it is `broken`."""
+
+    def __init__(self, error: type[Exception] = ValueError, broken: bool = False) -> None:
+        self.error, self.broken = error, broken
+        super().__init__()
+
+    def predict(self, X: pd.DataFrame) -> np.ndarray:  # noqa: N803 - as scikit-learn names it
+        if self.broken or np.min(X) < 0:
+            raise self.error("text of the estimator's own")
+        return super().predict(X)
+
+
+@pytest.mark.parametrize("error", [ValueError, IndexError, KeyError, TypeError, ZeroDivisionError, RuntimeError])
+def test_whatever_an_estimator_raises_for_values_is_the_callers_fault(
+    error: type[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = in_process(Raises(error).fit(TABLE, IRIS.target))
+    with pytest.raises(InvalidInput, match="refused the table's values") as caught:
+        model.predict(TABLE.assign(**{TABLE.columns[1]: -1.0}).tail(9))
+    assert [violation.field for violation in caught.value.violations] == [TABLE.columns[1]]
+    assert "text of the estimator's own" in caplog.text
+    assert "text of the estimator's own" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [IndexError, TypeError, RuntimeError])
+def test_an_estimator_that_takes_no_row_at_all_is_the_servers_fault(error: type[Exception]) -> None:
+    model = in_process(Raises(error).fit(TABLE, IRIS.target))
+    model.estimator.broken = True
+    with pytest.raises(error):
+        model.predict(TABLE)
+
+
+@pytest.mark.parametrize("error", [MemoryError, OSError, RecursionError])
+def test_what_the_machine_lacks_is_the_servers_fault(error: type[Exception]) -> None:
+    with pytest.raises(error):
+        in_process(Raises(error).fit(TABLE, IRIS.target)).predict(-TABLE)
+
+
+def in_process(estimator: LinearRegression) -> Model:
+    schema = Schema(tuple(Column(name, "float64") for name in TABLE.columns), Column("y", "float64"))
+    return Model("mine", "1", schema, estimator, SklearnEngine(estimator, schema), sample=TABLE)
+
+
+def test_a_category_that_naive_bayes_never_saw_is_the_callers_fault(tmp_path: Path) -> None:
+    table = pd.DataFrame({"a": [0, 1, 2, 1] * 5, "b": [0, 1, 1, 0] * 5})
+    model = save(CategoricalNB().fit(table, table["a"] > 0), table, tmp_path / "bayes")
+    for strange in (7, -1):
+        with pytest.raises(InvalidInput, match=f"row 3 has {strange}, which the model refuses") as caught:
+            model.predict(table.assign(b=[0, 0, strange] + [1] * 17))
+        assert [violation.field for violation in caught.value.violations] == ["b"]
 
 
 class Bomb:
