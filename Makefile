@@ -42,9 +42,9 @@ endif
 sweep: setup .venv/test-ready  ## every estimator of scikit-learn, saved and served by both engines; checks data/MODELS.md
 	PRED_SERVER_SWEEP=all $(BIN)/python -m pytest tests/store/test_sweep.py tests/engines/test_sweep.py $(PYTEST_FLAGS)
 
-fuzz: setup .venv/test-ready  ## 1,000 random pipelines, other ones each time, served by both engines (PRED_SERVER_FUZZ=n)
+fuzz: setup .venv/test-ready  ## 1,000 random pipelines under both engines, and 1,000 odd tables, other ones each time (PRED_SERVER_FUZZ=n)
 	PRED_SERVER_FUZZ=$${PRED_SERVER_FUZZ:-1000} $(BIN)/python -m pytest tests/store/test_pipelines.py \
-	  tests/engines/test_pipelines.py -s $(PYTEST_FLAGS)
+	  tests/engines/test_pipelines.py tests/wire/test_edges_served.py -s $(PYTEST_FLAGS)
 
 demo: setup  ## the whole story without a browser: train, stubs, serve, predict, latency table and plot, HTTP
 	$(BIN)/python -m pred_server.lab.demo

@@ -5,6 +5,7 @@ from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from pred_server.client.results import Predictions, Probabilities, to_pandas
 from pred_server.errors import InvalidInput, SchemaChanged, ServerFault, clip
@@ -13,7 +14,7 @@ from pred_server.limits import UNLIMITED
 from pred_server.wire.codec import CODECS, Codec
 from pred_server.wire.description import EXPECT_SCHEMA, Description
 from pred_server.wire.schema import Schema
-from pred_server.wire.tables import Table, to_frame, without_columns
+from pred_server.wire.tables import Table, is_carried, is_text, to_frame, without_columns
 from pred_server.wire.timing import Stopwatch
 
 # Up to so many rows a table of mixed types is cheaper as columns than as Arrow.
@@ -132,7 +133,21 @@ def needs_description(table: Table | CsvText, encoding: str) -> bool:
     """Whether to prepare a table takes what the server says of its model."""
     if isinstance(table, str):
         return encoding not in ("auto", "csv")
-    return encoding == "auto" or isinstance(table, np.ndarray)  # whose columns have no names
+    if isinstance(table, np.ndarray):
+        return True  # its columns have no names
+    return encoding == "auto" or not _is_carried(table, encoding)
+
+
+def _is_carried(table: pd.DataFrame | pa.Table, encoding: str) -> bool:
+    """Whether the encoding surely carries all columns. Those that it does not may be ones that the model ignores."""
+    if isinstance(table, pa.Table):
+        kinds = set(table.schema.types)
+        return all(is_carried(kind) and not (encoding == "tensor" and is_text(kind)) for kind in kinds)
+    return all(
+        (isinstance(dtype, np.dtype) and dtype.kind in "biuf")
+        or (isinstance(dtype, pd.StringDtype) and encoding != "tensor")
+        for dtype in set(table.dtypes)
+    )
 
 
 def prepare(table: Table | CsvText, encoding: str, known: Known) -> Prepared:

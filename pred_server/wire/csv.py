@@ -30,7 +30,7 @@ from pred_server.wire.csv_faults import (
 from pred_server.wire.result import Result
 from pred_server.wire.rows import Rows
 from pred_server.wire.schema import Column, Schema
-from pred_server.wire.tables import Table, arrow_columns, from_arrow, to_arrow
+from pred_server.wire.tables import Table, arrow_columns, from_arrow, is_text, to_arrow
 
 
 class CsvCodec:
@@ -39,6 +39,9 @@ class CsvCodec:
     A missing number is an empty field or `nan`; a missing text is an empty field without quotes, while `""` is the
     empty text. Lines without any character are skipped. Numbers are written with the digits that read back as the
     same bits. Line endings may be LF or CRLF, and a byte-order mark may stand in front.
+
+    CSV knows no types: a text that reads as a number is one where the model takes numbers, and a number is text where
+    it takes text. Other encodings refuse both.
     """
 
     name = "csv"
@@ -179,7 +182,7 @@ def _decode(data: bytes, name: str, read: int) -> str:
 def _without_blank_lines(table: pa.Table) -> pa.Table:
     """Return a table of one column with `nan` for missing numbers: readers skip a line without any character."""
     name, values = table.column_names[0], table.column(0)
-    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+    if is_text(values.type):
         what = "has a missing text and no column beside it, which has no CSV form that readers agree on; use columns"
         raise InvalidInput.field(name, what)
     if pa.types.is_floating(values.type):
@@ -207,7 +210,10 @@ def _body_text(table: pa.Table) -> str:
 
 def _header(names: list[str]) -> str:
     header = io.StringIO(newline="")
-    csv.writer(header).writerow(names)  # its own line end, CRLF, has it quote both characters
+    # A name that begins with a byte-order mark is quoted: without quotes the mark would be the text's. The writer's own
+    # line end, CRLF, has it quote both characters.
+    is_marked = bool(names) and names[0].startswith("\ufeff")
+    csv.writer(header, quoting=csv.QUOTE_ALL if is_marked else csv.QUOTE_MINIMAL).writerow(names)
     return header.getvalue().removesuffix("\r\n") + "\n"
 
 

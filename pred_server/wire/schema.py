@@ -90,14 +90,17 @@ class Schema:
         known = set(self.names)
         if len(set(names)) == len(names) and known.issubset(names):
             return [name for name in names if name not in known]
-        count = Counter(names)
-        violations = [Violation(name, "the column stands more than once") for name in count if count[name] > 1]
-        there = clip(", ".join(map(repr, names[:20])) or "no columns", 200)
-        violations += [
-            Violation(name, f"the column is missing (the table has {there})")
-            for name in self.names
-            if name not in count
-        ]
+        check_unique(names)
+        there, given = clip(", ".join(map(repr, names[:20])) or "no columns", 200), set(names)
+        unseen = {name.strip(_UNSEEN): name for name in reversed(names)}
+        violations = []
+        for name in self.names:
+            if name not in given:
+                beside = unseen.get(name.strip(_UNSEEN))
+                why = (
+                    f"the table has {there}" if beside is None else f"{clip(repr(beside))} is there, {_around(beside)}"
+                )
+                violations.append(Violation(name, f"the column is missing ({why})"))
         raise InvalidInput.at(violations)
 
     @cached_property
@@ -154,6 +157,27 @@ class Schema:
         if not fits or (array.dtype.kind == "f" and math.isnan(array.min())):
             return self.to_rows({name: array[:, place] for place, name in enumerate(names)})
         return Rows(np.asfortranarray(array))
+
+
+def check_unique(names: list[str]) -> None:
+    """Raise InvalidInput where a column stands more than once."""
+    count = Counter(names)
+    if len(count) < len(names):
+        twice = "the column stands more than once: the table has two columns of one name"
+        raise InvalidInput.at([Violation(name, twice) for name in count if count[name] > 1])
+
+
+# What may stand around a name unseen: blanks, and the byte-order mark of a file.
+_UNSEEN = " \t\r\n\v\f\xa0\u200b\ufeff"
+
+
+def _around(name: str) -> str:
+    """Say what stands around a name."""
+    front, behind = len(name) - len(name.lstrip(_UNSEEN)), len(name) - len(name.rstrip(_UNSEEN))
+    what = "a byte-order mark" if name.startswith("\ufeff") else "a blank" if max(front, behind) == 1 else "blanks"
+    if front and behind:
+        return f"with {what} around it"
+    return f"with {what} in front" if front else f"with {what} behind" if behind else "without blanks around it"
 
 
 # What pandas calls objects that are all numbers, or nothing at all.
@@ -222,6 +246,7 @@ def _cast(values: Any, column: Column) -> Any:
         info = np.iinfo(column.dtype)
         # float(info.max) rounds up, to a number that does not fit.
         is_float = pd.api.types.is_float_dtype(values.dtype)
+        values = values.astype("float64") if is_float else values  # Arrow's have no remainder
         above = values >= float(info.max) + 1 if is_float else values > info.max
         wrong = (values < info.min) | above | (is_float and values % 1 != 0)
         if wrong.any():

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from pred_server.errors import InvalidInput
+from pred_server.errors import InvalidInput, Violation, clip
 from pred_server.limits import ROW_BLOCK
-from pred_server.wire.schema import NUMERIC_DTYPES, as_numbers, plain
+from pred_server.wire.schema import NUMERIC_DTYPES, as_numbers, check_unique, plain
 
 Table: TypeAlias = pd.DataFrame | np.ndarray | pa.Table
 
@@ -34,7 +34,14 @@ def as_table(table: Any) -> Table:
         raise InvalidInput(f"a table is a DataFrame, a 2-D array or an Arrow table, not a {type(table).__name__}")
     if table.shape[1] == 0:
         raise InvalidInput("the table has no columns")
+    if isinstance(table, pa.Table) or (isinstance(table, pd.DataFrame) and not table.columns.is_unique):
+        check_unique(names_of(table))
     return table
+
+
+def names_of(table: pd.DataFrame | pa.Table) -> list[str]:
+    """Return the columns' names as text."""
+    return [str(name) for name in (table.columns if isinstance(table, pd.DataFrame) else table.column_names)]
 
 
 def count_bytes(table: Table | str) -> int:
@@ -63,7 +70,7 @@ def in_chunks(table: Table, chunk_bytes: int) -> Iterator[Table]:
 
 def without_columns(table: pd.DataFrame | pa.Table, known: set[str]) -> tuple[Table, list[str]]:
     """Return the table without the columns that are not known, and their names; the whole where none is known."""
-    names = [str(name) for name in (table.columns if isinstance(table, pd.DataFrame) else table.column_names)]
+    names = names_of(table)
     unknown = [name for name in names if name not in known]
     if not unknown or len(unknown) == len(names):
         return table, []
@@ -91,7 +98,7 @@ def to_arrow(table: Table) -> pa.Table:
         A column holds what Arrow has no type for, or decimals or bytes, or a name stands twice.
     """
     if isinstance(table, pa.Table):
-        return _require_known(table)
+        return _plain_types(table)
     columns = {}
     frame = to_frame(table, [])
     for name, values in frame.items():
@@ -104,15 +111,42 @@ def to_arrow(table: Table) -> pa.Table:
         except (pa.ArrowException, ValueError, OverflowError) as error:
             raise InvalidInput.field(str(name), "holds values of several kinds, or of one unknown") from error
     if len(columns) < frame.shape[1]:
-        raise InvalidInput("the table has two columns of one name")
-    return _require_known(pa.table(columns))
+        check_unique(names_of(frame))
+    return _plain_types(pa.table(columns))
 
 
-def _require_known(table: pa.Table) -> pa.Table:
-    # CSV could write them, and other encodings could not: all refuse them alike.
-    for field in table.schema:
-        if pa.types.is_decimal(field.type) or pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
-            raise InvalidInput.field(field.name, f"holds values of type {field.type}; make them floats or text")
+# What every encoding but the tensor carries; the tensor carries the numbers and booleans among them.
+_CARRIED = (
+    pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean, pa.types.is_string, pa.types.is_large_string,
+    pa.types.is_null,
+)  # fmt: skip
+
+
+def is_carried(kind: pa.DataType) -> bool:
+    """Whether encodings carry values of this type."""
+    return any(is_type(kind) for is_type in _CARRIED)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether values of this type are text."""
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _plain_types(table: pa.Table) -> pa.Table:
+    """Return the table with the values of its dictionaries. Raises InvalidInput where a column cannot be carried.
+
+    One encoding could carry decimals, another times: all refuse them alike.
+    """
+    violations = []
+    for place, field in enumerate(table.schema):
+        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        if not is_carried(kind):
+            what = f"holds values of type {clip(str(kind))}; make them numbers, booleans or text"
+            violations.append(Violation(field.name, what))
+        elif kind != field.type:
+            table = table.set_column(place, field.name, table.column(place).cast(kind))
+    if violations:
+        raise InvalidInput.at(violations)
     return table
 
 
