@@ -20,7 +20,6 @@ from pred_server.wire.rows import Rows
 from pred_server.wire.schema import Schema
 
 logger = logging.getLogger(__name__)
-_refused: set[str] = set()  # names of models that have refused a table
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,6 +36,7 @@ class Model:
     parity: str = ""
     digest: str = ""
     """A hash of the content: of the files of a model directory."""
+    _logged: set[type[Exception]] = field(default_factory=set, init=False, compare=False)
 
     @cached_property
     def identity(self) -> str:
@@ -79,9 +79,9 @@ class Model:
                 raise
             # The estimator's own text may quote paths or internals: it goes to the log, not to the caller. Only once,
             # or callers could fill the log with it.
-            level = logging.DEBUG if self.name in _refused else logging.WARNING
+            level = logging.DEBUG if type(error) in self._logged else logging.WARNING
             logger.log(level, "model %s refused a table: %s: %s", self.name, type(error).__name__, error)
-            _refused.add(self.name)
+            self._logged.add(type(error))
             cause = "a usual cause is an infinite or very large number, or an unknown category"
             at_fault = [] if self.sample is None else blame(self.engine, output, rows, self.schema, self.sample)
             cause = f"{cause} ({at_fault[0]})" if at_fault else cause

@@ -26,6 +26,7 @@ from sklearn.preprocessing import OneHotEncoder
 from pred_server import Model, cli, save, serve
 from pred_server.errors import InvalidInput, PredServerError, Unavailable
 from pred_server.generated.pred_pb2 import Request
+from pred_server.limits import UNLIMITED
 from pred_server.tutorial.background import Server
 from pred_server.wire.codec import CODECS
 from pred_server.wire.schema import Column, Schema
@@ -351,7 +352,7 @@ def test_a_name_with_blanks_around_it_is_named_so(encoding: str, there: str, wor
         if encoding == "in process":
             schema.frame_to_rows(table)
         CODECS[encoding].write_table(table, request := Request())
-        CODECS[encoding].read_table(request, schema, max_rows=10)
+        CODECS[encoding].read_table(request, schema, UNLIMITED)
     assert str(caught.value) == words
     assert [violation.field for violation in caught.value.violations] == ["x"]
 
