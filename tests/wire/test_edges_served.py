@@ -142,7 +142,7 @@ def as_dtype(values: list[Any], dtype: str) -> pd.Series:
     """Return the values in that dtype, or as they are where it cannot hold them."""
     try:
         return pd.Series(values, dtype=dtype)
-    except (TypeError, ValueError, OverflowError, pa.ArrowException):
+    except (TypeError, ValueError, OverflowError, RuntimeWarning, pa.ArrowException):
         return pd.Series(values)
 
 
