@@ -23,7 +23,14 @@ SMALL: dict[str, dict[str, object]] = {
     "05_how_fast_is_it": {"ROWS": (1, 100), "BLOCKS": 2, "CALLS": 2},
     "06_under_load": {"STOP_CALLS": 400, "CALLERS": (1, 4), "BLOCKS": 1, "LOADS": (0.3, 1.2), "SECONDS": 0.2},
     "07_make_it_fast": {"ROWS": 500, "REPEATS": 2, "CALLERS": 4, "CALLS": 3, "BUSY_CALLS": 200},
-    "08_break_it": {"STALL_S": 1.2, "MUTANTS": 100, "BOMB_MIB": 4, "FLOOD_CALLS": 200, "AFTER_S": 0.3},
+    "08_break_it": {
+        "STALL_S": 1.2,
+        "MUTANTS": 100,
+        "BOMB_MIB": 4,
+        "FLOOD_CALLS": 200,
+        "FLOOD_WAVES": 1,
+        "AFTER_S": 0.3,
+    },
     "explorer": {"ROWS": (1, 10), "CALLS": 2},
 }
 LESSONS = sorted(path.stem for path in build.SCRIPTS.glob("*.py"))
