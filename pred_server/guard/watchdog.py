@@ -8,6 +8,7 @@ import ctypes
 import logging
 import os
 import time
+import weakref
 from collections import Counter
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -83,7 +84,8 @@ def _end(ticket: Ticket, now_s: float) -> None:
     if ticket.is_answered or ticket.is_ending:
         logger.info("cut off a call of %s, which does not read its answer", ticket.peer)
         # The task above it waits for the caller's end, and keeps the call and all that is to be sent.
-        ticket.task.parent.cancel()  # type: ignore[attr-defined]
+        if parent := ticket.task.parent():  # type: ignore[attr-defined]
+            parent.cancel()
     ticket.is_ending = True
     ticket.ends_s = now_s + GRACE_S
 
@@ -93,7 +95,9 @@ def _with_parent(
 ) -> "asyncio.Task[Any]":
     """Create a task that knows the task that created it: gRPC handles a call in one, and keeps it in another."""
     task = asyncio.Task(coroutine, loop=loop, **settings)
-    task.parent = asyncio.current_task(loop)  # type: ignore[attr-defined]
+    # Not a reference: a cancelled task holds its traceback where the collector does not look, and so all in a cycle.
+    parent = asyncio.current_task(loop)
+    task.parent = weakref.ref(parent) if parent else lambda: None  # type: ignore[attr-defined]
     return task
 
 
