@@ -523,7 +523,7 @@ small.close()
 # of the day. Four more callers keep it busy while you do that. Nobody may get an error, or a wrong number.
 #
 # The order matters: first start the new server, then stop the old one. The callers know both addresses. (A name with two
-# addresses would do, or a load balancer, or the gateway.) gRPC stays with the first address that works.
+# addresses would do, or a load balancer, or the gateway.) The client shares its calls out between those that serve.
 
 # %%
 from pred_server import load
@@ -531,7 +531,7 @@ from pred_server import load
 first_flight = flights.head(1)
 right_answer = load("flights").predict(first_flight)[0]
 successor = serve("flights")
-both = f"ipv4:{server.address},{successor.address}"
+both = f"{server.address},{successor.address}"
 over, answers = threading.Event(), Counter()
 
 

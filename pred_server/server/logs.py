@@ -13,6 +13,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
+import grpc
 from pythonjsonlogger.json import JsonFormatter
 
 FIELDS = "%(asctime)s %(levelname)s %(name)s %(message)s"
@@ -92,3 +93,8 @@ def use_all_descriptors() -> None:
 
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def is_no_lost_caller(record: logging.LogRecord) -> bool:
+    """Whether a line of gRPC's log is none of a caller who left before the answer: those have a traceback."""
+    return not (record.exc_info and isinstance(record.exc_info[1], grpc.aio.InternalError))

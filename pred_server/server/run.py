@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import os
 import signal
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from pred_server.model.model import Model
 from pred_server.ops.drain import Arrivals, drain
 from pred_server.ops.health import Health
 from pred_server.ops.reflection import Reflection
-from pred_server.server.logs import use_all_descriptors, watch_descriptors
+from pred_server.server.logs import is_no_lost_caller, use_all_descriptors, watch_descriptors
 from pred_server.server.service import SERVICE, PredictionService
 from pred_server.wire.address import parse_address
 
@@ -52,6 +53,7 @@ def run(
     pa.enable_signal_handlers(False)
     keep_freed_memory()
     use_all_descriptors()
+    logging.getLogger("grpc._cython.cygrpc").addFilter(is_no_lost_caller)
     # Libraries and models are some 200,000 objects that stay: a garbage collection that looked at them all would hold
     # the event loop up for 100 ms.
     gc.freeze()
