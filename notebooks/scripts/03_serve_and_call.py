@@ -396,7 +396,7 @@ print(f"{len(predictions):,} predictions")
 # | dead port, short deadline | The same, with a deadline shorter than the client's attempts. |
 # | stopped process | The signal SIGSTOP freezes the server. Its port stays open, but the server reads nothing. A process that hangs looks like this. |
 # | slow model | The table is too large for the deadline. |
-# | draining server | The signal SIGTERM asks the server to stop. It *drains*: it finishes the calls that it has, and refuses new ones. |
+# | draining server | The signal SIGTERM asks the server to stop. It *drains*: it finishes the calls that it has, and closes its port to new ones. |
 #
 # `Client` knows that servers get replaced. After `UNAVAILABLE` it tries again, five times in all, with growing pauses.
 # First we set the cases up:
@@ -476,7 +476,7 @@ def one_call(address, table, deadline_s):
 os.kill(stopped.pid, signal.SIGSTOP)
 os.kill(draining.pid, signal.SIGTERM)
 try:
-    while health(draining.address) == "SERVING":
+    while health(draining.address) != "UNAVAILABLE":
         time.sleep(0.01)
     with futures.ThreadPoolExecutor(len(CASES)) as pool:
         calls = {what: pool.submit(one_call, *case) for what, case in CASES.items()}
@@ -492,15 +492,13 @@ holding.close()
 
 # %%
 NEXT_STEP = {  # code of the call, health
-    ("UNAVAILABLE", "UNAVAILABLE"): "Nobody is there. Check the address; start the server.",
+    ("UNAVAILABLE", "UNAVAILABLE"): "Nobody is there, or no longer. Check the address; start a server.",
     (
         "DEADLINE_EXCEEDED",
         "UNAVAILABLE",
     ): "Nobody is there; the client was still trying. Check the address; start the server.",
     ("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"): "A process is there and does nothing. Look at it; restart it.",
     ("DEADLINE_EXCEEDED", "SERVING"): "It works, but not fast enough. Give more time, or send fewer rows.",
-    ("UNAVAILABLE", "NOT_SERVING"): "It is stopping. Ask again: another server should take its place.",
-    ("DEADLINE_EXCEEDED", "NOT_SERVING"): "It is stopping, and the client still tried. Ask again, with more time.",
 }
 rows = [
     f"| {what} | {CASES[what][2]:g} | `{code}` | {seconds:.1f} | `{healthy}` | {NEXT_STEP.get((code, healthy), '?')} |"

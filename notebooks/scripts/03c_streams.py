@@ -255,7 +255,8 @@ with grpc.insecure_channel(small.address) as watching:
 # ## A stop that loses nothing
 #
 # The signal SIGTERM asks a server to stop. Kubernetes sends it; Ctrl-C sends a similar one. Then the server *drains*: it
-# takes no new calls, and finishes those that it has. First its health changes, so that new callers go elsewhere.
+# takes no new calls, and finishes those that it has. First its health changes, so that new callers go elsewhere. Then it
+# closes its port, and tells those who are connected: gRPC's word for that is GOAWAY.
 # `Watch` is a health check that stays open and reports each change. Our stream is still open:
 
 # %%
@@ -267,7 +268,7 @@ with grpc.insecure_channel(small.address) as watching:
     print("health:", word(next(watch)))
     os.kill(small.pid, signal.SIGTERM)
     print("health:", word(next(watch)))
-    watch.cancel()
+    print("and the watch has ended:", next(watch, "no further answer"))
 
 refusal(lambda: caller.predict(numbers.head(1)))
 

@@ -35,7 +35,11 @@ _RETRY = {
     # CANCELLED, sent by a server: a call that its gRPC dropped unseen as it stopped. A caller who cancels is obeyed.
     "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
 }
-_RETRYING = {"methodConfig": [{"name": [{"service": "prediction.Prediction"}], "retryPolicy": _RETRY}]}
+# Not streams: where gRPC repeats one, a message that is being sent may be lost, or the process ends ("ILLEGAL STATE" in
+# grpcio 1.85). `RequestStream` repeats them.
+_REPEATED = [{"service": "prediction.Prediction", "method": method} for method in ("Predict", "Describe")]
+_RETRYING = {"methodConfig": [{"name": _REPEATED, "retryPolicy": _RETRY}]}
+CLOSED = "this client is closed"
 # Calls go to all servers in turn, but to none whose health says that it does not serve.
 _BALANCING = {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}
 
@@ -55,7 +59,7 @@ class Connection:
 
     def __init__(self, target: str, metadata: Metadata, limits: Limits, retry: bool, channels: int):
         self._metadata = as_metadata(metadata)
-        self._retry = retry
+        self.retry = retry
         self._target, several = parse_target(target)
         self._settings = _options(limits, retry, several)
         self._count = channels
@@ -96,10 +100,10 @@ class Connection:
                 assert isinstance(error, grpc.Call)
                 # gRPC does not repeat a call by itself once a part of the answer has come, be it the headers; these are
                 # its words for a connection that is lost then.
-                if not (self._retry and (error.details() or "").startswith("Stream removed")):
+                if not (self.retry and (error.details() or "").startswith("Stream removed")):
                     raise self.error_of(error, stub, timeout_s, deadline_s) from None
             except ValueError as error:
-                raise Unavailable("this client is closed") from error
+                raise Unavailable(CLOSED) from error
         received = (*(call.initial_metadata() or ()), *(call.trailing_metadata() or ()))
         return response, {key: text for key, text in received if isinstance(text, str)}
 
@@ -118,9 +122,13 @@ class Connection:
 
 
 class StreamOpener:
-    """Opens a stream for requests, and opens it again: all under one deadline, each with the metadata of the moment."""
+    """Opens a stream for requests, and opens it again: all under one deadline, each with the metadata of the moment.
+
+    `retry` says whether to open it again where a server was unavailable and nothing has been answered.
+    """
 
     def __init__(self, connection: Connection, metadata: Callable[[], Metadata], timeout_s: float):
+        self.retry = connection.retry
         self._connection = connection
         self._metadata = metadata
         self._timeout_s = timeout_s
@@ -130,13 +138,15 @@ class StreamOpener:
         """Return how many seconds are left: some, so that a call can say that there are none."""
         return max(1e-3, self._deadline_s - time.monotonic())
 
-    def __call__(self, requests: Iterator[Request]) -> Any:
+    def __call__(self, requests: Iterator[Request], pause_s: float) -> Any:
+        """Open the stream, after a pause."""
+        time.sleep(min(pause_s, self.left_s()))
         self._stub = self._connection.next_stub()
         metadata = self._connection.entries(self._metadata())
         try:
             return self._stub.PredictStream(requests, timeout=self.left_s(), metadata=metadata)
         except ValueError as error:
-            raise Unavailable("this client is closed") from error
+            raise Unavailable(CLOSED) from error
 
     def error_of(self, call: grpc.Call) -> PredServerError:
         return self._connection.error_of(call, self._stub, self._timeout_s, self._deadline_s)

@@ -9,12 +9,12 @@ from typing import Any, Generic, TypeVar, cast
 
 import grpc
 
-from pred_server.client.connection import Connection, Metadata, StreamOpener, asking_for
+from pred_server.client.connection import CLOSED, Connection, Metadata, StreamOpener, asking_for
 from pred_server.client.memory import Memory
 from pred_server.client.prepare import CsvText, Known, Prepared
 from pred_server.client.results import ignored_in, warn_ignored
 from pred_server.client.waterfall import Waterfall
-from pred_server.errors import InvalidInput, SchemaChanged, ServerFault, Unavailable
+from pred_server.errors import Cancelled, InvalidInput, SchemaChanged, ServerFault, Unavailable
 from pred_server.generated.pred_pb2 import Request, Response
 from pred_server.wire.tables import Table
 from pred_server.wire.timing import Stopwatch
@@ -23,8 +23,10 @@ Item = TypeVar("Item")
 
 # Chunks that were sent and not answered, at the most: enough that neither end waits for the other.
 WINDOW = 8
-# How often a stream may break without an answer in between before it is given up.
-MAX_RESUMES = 5
+# The pauses before a stream is opened again. With `resume` the last one goes on until it has been opened so often
+# without an answer in between.
+PAUSES_S = (0.25, 0.75, 2.25, 4.0)
+MAX_RESUMES = 12
 
 
 class RequestStream(Generic[Item]):
@@ -44,7 +46,7 @@ class RequestStream(Generic[Item]):
 
     def __init__(
         self,
-        open_call: Callable[[Iterator[Request]], Any],
+        open_call: StreamOpener,
         items: Iterable[Item],
         resume: bool,
         write: Callable[[Item], Request] = lambda item: cast(Request, item),
@@ -58,6 +60,7 @@ class RequestStream(Generic[Item]):
         self._changed = threading.Condition()
         self._drawn: deque[Item] = deque()
         self._unanswered: deque[Item] = deque()
+        self._pause_s = 0.0
         self._attempt = 0  # which call may send; -1 when all is over
         self._exhausted = False
         self._fault: BaseException | None = None  # of the caller's iterator
@@ -76,10 +79,13 @@ class RequestStream(Generic[Item]):
                 try:
                     yield from self._responses()
                     return
-                except Unavailable:
+                # CANCELLED, sent by a server: its gRPC dropped the call unseen as it stopped.
+                except (Unavailable, Cancelled) as error:
                     breaks = breaks + 1 if self.answered == before else 1
-                    if not self._resume or breaks > MAX_RESUMES:
+                    retries = len(PAUSES_S) if self._open_call.retry and not self.answered else 0
+                    if breaks > (MAX_RESUMES if self._resume else retries) or error.args == (CLOSED,):
                         raise
+                    self._pause_s = PAUSES_S[min(breaks, len(PAUSES_S)) - 1]
                 except SchemaChanged as error:
                     if self.answered or self._renew is None or error is self._unwritten:
                         raise
@@ -118,7 +124,7 @@ class RequestStream(Generic[Item]):
             self._attempt, self._unwritten = self._attempt + 1, None
             self._changed.notify_all()  # a thread that still sends for the call before finds itself superseded
             outgoing = self._outgoing(self._attempt, list(self._unanswered))
-        call = self._open_call(outgoing)
+        call = self._open_call(outgoing, self._pause_s)
         try:
             for response in call:
                 if not self._unanswered:
@@ -131,7 +137,7 @@ class RequestStream(Generic[Item]):
                 yield response
             self._note(call.trailing_metadata())
         except grpc.RpcError:
-            raise self._open_call.error_of(call) from None  # type: ignore[attr-defined]
+            raise self._open_call.error_of(call) from None
         finally:
             call.cancel()
         if fault := self._unwritten or self._fault:

@@ -92,9 +92,10 @@ class Call:
     def wait_for_client(self, what: str) -> None:
         """From here on a stream waits for its client, which may be gone: for so long and no longer."""
         assert self.ticket is not None
-        idle_s = self._limits.idle_stream_s
+        limit = min(("idle_stream_s", "max_deadline_s"), key=lambda name: getattr(self._limits, name))
+        idle_s: float = getattr(self._limits, limit)
         self.ticket.ends_s = time.monotonic() + idle_s
-        self.ticket.why = DeadlineExceeded(f"{what} for {idle_s:g} seconds ({flag('idle_stream_s')})")
+        self.ticket.why = DeadlineExceeded(f"{what} in time ({flag(limit)} is {idle_s:g})")
 
     def take_time(self) -> None:
         """From here on the client waits for a stream's next answer; the predictor looks at the deadline."""

@@ -6,6 +6,7 @@ import math
 import queue
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -223,7 +224,9 @@ class FakeCall:
     def __init__(self, responses: list[object]):
         self._responses = responses
 
-    def __call__(self, outgoing: Iterator[Request]) -> "FakeCall":
+    retry = False
+
+    def __call__(self, outgoing: Iterator[Request], pause_s: float) -> "FakeCall":
         list(outgoing)
         return self
 
@@ -348,3 +351,31 @@ def test_a_file_of_another_age_is_not_cut_in_the_wrong_place() -> None:
 @pytest.mark.parametrize("whole", [b"", b"\n", b"n,s\n", b"n,s", b"\xef\xbb\xbfn,s\n"])
 def test_a_file_without_rows_goes_out_as_it_is(whole: bytes) -> None:
     assert list(split_records(io.BytesIO(whole), 16)) == [whole.decode("utf-8-sig")]
+
+
+REFUSES_AT_FIRST = """
+import itertools
+from pred_server.errors import Unavailable
+from pred_server.guard.admission import Admission
+enter, count = Admission.enter, itertools.count()
+def refuse_at_first(self, peer):
+    if next(count) % 2:
+        raise Unavailable("not yet")
+    return enter(self, peer)
+Admission.enter = refuse_at_first
+from pred_server.cli import main
+raise SystemExit(main(["serve", "--model", "sum", "--address", "127.0.0.1:0"]))
+"""
+
+
+def test_a_stream_that_is_refused_at_first_loses_no_chunk_when_it_is_asked_for_again() -> None:
+    """gRPC's own repetition of streams does, now and then, or ends the process."""
+    chunks = [np.array([[1.0, number]]) for number in range(5)]
+    right = [[1.0 + number] for number in range(5)]
+    with Server([sys.executable, "-c", REFUSES_AT_FIRST], 60) as server:
+        with Client(server.address, retry=False) as client, pytest.raises(Unavailable, match="not yet"):
+            for _ in range(3):
+                list(client.predict_stream(chunks, encoding="tensor"))
+        with Client(server.address, encoding="tensor") as client:
+            for _ in range(10):
+                assert [part.tolist() for part in client.predict_stream(chunks)] == right
