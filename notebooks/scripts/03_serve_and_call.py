@@ -513,8 +513,8 @@ short_code, short_s, _ = seen["dead port, short deadline"]
 late = [what for what, (code, *_) in seen.items() if code == "DEADLINE_EXCEEDED"]
 Markdown(
     f"Compare the two dead ports. With time enough, the client tried for {tried_s:.1f} s and then said `{tried_code}`. With "
-    f"a deadline of {HURRIED_S:g} s it said `{short_code}`: the deadline passed in the middle of the attempts, and the client "
-    f"said nothing of the dead port. So `DEADLINE_EXCEEDED` has {len(late)} causes here ({'; '.join(late)}), and to send fewer "
+    f"a deadline of {HURRIED_S:g} s it said `{short_code}`: the deadline passed in the middle of the attempts; only the error's "
+    f"sentence says that nobody answers there. So `DEADLINE_EXCEEDED` has {len(late)} causes here ({'; '.join(late)}), and to send fewer "
     "rows helps against one of them. Ask for health before you do that. Or ask only once, with "
     "`Client(address, retry=False)`: then a dead port says `UNAVAILABLE` at once."
 )
@@ -534,8 +534,8 @@ Markdown(
 # | | [`server/inline.py`](../pred_server/server/inline.py) | A model that needs less time than it takes to wake a thread is asked on the event loop, without the thread |
 # | an exception in the method | [`errors.py`](../pred_server/errors.py), [`wire/status.py`](../pred_server/wire/status.py) | There is one tree of errors, and one mapping to status codes. Internals go to the log with a request id, never to the caller |
 # | `add_insecure_port` on any address | [`server/run.py`](../pred_server/server/run.py) | It listens on *loopback* only, which other machines cannot reach, unless a flag that names the danger says otherwise. A taken port is an error |
-# | limits by default | [`limits.py`](../pred_server/limits.py), [`server/admission.py`](../pred_server/server/admission.py) | All limits stand in one file: bytes and rows of a message, calls at the same time, waiting rows, time. Each is a flag, and a caller above a limit learns which |
-# | `wait_for_termination()` | [`server/run.py`](../pred_server/server/run.py) | After SIGTERM or Ctrl-C, accepted calls finish and new ones are refused. The exit code is 0 |
+# | limits by default | [`limits.py`](../pred_server/limits.py), [`guard/`](../pred_server/guard/admission.py) | All limits stand in one file: bytes and rows of a message, calls at the same time, waiting rows, time. Each is a flag, and a caller above a limit learns which |
+# | `wait_for_termination()` | [`ops/drain.py`](../pred_server/ops/drain.py) | After SIGTERM or Ctrl-C, accepted calls finish and new ones are refused. The exit code is 0 |
 # | nothing | [`server/run.py`](../pred_server/server/run.py) | *Health*, for programs that watch over servers. *Reflection*, for tools that do not have the contract |
 # | `stub.Predict(request)` | [`client/client.py`](../pred_server/client/client.py), [`client/stream.py`](../pred_server/client/stream.py) | Every call has a deadline. Errors are typed exceptions. The answer is a Series with your table's index. The client tries again while a server is replaced, and sends large tables as a stream |
 # | a terminal of its own | [`tutorial/background.py`](../pred_server/tutorial/background.py) | A process that notebooks and tests start, wait for, read the log of, and never leave behind |
