@@ -42,9 +42,17 @@ endif
 sweep: setup .venv/test-ready  ## every estimator of scikit-learn, saved and served by both engines; checks data/MODELS.md
 	PRED_SERVER_SWEEP=all $(BIN)/python -m pytest tests/store/test_sweep.py tests/engines/test_sweep.py $(PYTEST_FLAGS)
 
-fuzz: setup .venv/test-ready  ## 1,000 random pipelines under both engines, and 1,000 odd tables, other ones each time (PRED_SERVER_FUZZ=n)
+fuzz: setup .venv/test-ready  ## 1,000 random pipelines and odd tables, 100,000 mutated messages, and ten minutes for each fuzz target in Go
 	PRED_SERVER_FUZZ=$${PRED_SERVER_FUZZ:-1000} $(BIN)/python -m pytest tests/store/test_pipelines.py \
 	  tests/engines/test_pipelines.py tests/wire/test_edges_served.py -s $(PYTEST_FLAGS)
+	MUTATIONS=100000 $(BIN)/python -m pytest -k test_mutated_messages --timeout 3600 tests/wire/test_encodings_served.py
+	@if [ -x bin/gateway ]; then $(MAKE) --no-print-directory test-go FUZZ=10m; else echo "$(NO_GO)"; fi
+
+soak: setup .venv/test-ready  ## 200,000 calls to one server: nothing may grow
+	$(BIN)/python -m tests.attacks.soak
+
+attack: setup .venv/test-ready  ## every kind of attack beside good callers and a control, into data/RESULTS.md; an hour
+	$(BIN)/python -m tests.attacks.measure $(ATTACK)
 
 demo: setup  ## the whole story without a browser: train, stubs, serve, predict, latency table and plot, HTTP
 	$(BIN)/python -m pred_server.lab.demo
@@ -117,4 +125,4 @@ clean:  ## remove what the other targets made, the virtual environment included
 $(MODEL): .venv/ready pred_server/tutorial/flights.py pred_server/store/saving.py data/flights.parquet
 	@$(BIN)/pred-server train --out $(@D)
 
-.PHONY: help lab test test-go sweep fuzz demo setup gateway stubs module notebooks plots bench lint lock clean
+.PHONY: help lab test test-go sweep fuzz soak attack demo setup gateway stubs module notebooks plots bench lint lock clean

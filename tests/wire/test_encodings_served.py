@@ -3,6 +3,7 @@
 import os
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -27,6 +28,8 @@ from pred_server.tutorial.background import Server
 from pred_server.wire.codec import CODECS
 
 MUTATIONS = int(os.environ.get("MUTATIONS", "20000"))
+# In CI streams and descriptions get a part of them.
+SHARE = 1 if MUTATIONS >= 100_000 else 10
 DOCUMENTED = {"OK", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"}
 anything = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -195,23 +198,35 @@ def mutated(rng: random.Random, message: bytes) -> bytes:
     return bytes(data)
 
 
-def test_mutated_messages_get_a_documented_status_and_harm_nothing(server: Server) -> None:
+@pytest.mark.parametrize("rpc", ["Predict", "PredictStream", "Describe"])
+def test_mutated_messages_get_a_documented_status_and_harm_nothing(rpc: str, server: Server) -> None:
     rng, seen = random.Random(0), dict.fromkeys(DOCUMENTED, 0)
     good, process = good_messages(), psutil.Process(server.pid)
+    n_messages = MUTATIONS if rpc == "Predict" else MUTATIONS // SHARE
     with grpc.insecure_channel(server.address) as channel:
-        ask = channel.unary_unary("/prediction.Prediction/Predict")
+        ask, ask_in_stream = (
+            make(f"/prediction.Prediction/{rpc}") for make in (channel.unary_unary, channel.stream_stream)
+        )
         resident_bytes = 0
-        for done in range(0, MUTATIONS, 50):
-            for call in [ask.future(mutated(rng, rng.choice(good)), timeout=60) for _ in range(50)]:
+        for done in range(0, n_messages, 50):
+            messages = [mutated(rng, rng.choice(good)) for _ in range(50)]
+            if rpc == "PredictStream":  # one good chunk, and one that may be bad
+                calls = [ask_in_stream(iter([rng.choice(good), message]), timeout=60) for message in messages]
+            else:
+                calls = [ask.future(message, timeout=60) for message in messages]
+            for call in calls:
+                if rpc == "PredictStream":
+                    with suppress(grpc.RpcError):
+                        assert 1 <= len(list(call)) <= 2
                 code = call.code().name
                 assert code in DOCUMENTED, (code, call.details())
                 assert "Traceback" not in (call.details() or "")
                 seen[code] += 1
-            if done >= MUTATIONS // 4 and not resident_bytes:
+            if done >= n_messages // 4 and not resident_bytes:
                 resident_bytes = process.memory_info().rss  # after the pools have grown to what they need
         grown_mib = (process.memory_info().rss - resident_bytes) / 2**20
     print(
-        f"{MUTATIONS} mutated messages: {seen}; resident memory grew by {grown_mib:.1f} MiB in the last three quarters"
+        f"{n_messages} mutated messages: {seen}; resident memory grew by {grown_mib:.1f} MiB in the last three quarters"
     )
     assert seen["OK"] and seen["INVALID_ARGUMENT"]
     assert grown_mib < 32
