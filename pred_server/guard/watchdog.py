@@ -49,12 +49,15 @@ class Watchdog:
             await asyncio.sleep(PERIOD_S)
             now_s = time.monotonic()
             self._end_late(now_s)
-            n_bytes = resident_bytes()
-            if n_bytes > self._most_bytes or (
-                not self._admission.tickets and n_bytes > self._settled_bytes + KEPT_BYTES
-            ):
+            if (n_bytes := resident_bytes()) > self._most_bytes:
                 release_unused()
-                self._settled_bytes = n_bytes = resident_bytes()
+                n_bytes = resident_bytes()
+            elif not self._admission.tickets:
+                if n_bytes > self._settled_bytes + KEPT_BYTES:
+                    release_unused()
+                    self._settled_bytes = resident_bytes()
+                # What was still held when memory was given back is freed later.
+                self._settled_bytes = min(self._settled_bytes, n_bytes)
             if n_bytes > self._most_bytes:
                 self._end_half_messages(now_s)
 
