@@ -2,15 +2,17 @@
 
 import os
 import warnings
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.base import is_classifier
+from sklearn.base import clone, is_classifier
+from sklearn.compose import make_column_transformer
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.preprocessing import StandardScaler
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from sklearn.utils import all_estimators
 
@@ -52,7 +54,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
 }
 _TWO_LABELS = {"FixedThresholdClassifier", "TunedThresholdClassifierCV"}
 _WHOLE_NUMBERS = {"CategoricalNB"}
-_ONE_COLUMN = {"IsotonicRegression"}
+ONE_COLUMN = {"IsotonicRegression"}
 _SEVERAL_TARGETS = {
     "CCA", "ClassifierChain", "MultiOutputClassifier", "MultiOutputRegressor", "MultiTaskElasticNet",
     "MultiTaskElasticNetCV", "MultiTaskLasso", "MultiTaskLassoCV", "PLSCanonical", "RegressorChain",
@@ -64,7 +66,7 @@ def table(name: str = "", n_rows: int = 120, seed: int = 0) -> pd.DataFrame:
     rows = pd.DataFrame(np.random.default_rng(seed).gamma(3.0, 1.0, size=(n_rows, 4)), columns=list("abcd"))
     if name in _WHOLE_NUMBERS:
         rows = rows.clip(upper=8).round().astype("int64")
-    return rows[["a"]] if name in _ONE_COLUMN else rows
+    return rows[["a"]] if name in ONE_COLUMN else rows
 
 
 @cache
@@ -100,7 +102,35 @@ def fitted(name: str) -> Any:
         return estimator.fit(x, target)
 
 
-def estimators() -> Iterator[tuple[str, Any, pd.DataFrame]]:
-    """Yield each of `names()` with an estimator of that class, fitted, and the table that it was fitted on."""
-    for name in names():
-        yield name, fitted(name), table(name)
+def mixed_table(n_rows: int, seed: int) -> pd.DataFrame:
+    """Return numbers and text with gaps, integers, booleans. Numbers lie from 0 to 8: some estimators ask for that."""
+    rng = np.random.default_rng(seed)
+    numbers = rng.gamma(3.0, 1.0, size=(n_rows, 2)).clip(max=8)
+    numbers[rng.random(numbers.shape) < 0.1] = np.nan
+    return pd.DataFrame(
+        {
+            "size": numbers[:, 0],
+            "weight": numbers[:, 1],
+            "count": rng.integers(0, 9, n_rows),
+            "new": rng.random(n_rows) < 0.5,
+            "colour": pd.Series(rng.choice(["red", "green", "blue", None], n_rows), dtype="str"),
+        }
+    )
+
+
+def fitted_on_mixed(name: str) -> Any:
+    """Return an estimator of that class behind a ColumnTransformer, fitted on a mixed table."""
+    estimator = clone(fitted(name))
+    table = mixed_table(120, seed=0)
+    encode = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+    columns = make_column_transformer(
+        (SimpleImputer(add_indicator=True), ["size", "weight"]), (encode, ["colour"]), remainder="passthrough"
+    )
+    target: Any = table["size"].fillna(3) + table["count"] * table["new"] + 0.1
+    if is_classifier(estimator):
+        places = np.digitize(target, np.quantile(target, [0.5] if name in _TWO_LABELS else [0.4, 0.8]))
+        target = places if name in _SEVERAL_TARGETS else np.array(["low", "middle", "high"], object)[places]
+    if name in _SEVERAL_TARGETS:
+        target = np.column_stack([target, target[::-1]])
+    with warnings.catch_warnings(action="ignore"):
+        return make_pipeline(columns, estimator).fit(table, target)

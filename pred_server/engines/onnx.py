@@ -18,7 +18,6 @@ import pandas as pd
 
 from pred_server.engines.convert import convert, open_graph
 from pred_server.engines.parity import Domain, prove
-from pred_server.engines.probes import unseen_text
 from pred_server.errors import ServerStartError
 from pred_server.limits import ROW_BLOCK
 from pred_server.model.model import Model
@@ -44,7 +43,7 @@ def with_onnx(model: Model) -> Model:
         raise ServerStartError("the engine onnx needs the packages onnxruntime and skl2onnx")
     graph = convert(model.name, model.estimator, [column.dtype == "str" for column in model.schema.columns])
     try:
-        engine = OnnxEngine(model.schema, model.sample, open_graph(graph), unseen_text(model))
+        engine = OnnxEngine(model.schema, model.sample, open_graph(graph))
         with np.errstate(all="ignore"):  # probes lie at the ends of what numbers can be
             domain, parity = prove(model, engine)
     except ServerStartError:
@@ -95,8 +94,8 @@ class OnnxEngine:
 
     name = "onnx"
 
-    def __init__(self, schema: Schema, sample: pd.DataFrame, session: Any, missing_text: str):
-        self._schema, self._session, self._missing_text = schema, session, missing_text
+    def __init__(self, schema: Schema, sample: pd.DataFrame, session: Any):
+        self._schema, self._session = schema, session
         self._has_text = any(column.dtype == "str" for column in schema.columns)
         self._outputs = [output.name for output in session.get_outputs()]
         self._threads = os.cpu_count() or 1
@@ -129,7 +128,7 @@ class OnnxEngine:
         feeds: dict[str, np.ndarray] = {}
         for place, column in enumerate(self._schema.columns):
             values = rows.columns[column.name]
-            if column.dtype == "str":  # ONNX knows no missing text
-                values = np.where(pd.isna(values), self._missing_text, np.asarray(values, object))
+            if column.dtype == "str":  # ONNX knows no missing text: scikit-learn computes such rows
+                values = np.where(pd.isna(values), "", np.asarray(values, object))
             feeds[f"x{place}"] = np.asarray(values, object if column.dtype == "str" else np.float64).reshape(-1, 1)
         return feeds

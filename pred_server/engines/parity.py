@@ -178,7 +178,7 @@ def prove(model: Model, engine: Engine) -> tuple[Domain, str]:
     n_random = int(np.clip(RANDOM_S / row_s, 200, min(RANDOM_ROWS, max(200, MOST_CELLS // n_columns))))
     for name, probe in probes.columns.items():
         if n_columns <= MOST_COLUMNS:
-            _explore(name, probes, complete, comparison)
+            _explore(name, probes, complete, comparison, max(FEW_ROWS, n_random // (4 * n_columns)))
         else:
             probe.stay_within_sample()
     comparison.require("random", probes.rows(n_random))
@@ -188,7 +188,7 @@ def prove(model: Model, engine: Engine) -> tuple[Domain, str]:
         table = probes.rows(len(chosen))
         comparison.require("beside thresholds", table.assign(**{name: probes.column(name, chosen)}))
     gaps = [name for name, probe in probes.columns.items() if probe.missing]
-    mixed = probes.with_gaps(probes.rows(min(n_random, FEW_ROWS * n_columns)), gaps, 0.3)
+    mixed = probes.with_gaps(probes.rows(n_random // 2), gaps, 0.3)
     if gaps and not comparison.agree("with missing values", mixed).all():
         for name in gaps:
             probes.columns[name].missing = False
@@ -196,9 +196,13 @@ def prove(model: Model, engine: Engine) -> tuple[Domain, str]:
     return domain, comparison.summary() + domain.limits()
 
 
-def _explore(name: str, probes: Probes, complete: pd.DataFrame, comparison: Comparison) -> None:
-    """Find out how far one column's values may go: the ends of its range, its categories, unknown and missing ones."""
+def _explore(name: str, probes: Probes, complete: pd.DataFrame, comparison: Comparison, n_tried: int) -> None:
+    """Find out how far one column's values may go: the ends of its range, its categories, unknown and missing ones.
+
+    Unknown and missing ones are tried in `n_tried` rows: a tree may ask for them only where other columns lie right.
+    """
     probe = probes.columns[name]
+    other_rows = pd.concat([complete.head(n_tried), probes.rows(n_tried)], ignore_index=True)
 
     def agree(what: str, values: np.ndarray) -> np.ndarray:
         n_rows = max(FEW_ROWS, len(values))
@@ -210,12 +214,14 @@ def _explore(name: str, probes: Probes, complete: pd.DataFrame, comparison: Comp
         probe.learn(probe.categories[good])
     if probe.is_text or len(probe.categories):
         unseen = probe.unseen()
-        probe.only_known = len(unseen) > 0 and not agree("with unknown categories", unseen).all()
+        if len(unseen):
+            table = other_rows.assign(**{name: probes.column(name, np.resize(unseen, len(other_rows)))})
+            probe.only_known = not comparison.agree("with unknown categories", table).all()
     if probe.is_number and not probe.only_known:
         if not agree("at the ends of ranges", np.array([probe.low])).all():
             probe.low = probe.known[0]
         if not agree("at the ends of ranges", np.array([probe.high])).all():
             probe.high = probe.known[-1]
-    if probe.column.nullable:
-        few = complete.iloc[np.arange(FEW_ROWS) % len(complete)].reset_index(drop=True)
-        probe.missing = bool(comparison.agree("with missing values", probes.with_gaps(few, [name])).all())
+    if probe.column.nullable and not probe.is_text:  # a graph has no missing text
+        gaps = probes.with_gaps(other_rows, [name])
+        probe.missing = bool(comparison.agree("with missing values", gaps).all())

@@ -68,7 +68,7 @@ class ColumnProbe:
 
     def stay_within_sample(self) -> None:
         """Serve only values between the sample's, and only its texts: the column is not tried by itself."""
-        self.only_known, self.missing = self.is_text, self.column.nullable
+        self.only_known, self.missing = self.is_text, self.column.nullable and not self.is_text
         if self.is_number:
             self.low, self.high = self.known[0], self.known[-1]
 
@@ -175,7 +175,7 @@ def some(values: np.ndarray, most: int) -> np.ndarray:
 
 
 def unseen_text(model: Model) -> str:
-    """Return a text that no encoder of the model knows. It also stands for a missing text: ONNX knows none."""
+    """Return a text that no encoder of the model knows."""
     known = {value for categories in _categories(model).values() for value in categories.tolist()}
     if model.sample is not None:
         known.update(*(model.sample[column.name] for column in model.schema.columns if column.dtype == "str"))

@@ -179,7 +179,10 @@ def _(matrix: Any) -> None:
 
 @_check.register
 def _(spline: BSpline) -> None:
-    BSpline(spline.t, spline.c, spline.k, spline.extrapolate, spline.axis)  # raises ValueError
+    # Not by making it anew: knots of a constant column lie at one place, which only the constructor refuses.
+    degree, knots, n_coefficients = spline.k, spline.t, len(spline.c)
+    _require(knots.ndim == 1 and 0 <= degree < len(knots) - degree - 1 <= n_coefficients, "its knots are not all there")
+    _require(np.isfinite(knots).all() and (np.diff(knots) >= 0).all(), "its knots are not in order")
 
 
 @_check.register

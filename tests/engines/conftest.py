@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pred_server.engines import onnx as onnx_engine
-from pred_server.engines.convert import graph_of
+from pred_server.engines.convert import SinglePrecision, graph_of
 from pred_server.errors import ServerStartError
 
 
@@ -19,6 +19,11 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         try:
             return graph_of(pickle.loads(pickle.dumps(estimator)), text)
         except Exception as error:
-            raise ServerStartError(f"model {name!r} cannot be converted to ONNX") from error
+            single = isinstance(error, SinglePrecision)
+            problem = (
+                "would be computed in single precision by ONNX Runtime" if single else "cannot be converted to ONNX"
+            )
+            part = type(estimator).__name__
+            raise ServerStartError(f"model {name!r} ({part}) {problem}; serve it with --engine sklearn") from error
 
     monkeypatch.setattr(onnx_engine, "convert", convert)

@@ -321,3 +321,13 @@ def test_rows_on_which_the_runtime_fails_are_computed_by_scikit_learn(
     monkeypatch.setattr(OnnxEngine, "predict", fails)
     assert np.array_equal(converted.predict(X), model.predict(X))
     assert "the runtime's own" in caplog.text
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_missing_text_counts_even_where_it_hardly_ever_matters(tmp_path: Path) -> None:
+    text = pd.DataFrame({"s": pd.Series(["u", "v", None] * 200, dtype="str"), "a": np.arange(600.0)})
+    target = np.where(text["s"].isna() & (text["a"] > 580), 10.0, 0.0)
+    columns = make_column_transformer((OneHotEncoder(handle_unknown="ignore"), ["s"]), remainder="passthrough")
+    model = save(make_pipeline(columns, DecisionTreeRegressor()).fit(text, target), text, tmp_path / "mine")
+    converted = with_onnx(model)
+    assert np.array_equal(converted.predict(text), target)

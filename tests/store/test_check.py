@@ -120,6 +120,9 @@ HOSTILE = {
     "spline": changed(
         SplineTransformer().fit(X), lambda splines: setattr(splines.bsplines_[0], "t", np.zeros(2))
     ),
+    "spline, knots not in order": changed(
+        SplineTransformer().fit(X), lambda splines: setattr(splines.bsplines_[0], "t", splines.bsplines_[0].t[::-1])
+    ),
     "encoder": changed(OneHotEncoder().fit(FRAME[["c"]]), forge("_n_features_outs", [1])),
     "words": changed(CountVectorizer().fit(["a bird", "a cat"]), forge("vocabulary_", {"bird": 10**9})),
     "files": make_pipeline(TfidfVectorizer(input="filename"), LogisticRegression()),
@@ -157,6 +160,10 @@ def test_what_leads_outside_is_refused(estimator: Any) -> None:
 def test_what_scikit_learn_fits_is_sound(estimator: Any) -> None:
     table = np.column_stack([X[:, :2], np.arange(120) % 4])
     check_estimator(estimator.fit(table, CLASSES))
+
+
+def test_splines_of_a_constant_column_are_sound() -> None:
+    check_estimator(SplineTransformer().fit(np.ones((9, 1))))
 
 
 def test_a_distance_without_its_weights_is_refused() -> None:
