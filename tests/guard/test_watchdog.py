@@ -87,7 +87,7 @@ def test_an_idle_stream_ends_with_a_sentence(n_chunks: int) -> None:
             next(answers)
         over.set()
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert "the next chunk did not come for 1 seconds (--idle-stream-s" in caught.value.details()
+        assert "the next chunk did not come in time (--idle-stream-s" in caught.value.details()
 
 
 def test_a_stream_whose_answers_are_not_read_ends(connections: list[Connection]) -> None:
@@ -114,7 +114,7 @@ def test_a_stream_that_takes_its_turn_is_not_ended() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "flag"), [(PREDICT, b"--max-deadline-s is 1"), (PREDICT_STREAM, b"for 1 seconds (--idle-stream-s")]
+    ("path", "flag"), [(PREDICT, b"--max-deadline-s is 1"), (PREDICT_STREAM, b"in time (--idle-stream-s")]
 )
 def test_half_a_message_ends_at_the_limit(path: str, flag: bytes, connections: list[Connection]) -> None:
     with serve("sum", "--max-deadline-s", "1", "--idle-stream-s", "1") as server:
