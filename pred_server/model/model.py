@@ -49,7 +49,8 @@ class Model:
 
         The estimator always sees the table in one memory layout, the schema's, and in whole blocks of rows where it
         needs that (`row_blocks`): the last bit of a linear model's sum depends on both, so `estimator.predict` on the
-        same rows held in another way may differ by that bit.
+        same rows held in another way may differ by that bit. So may the estimator that was saved: of some, arrays are
+        views of larger ones, and a loaded array is whole.
 
         Parameters
         ----------

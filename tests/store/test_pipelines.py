@@ -81,7 +81,7 @@ def check(case: Case, model: Model) -> None:
             assert same(part, served[19:37]), f"{output} in {encoding} depend on the rows beside them"
         if not isinstance(expected, Exception):
             as_given = predict(case.estimator, fresh, output)
-            if expected.dtype.kind == "f":  # of another memory layout: the last bits of a sum may differ
+            if expected.dtype.kind == "f":
                 assert np.allclose(as_given, expected, rtol=1e-6, equal_nan=True)
             else:
                 assert np.array_equal(as_given, expected)
