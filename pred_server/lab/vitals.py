@@ -24,6 +24,7 @@ from pred_server.client.client import Client
 from pred_server.errors import PredServerError
 from pred_server.generated.pred_pb2 import Request
 from pred_server.limits import MIB
+from pred_server.wire.address import parse_target
 
 MEMORY, HEALTH, CALL = "memory", "health", "a good caller"
 # Seconds between two looks, and the longest time to wait for an answer.
@@ -86,7 +87,7 @@ def main() -> None:
     address, processes, data = pickle.load(sys.stdin.buffer)
     request = Request.FromString(data)
     client = Client(address, timeout_s=CALL_TIMEOUT_S)
-    health = HealthStub(grpc.insecure_channel(address, [("grpc.max_reconnect_backoff_ms", 200)]))
+    health = HealthStub(grpc.insecure_channel(parse_target(address)[0], [("grpc.max_reconnect_backoff_ms", 200)]))
     asks: dict[tuple[str, str], Callable[[], Any]] = {
         (HEALTH, ""): lambda: health.Check(HealthCheckRequest(), timeout=HEALTH_TIMEOUT_S),
         (CALL, ""): lambda: client.call(request),
