@@ -29,7 +29,9 @@ ARRIVES_S = 0.5
 # An idle server gives memory back where it has so much more than it needs.
 KEPT_BYTES = 32 * MIB
 # Of glibc's malloc.h.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
+# Threads share so many heaps, each of which keeps some of what was freed.
+ARENAS = 4
 
 logger = logging.getLogger(__name__)
 
@@ -114,12 +116,13 @@ def resident_bytes() -> int:
 def keep_freed_memory() -> None:
     """Have malloc keep what a chunk of a stream took for the next: the kernel would clear each page anew.
 
-    Every thread may keep as much, and `malloc_trim` takes it from the main thread alone: so it must not be more.
+    Every heap may keep as much, and `malloc_trim` takes it from the first alone: so it must not be more, and of few.
     """
     # Arrow's own allocator keeps what a thread has freed until that thread asks again.
     pa.set_memory_pool(pa.system_memory_pool())
     with suppress(AttributeError, OSError):  # glibc has it, others do not
         mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_ARENA_MAX, ARENAS)
         mallopt(M_MMAP_THRESHOLD, 8 * MIB)
         mallopt(M_TRIM_THRESHOLD, 8 * MIB)
 

@@ -105,8 +105,8 @@ class PredictionService:
 
     async def predict(self, _: AsyncIterator[bytes], context: Context) -> bytes:
         async with self._open("Predict", context) as call:
-            data = await call.read()
-            answer = await self._answer(call, self._model_of(call), data)
+            # The message is in no variable: gRPC keeps this frame for a while where the call is refused.
+            answer = await self._answer(call, await call.read(), self._model_of(call))
             # In the trailers: once a client has headers, gRPC does not repeat its call if the server is lost.
             call.trailers = result_metadata(answer.dtype, answer.ignored)
             return answer.data
@@ -128,7 +128,7 @@ class PredictionService:
                         ticket.reads_since_s = math.inf
                         # Two more: the chunk being answered, and the one that waits for the queue.
                         self._admission.hold(ticket, len(data), times=CHUNKS_AHEAD + 2)
-                        task = asyncio.create_task(self._answer(call, model, data, wait_for_room=True))
+                        task = asyncio.create_task(self._answer(call, data, model, wait_for_room=True))
                         under_way.add(task)
                         task.add_done_callback(_take_error)
                         task.add_done_callback(under_way.discard)
@@ -172,7 +172,7 @@ class PredictionService:
         there = ", ".join(f"{model.name} v{model.version}" for model in self._models)
         raise ModelNotFound(f"no {wanted} here; there is {there}", asked)
 
-    async def _answer(self, call: Call, model: Model, data: bytes, wait_for_room: bool = False) -> Answer:
+    async def _answer(self, call: Call, data: bytes, model: Model, wait_for_room: bool = False) -> Answer:
         """Decode, predict, encode: a whole call, or a chunk of a stream, which waits where too much is queued."""
         codec, rows, ignored = await self._read(call, model, data)
         call.encoding = codec.name
