@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pred_server.engines.parts import label, parts
+from pred_server.engines.parts import label
 from pred_server.errors import ServerStartError
+from pred_server.model.parts import parts
 
 CONVERT_S = 25
 STEP = "pred-server converts: "

@@ -11,9 +11,9 @@ from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import Binarizer, KBinsDiscretizer
 
-from pred_server.engines.parts import parts
 from pred_server.model.form import BARE
 from pred_server.model.model import Model
+from pred_server.model.parts import parts
 from pred_server.wire.schema import Column
 
 # The integers that float64 holds exactly lie between this and its negative.

@@ -2,26 +2,48 @@
 
 Matrix products take rows four or eight at a time and round the rest in another way. So the last bit of a linear model's
 sum may depend on how many rows are predicted together. A model of this type is always asked for whole blocks: the last
-block is filled up with copies of its last row. Trees need no blocks, and get none.
+block is filled up with copies of its last row. Trees need no blocks, and get none. What looks for neighbours is asked
+for one block at a time.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from sklearn.cluster._kmeans import _BaseKMeans
+from sklearn.impute import KNNImputer
+from sklearn.neighbors import NearestCentroid
+from sklearn.neighbors._base import NeighborsBase
 
 from pred_server.limits import ROW_BLOCK
+from pred_server.model.parts import parts
 from pred_server.wire.rows import Rows
 
 
-def predict_in_blocks(predict: Callable[[Rows], np.ndarray], rows: Rows, block: int) -> np.ndarray:
-    """Predict whole blocks of rows, and drop the predictions that fill up the last one."""
+def predict_in_blocks(
+    predict: Callable[[Rows], np.ndarray], rows: Rows, block: int, one_by_one: bool = False
+) -> np.ndarray:
+    """Predict whole blocks of rows, together or one by one, and drop the predictions that fill up the last one."""
     n_rows = len(rows)
     rest = n_rows % block
-    if rest == 0:
+    if rest == 0 and (n_rows == block or not one_by_one):
         return predict(rows)
     whole = n_rows - rest
-    tail = predict(rows.take(np.minimum(np.arange(whole, whole + block), n_rows - 1)))[:rest]
-    return np.concatenate([predict(rows.take(slice(whole))), tail]) if whole else tail
+    step = block if one_by_one else max(whole, 1)
+    predicted = [predict(rows.take(slice(start, start + step))) for start in range(0, whole, step)]
+    if rest:
+        predicted.append(predict(rows.take(np.minimum(np.arange(whole, whole + block), n_rows - 1)))[:rest])
+    return np.concatenate(predicted)
+
+
+def takes_the_nearest(estimator: Any) -> bool:
+    """Whether a part of the estimator looks for what is nearest to a row.
+
+    Where several are equally near, the last bit of a distance decides, and the prediction is another one. That bit
+    depends on how many blocks are computed together, too.
+    """
+    kinds = (NeighborsBase, KNNImputer, NearestCentroid, _BaseKMeans)
+    return any(isinstance(part, kinds) for part in parts(estimator))
 
 
 def find_row_block(predict: Callable[[Rows], np.ndarray], sample: Rows) -> int:

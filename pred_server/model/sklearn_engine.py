@@ -13,12 +13,14 @@ from threadpoolctl import ThreadpoolController
 
 from pred_server.limits import ROW_BLOCK
 from pred_server.model.form import BARE, FRAME, Form, known_form
-from pred_server.model.row_blocks import find_row_block, predict_in_blocks
+from pred_server.model.row_blocks import find_row_block, predict_in_blocks, takes_the_nearest
 from pred_server.wire.rows import Rows
 from pred_server.wire.schema import Schema
 
 # From so many rows on all cores compute; below, to wake the other threads costs more than they save.
 LARGE_ROWS = 512
+# So many rows are predicted at a time where neighbours are looked for. More would cost one row more, and fewer a table.
+NEAREST_ROWS = 64
 # Tables of more columns are always predicted in blocks: to find out whether they need it takes too long.
 WIDE = 1_000
 
@@ -49,19 +51,22 @@ class SklearnEngine:
     def __init__(self, estimator: Any, schema: Schema, sample: pd.DataFrame | None = None, form: Form | None = None):
         self._estimator = self._for_arrays = estimator
         self.form = form or known_form(estimator, schema.index)
-        self.row_block = 1
+        self.row_block, self.one_by_one = 1, False
         if sample is None:
             return
         rows = schema.frame_to_rows(sample)
         if rows.array is not None:
             self._for_arrays = for_arrays(estimator, rows, self.form)
         self.row_block = ROW_BLOCK
-        if len(schema.columns) <= WIDE:
+        self.one_by_one = takes_the_nearest(estimator)
+        if self.one_by_one:
+            self.row_block = NEAREST_ROWS
+        elif len(schema.columns) <= WIDE:
             output = "probabilities" if self._has_probabilities(rows) else "labels"
             self.row_block = find_row_block(lambda part: self._predict(part, output), rows)
 
     def predict(self, rows: Rows, output: str) -> np.ndarray:
-        return predict_in_blocks(lambda part: self._predict(part, output), rows, self.row_block)
+        return predict_in_blocks(lambda part: self._predict(part, output), rows, self.row_block, self.one_by_one)
 
     def _has_probabilities(self, rows: Rows) -> bool:
         try:  # a chain of classifiers with three classes has the method, and it fails

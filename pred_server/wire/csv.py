@@ -182,8 +182,8 @@ def _decode(data: bytes, name: str, read: int) -> str:
 def _without_blank_lines(table: pa.Table) -> pa.Table:
     """Return a table of one column with `nan` for missing numbers: readers skip a line without any character."""
     name, values = table.column_names[0], table.column(0)
-    if is_text(values.type):
-        what = "has a missing text and no column beside it, which has no CSV form that readers agree on; use columns"
+    if is_text(values.type) or pa.types.is_null(values.type):  # `nan` would be a text where the model takes text
+        what = "has a missing value and no column beside it, which has no CSV form that readers agree on; use columns"
         raise InvalidInput.field(name, what)
     if pa.types.is_floating(values.type):
         return pa.table({name: values.fill_null(float("nan"))})

@@ -227,21 +227,22 @@ def _cast(values: Any, column: Column) -> Any:
         may_have_gaps = column.is_float and not column.nullable
         if not (may_have_gaps and _has_nan(values)):
             return values
+    values = plain(values) if isinstance(values, pd.Series) else values
+    missing = pd.isna(values)
+    if missing.any() and not column.nullable:
+        raise ValueError(f"row {int(missing.argmax()) + 1} has no value, and the model needs one")
+    if missing.all() and (column.is_float or column.dtype == "str"):  # nothing at all is of any type
+        return np.full(len(missing), None) if column.dtype == "str" else np.full(len(missing), np.nan, column.dtype)
     if column.dtype in ("str", "bool"):
-        values = plain(values) if isinstance(values, pd.Series) else values
         kind = "string" if column.dtype == "str" else "boolean"
         found = pd.api.types.infer_dtype(values, skipna=True)
         if found not in (kind, "empty"):
             raise ValueError(f"holds {found} values; the model takes {kind} values")
-        missing = pd.isna(values)
     else:
-        values = as_numbers(plain(values if isinstance(values, pd.Series) else pd.Series(values)))
+        values = as_numbers(values if isinstance(values, pd.Series) else pd.Series(values))
         is_number = pd.api.types.is_numeric_dtype(values.dtype) and not str(values.dtype).startswith("decimal")
         if not is_number or pd.api.types.is_bool_dtype(values.dtype):
             raise ValueError(f"holds values of dtype {values.dtype}; the model takes {column.dtype}")
-        missing = values.isna()
-    if missing.any() and not column.nullable:
-        raise ValueError(f"row {int(missing.argmax()) + 1} has no value, and the model needs one")
     if column.is_integer:
         info = np.iinfo(column.dtype)
         # float(info.max) rounds up, to a number that does not fit.

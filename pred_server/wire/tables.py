@@ -104,6 +104,8 @@ def to_arrow(table: Table) -> pa.Table:
     for name, values in frame.items():
         try:
             values = plain(values)
+            if values.dtype == "object" and pd.api.types.infer_dtype(values, skipna=True) in ("mixed", "mixed-integer"):
+                raise ValueError("Arrow would take True for 1.0")
             nan_as_null = not isinstance(values.dtype, np.dtype) or values.dtype.kind != "f"
             # The array inside: pyarrow asks a Series for attributes that pandas is slow to deny.
             held = values.to_numpy() if isinstance(values.dtype, np.dtype) else values.array

@@ -178,6 +178,8 @@ def test_the_row_limit_is_told_with_its_flag() -> None:
 def test_what_csv_cannot_carry_is_refused_before_it_is_sent() -> None:
     with pytest.raises(InvalidInput, match="no CSV form"):
         CSV.write_table(pd.DataFrame({"s": ["a", None]}), Request())
+    with pytest.raises(InvalidInput, match="no CSV form"):  # of a text, perhaps
+        CSV.write_table(pd.DataFrame({"s": [None, None]}), Request())
     with pytest.raises(InvalidInput, match="mixed: holds values"):
         CSV.write_table(pd.DataFrame({"mixed": [1, "a", [2]]}), Request())
     with pytest.raises(InvalidInput, match="two columns of one name"):
