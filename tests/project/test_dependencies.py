@@ -23,6 +23,8 @@ ROOM_EXTRAS = {
     "model": {"serve"},
     "engines": {"serve", "onnx"},
     "store": {"serve"},
+    "ops": {"serve"},
+    "guard": {"serve"},
     "server": {"serve"},
     "tutorial": {"serve"},
     "lab": {"serve", "lab", "notebooks"},
