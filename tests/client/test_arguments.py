@@ -6,8 +6,6 @@ import math
 import multiprocessing
 import pickle
 import re
-import subprocess
-import sys
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -215,44 +213,6 @@ def test_processes_that_are_started_anew_take_a_client_along(sum_server: Server)
         client.predict(TABLE)
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             assert pool.submit(client.predict, TABLE).result().tolist() == [3.0]
-
-
-FORK = """
-import os, sys, threading
-import pandas as pd
-from pred_server import Client
-
-table = pd.DataFrame({"x": [1.0], "y": [2.0]})
-client, done = Client(sys.argv[1]), threading.Event()
-asked = [threading.Event() for _ in range(3)]
-
-def ask(first):
-    while not done.is_set():
-        assert client.predict(table).tolist() == [3.0]
-        first.set()
-
-threads = [threading.Thread(target=ask, args=(first,)) for first in asked]
-for thread in threads: thread.start()
-for first in asked: first.wait()
-children = []
-for _ in range(3):
-    child = os.fork()
-    if not child:
-        right = all(client.predict(table).tolist() == [3.0] for _ in range(50))
-        os._exit(0 if right else 1)
-    children.append(child)
-codes = [os.waitpid(child, 0)[1] for child in children]
-done.set()
-for thread in threads: thread.join()
-print(codes, client.predict(table).tolist())
-"""
-
-
-def test_a_forked_process_asks_by_a_connection_of_its_own(sum_server: Server) -> None:
-    """While other threads ask: what they hold in the parent, nobody gives back in the child."""
-    script = [sys.executable, "-W", "ignore", "-c", FORK, sum_server.address]
-    output = subprocess.run(script, capture_output=True, text=True, timeout=120, check=True).stdout
-    assert output == "[0, 0, 0] [3.0]\n"
 
 
 def test_in_an_event_loop_a_client_warns_once_and_names_the_page(sum_server: Server) -> None:
