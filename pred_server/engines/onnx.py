@@ -21,7 +21,7 @@ from pred_server.engines.parity import Domain, prove
 from pred_server.errors import ServerStartError
 from pred_server.limits import ROW_BLOCK
 from pred_server.model.model import Model
-from pred_server.model.row_blocks import find_row_block, predict_in_blocks
+from pred_server.model.row_blocks import find_row_block, is_of_trees, predict_in_blocks
 from pred_server.model.sklearn_engine import LARGE_ROWS, Engine
 from pred_server.wire.rows import Rows
 from pred_server.wire.schema import Schema
@@ -43,7 +43,7 @@ def with_onnx(model: Model) -> Model:
         raise ServerStartError("the engine onnx needs the packages onnxruntime and skl2onnx")
     graph = convert(model.name, model.estimator, [column.dtype == "str" for column in model.schema.columns])
     try:
-        engine = OnnxEngine(model.schema, model.sample, open_graph(graph))
+        engine = OnnxEngine(model.schema, model.sample, open_graph(graph), is_of_trees(model.estimator))
         with np.errstate(all="ignore"):  # probes lie at the ends of what numbers can be
             domain, parity = prove(model, engine)
     except ServerStartError:
@@ -94,13 +94,16 @@ class OnnxEngine:
 
     name = "onnx"
 
-    def __init__(self, schema: Schema, sample: pd.DataFrame, session: Any):
+    def __init__(self, schema: Schema, sample: pd.DataFrame, session: Any, of_trees: bool):
         self._schema, self._session = schema, session
         self._has_text = any(column.dtype == "str" for column in schema.columns)
         self._outputs = [output.name for output in session.get_outputs()]
         self._threads = os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="onnx")
-        self._block = find_row_block(lambda rows: self._run(rows, "labels"), schema.frame_to_rows(sample))
+        rows, self._block = schema.frame_to_rows(sample), ROW_BLOCK
+        self._run(rows.take(slice(1)), "labels")  # raises where the runtime fails
+        if of_trees:
+            self._block = find_row_block(lambda part: self._run(part, "labels"), rows)
 
     def predict(self, rows: Rows, output: str) -> np.ndarray:
         return predict_in_blocks(lambda part: self._run(part, output), rows, self._block)

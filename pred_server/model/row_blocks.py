@@ -19,6 +19,12 @@ from pred_server.limits import ROW_BLOCK
 from pred_server.model.parts import parts
 from pred_server.wire.rows import Rows
 
+# The modules of estimators that compute each row by itself.
+_BY_ITSELF = (
+    "sklearn.tree", "sklearn.ensemble", "sklearn.compose", "sklearn.dummy", "sklearn.impute._base", "sklearn.pipeline",
+    "sklearn.preprocessing", "sklearn.feature_selection", "sklearn._loss",
+)  # fmt: skip
+
 
 def predict_in_blocks(
     predict: Callable[[Rows], np.ndarray], rows: Rows, block: int, one_by_one: bool = False
@@ -34,6 +40,14 @@ def predict_in_blocks(
     if rest:
         predicted.append(predict(rows.take(np.minimum(np.arange(whole, whole + block), n_rows - 1)))[:rest])
     return np.concatenate(predicted)
+
+
+def is_of_trees(estimator: Any) -> bool:
+    """Whether each row is computed by itself, as in trees, and in steps that take values one by one.
+
+    Nothing else is known to: of a matrix product some rows may show no difference, and the next one does.
+    """
+    return all(type(part).__module__.startswith(_BY_ITSELF) for part in parts(estimator))
 
 
 def takes_the_nearest(estimator: Any) -> bool:

@@ -13,7 +13,7 @@ from threadpoolctl import ThreadpoolController
 
 from pred_server.limits import ROW_BLOCK
 from pred_server.model.form import BARE, FRAME, Form, known_form
-from pred_server.model.row_blocks import find_row_block, predict_in_blocks, takes_the_nearest
+from pred_server.model.row_blocks import find_row_block, is_of_trees, predict_in_blocks, takes_the_nearest
 from pred_server.wire.rows import Rows
 from pred_server.wire.schema import Schema
 
@@ -61,7 +61,7 @@ class SklearnEngine:
         self.one_by_one = takes_the_nearest(estimator)
         if self.one_by_one:
             self.row_block = NEAREST_ROWS
-        elif len(schema.columns) <= WIDE:
+        elif len(schema.columns) <= WIDE and is_of_trees(estimator):
             output = "probabilities" if self._has_probabilities(rows) else "labels"
             self.row_block = find_row_block(lambda part: self._predict(part, output), rows)
 

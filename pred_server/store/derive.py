@@ -15,7 +15,8 @@ from sklearn.utils.validation import check_is_fitted
 from pred_server.errors import InvalidInput
 from pred_server.limits import SAMPLE_BYTES, SAMPLE_ROWS, check_columns
 from pred_server.model.form import BARE, Form, complaints_as_errors, possible_forms
-from pred_server.model.sklearn_engine import call_estimator, flat, for_arrays
+from pred_server.model.row_blocks import predict_in_blocks, takes_the_nearest
+from pred_server.model.sklearn_engine import NEAREST_ROWS, call_estimator, flat, for_arrays
 from pred_server.store.check import parts
 from pred_server.wire.rows import Rows
 from pred_server.wire.schema import Column, Schema, infer_column
@@ -66,6 +67,8 @@ def derive(estimator: Any, sample: Any, target: str | Sequence[str], unit: str =
             "the estimator predicts otherwise once the table has the dtypes that it is served with; a usual cause is a "
             "column of objects with None among them: fit with pandas' str dtype"
         )
+    if takes_the_nearest(estimator):  # of several that are equally near, as they will be found
+        predicted = predict_in_blocks(lambda part: call_estimator(estimator, part, form), rows, NEAREST_ROWS, True)
     missing = _takes_missing(estimator, schema, form, rows)
     columns = tuple(replace(column, nullable=column.nullable or column.name in missing) for column in columns)
     schema = replace(schema, columns=columns)

@@ -16,7 +16,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from sklearn.mixture import GaussianMixture
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.multioutput import ClassifierChain
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
 
@@ -215,3 +215,11 @@ def test_the_steps_of_a_column_transformer_are_the_groups() -> None:
     columns = make_column_transformer((SimpleImputer(), imputed), (OrdinalEncoder(), others))
     found = derive(make_pipeline(columns, Ridge()).fit(table, [0, 1]), table, "y")
     assert all(column.nullable for column in found.schema.columns if column.name in set(imputed))
+
+
+def test_neighbours_that_are_equally_near_are_no_reason_to_refuse_a_model(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    table = pd.DataFrame(random.integers(0, 2, (1_000, 8)).astype(float)).add_prefix("x")
+    estimator = KNeighborsRegressor(3, algorithm="brute").fit(table, random.random(1_000))
+    model = save(estimator, table, tmp_path / "near")
+    assert np.array_equal(model.predict(table)[:70], model.predict(table.head(70)))
