@@ -17,7 +17,7 @@ from typing import Any
 
 from pred_server.engines.parts import label
 from pred_server.errors import ServerStartError
-from pred_server.model.parts import parts
+from pred_server.model.parts import estimators
 
 CONVERT_S = 25
 STEP = "pred-server converts: "
@@ -134,7 +134,7 @@ def _prepare(estimator: Any) -> Any:
 
     while hasattr(estimator, "best_estimator_"):  # of a search
         estimator = estimator.best_estimator_
-    for part in parts(estimator):
+    for part in estimators(estimator):
         if isinstance(part, ColumnTransformer) and hasattr(part, "transformers_"):  # by place: names may be of any form
             places = part._transformer_to_input_indices
             part.transformers_ = [(name, inner, list(places[name])) for name, inner, _ in part.transformers_]

@@ -3,14 +3,14 @@
 from collections.abc import Iterable
 from typing import Any
 
-from pred_server.model.parts import parts
+from pred_server.model.parts import estimators
 
 
 def label(estimator: Any, part: Any) -> str:
     """Return how to name a part in a message: by its class, and by the step of the pipeline that it belongs to."""
     kind = type(part).__name__
     for name, step in _steps(estimator):
-        if any(inner is part for inner in parts(step)):
+        if any(inner is part for inner in estimators(step)):
             return f"step {name!r}, {kind}"
     return kind
 

@@ -13,7 +13,7 @@ from sklearn.preprocessing import Binarizer, KBinsDiscretizer
 
 from pred_server.model.form import BARE
 from pred_server.model.model import Model
-from pred_server.model.parts import parts
+from pred_server.model.parts import estimators
 from pred_server.wire.schema import Column
 
 # The integers that float64 holds exactly lie between this and its negative.
@@ -188,7 +188,7 @@ def unseen_text(model: Model) -> str:
 def _categories(model: Model) -> dict[str, np.ndarray]:
     """Return the categories that encoders know, by column; those of an encoder without names go to each that fits."""
     known: dict[str, list[np.ndarray]] = {}
-    for part in parts(model.estimator):
+    for part in estimators(model.estimator):
         for place, categories in enumerate(getattr(part, "categories_", ())):
             present = np.array([value for value in categories if value is not None and value == value])
             names = list(getattr(part, "feature_names_in_", ()))[place : place + 1]
@@ -207,7 +207,7 @@ def _thresholds(model: Model, sample: pd.DataFrame) -> dict[str, np.ndarray]:
     form = getattr(model.engine, "form", BARE)
     table = form.of(model.schema.frame_to_rows(sample.head(50)))
     for step, seen in _inputs(model.estimator, table):
-        splits = [split for part in parts(step) for split in _splits(part)]
+        splits = [split for part in estimators(step) for split in _splits(part)]
         if not splits:
             continue
         seen = pd.DataFrame(seen.toarray() if hasattr(seen, "toarray") else seen)

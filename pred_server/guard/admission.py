@@ -8,14 +8,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from pred_server.errors import LimitExceeded, PredServerError, Unavailable
-from pred_server.limits import Limits, check_message_bytes, flag
+from pred_server.limits import KIB, Limits, check_message_bytes, flag
 
 # While the server stops, a connection closes with its last call. To close a socket while its peer still acknowledges
 # what it has read resets the connection, and what the peer has not read yet is lost to it. So a stream of many rows
 # ends so long after its last answer. (A single call has no such pause, but its caller may ask again.)
 LINGER_S = 1.0
 # Messages up to this size come in without a look at the bytes that other calls hold: the number of calls bounds them.
-SMALL_BYTES = 16 * 1024
+SMALL_BYTES = 16 * KIB
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from sklearn.neighbors import NearestCentroid
 from sklearn.neighbors._base import NeighborsBase
 
 from pred_server.limits import ROW_BLOCK
-from pred_server.model.parts import parts
+from pred_server.model.parts import estimators
 from pred_server.wire.rows import Rows
 
 # The modules of estimators that compute each row by itself.
@@ -47,7 +47,7 @@ def is_of_trees(estimator: Any) -> bool:
 
     Nothing else is known to: of a matrix product some rows may show no difference, and the next one does.
     """
-    return all(type(part).__module__.startswith(_BY_ITSELF) for part in parts(estimator))
+    return all(type(part).__module__.startswith(_BY_ITSELF) for part in estimators(estimator))
 
 
 def takes_the_nearest(estimator: Any) -> bool:
@@ -57,7 +57,7 @@ def takes_the_nearest(estimator: Any) -> bool:
     depends on how many blocks are computed together, too.
     """
     kinds = (NeighborsBase, KNNImputer, NearestCentroid, _BaseKMeans)
-    return any(isinstance(part, kinds) for part in parts(estimator))
+    return any(isinstance(part, kinds) for part in estimators(estimator))
 
 
 def find_row_block(predict: Callable[[Rows], np.ndarray], sample: Rows) -> int:

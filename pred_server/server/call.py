@@ -76,13 +76,21 @@ class Call:
     async def read(self) -> bytes:
         """Return the message of a call with one. Raises LimitExceeded where it is too large, or too much at once."""
         ticket = self.admit()
-        now_s = time.monotonic()
-        ticket.reads_since_s, ticket.ends_s, ticket.why = now_s, now_s + self._limits.max_deadline_s, self.late()
-        data = await self._context.read()
-        ticket.reads_since_s = math.inf
-        if data is grpc.aio.EOF:
+        ticket.ends_s, ticket.why = time.monotonic() + self._limits.max_deadline_s, self.late()
+        data = await self.receive()
+        if data is None:
             raise InvalidInput("the call ended without a message")
-        self._admission.hold(ticket, len(data))
+        return data
+
+    async def receive(self, times: int = 1) -> bytes | None:
+        """Return the next message, None after the last. Its bytes count so many times; raises as `Admission.hold`."""
+        assert self.ticket is not None
+        self.ticket.reads_since_s = time.monotonic()
+        data: Any = await self._context.read()
+        self.ticket.reads_since_s = math.inf
+        if data is grpc.aio.EOF:
+            return None
+        self._admission.hold(self.ticket, len(data), times)
         return data
 
     @cached_property
@@ -92,10 +100,16 @@ class Call:
     def wait_for_client(self, what: str) -> None:
         """From here on a stream waits for its client, which may be gone: for so long and no longer."""
         assert self.ticket is not None
-        limit = min(("idle_stream_s", "max_deadline_s"), key=lambda name: getattr(self._limits, name))
-        idle_s: float = getattr(self._limits, limit)
+        limit, idle_s = self._idle_limit
         self.ticket.ends_s = time.monotonic() + idle_s
         self.ticket.why = DeadlineExceeded(f"{what} in time ({flag(limit)} is {idle_s:g})")
+
+    @cached_property
+    def _idle_limit(self) -> tuple[str, float]:
+        return min(
+            ((name, getattr(self._limits, name)) for name in ("idle_stream_s", "max_deadline_s")),
+            key=lambda limit: limit[1],
+        )
 
     def take_time(self) -> None:
         """From here on the client waits for a stream's next answer; the predictor looks at the deadline."""

@@ -14,7 +14,8 @@ from grpc_health.v1 import health_pb2_grpc
 from pred_server.errors import InvalidInput, ServerStartError
 from pred_server.generated.pred_pb2 import DESCRIPTOR
 from pred_server.guard.admission import Admission
-from pred_server.guard.watchdog import Watchdog, keep_freed_memory
+from pred_server.guard.heap import keep_freed_memory
+from pred_server.guard.watchdog import Watchdog
 from pred_server.limits import Limits
 from pred_server.model.model import Model
 from pred_server.ops.drain import Arrivals, drain

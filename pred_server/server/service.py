@@ -1,7 +1,6 @@
 """The gRPC surface: bytes in, decode, ask the predictor, encode, bytes out; nothing else."""
 
 import asyncio
-import math
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -114,20 +113,15 @@ class PredictionService:
     async def predict_stream(self, _: AsyncIterator[bytes], context: Context) -> None:
         """Answer each chunk, in order. A task reads ahead; a full queue stops it, so few chunks are in memory."""
         async with self._open("PredictStream", context) as call:
-            ticket = call.admit()
+            call.admit()
             model = self._model_of(call)
             queue: asyncio.Queue[asyncio.Future[Answer] | None] = asyncio.Queue(maxsize=CHUNKS_AHEAD)
             under_way: set[asyncio.Task[Answer]] = set()
 
             async def read() -> None:
                 try:
-                    while True:
-                        ticket.reads_since_s = time.monotonic()
-                        if (data := await context.read()) is grpc.aio.EOF:
-                            break
-                        ticket.reads_since_s = math.inf
-                        # Two more: the chunk being answered, and the one that waits for the queue.
-                        self._admission.hold(ticket, len(data), times=CHUNKS_AHEAD + 2)
+                    # Two more: the chunk being answered, and the one that waits for the queue.
+                    while (data := await call.receive(times=CHUNKS_AHEAD + 2)) is not None:
                         task = asyncio.create_task(self._answer(call, data, model, wait_for_room=True))
                         under_way.add(task)
                         task.add_done_callback(_take_error)
@@ -174,12 +168,12 @@ class PredictionService:
 
     async def _answer(self, call: Call, data: bytes, model: Model, wait_for_room: bool = False) -> Answer:
         """Decode, predict, encode: a whole call, or a chunk of a stream, which waits where too much is queued."""
-        codec, rows, ignored = await self._read(call, model, data)
-        call.encoding = codec.name
-        call.rows += len(rows)
-        n_rows = len(rows)
-        lane = self._small if n_rows <= SMALL_ROWS else self._large
         try:
+            codec, rows, ignored = await self._read(call, model, data)
+            n_rows = len(rows)
+            call.encoding = codec.name
+            call.rows += n_rows
+            lane = self._small if n_rows <= SMALL_ROWS else self._large
             result = await lane.predict(
                 model, rows, call.output, call.deadline_s(), call.watch, wait_for_room=wait_for_room
             )
@@ -213,10 +207,7 @@ class PredictionService:
         outcome = await self._in_thread(call, threads, weigh_and_read)
         if not isinstance(outcome, int):
             return outcome
-        try:
-            reservation = await self._memory.reserve(outcome, call.deadline_s())
-        except DeadlineExceeded:
-            raise call.late() from None
+        reservation = await self._memory.reserve(outcome, call.deadline_s())
         return await self._in_thread(call, threads, partial(read_reserved, reservation))
 
     async def _write(self, call: Call, codec: Codec, result: Result) -> bytes:

@@ -5,7 +5,6 @@ the process, one whose child is its own parent never ends. So `check_estimator` 
 once, when it is loaded. `_check` has a rule for each type whose methods are compiled code.
 """
 
-from collections.abc import Iterator, Mapping
 from functools import partial, singledispatch
 from typing import Any
 
@@ -25,32 +24,11 @@ from sklearn.tree import BaseDecisionTree
 from sklearn.tree._tree import Tree
 from sklearn.utils.validation import check_array
 
-_PLAIN = (str, bytes, bool, int, float, complex, np.generic, type, type(None))
+from pred_server.model.parts import parts
 
 
 class Unsound(ValueError):
     """An estimator whose numbers do not fit together; the text says which part, and what is wrong with it."""
-
-
-def parts(estimator: Any) -> Iterator[Any]:
-    """Yield everything inside an estimator that is more than a number or a text, each thing once."""
-    seen: set[int] = set()
-    waiting = [estimator]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, _PLAIN) or id(part) in seen:
-            continue
-        seen.add(id(part))
-        yield part
-        if isinstance(part, Mapping):
-            waiting.extend(part.values())
-        elif isinstance(part, list | tuple | set):
-            waiting.extend(part)
-        elif isinstance(part, np.ndarray) and part.dtype == object:
-            waiting.extend(part.ravel().tolist())
-        elif isinstance(part, partial):
-            waiting += [part.func, *part.args, *part.keywords.values()]
-        waiting.extend(getattr(part, "__dict__", {}).values())
 
 
 def check_estimator(estimator: Any) -> None:

@@ -15,9 +15,9 @@ from sklearn.utils.validation import check_is_fitted
 from pred_server.errors import InvalidInput
 from pred_server.limits import SAMPLE_BYTES, SAMPLE_ROWS, check_columns
 from pred_server.model.form import BARE, Form, complaints_as_errors, possible_forms
+from pred_server.model.parts import parts
 from pred_server.model.row_blocks import predict_in_blocks, takes_the_nearest
 from pred_server.model.sklearn_engine import NEAREST_ROWS, call_estimator, flat, for_arrays
-from pred_server.store.check import parts
 from pred_server.wire.rows import Rows
 from pred_server.wire.schema import Column, Schema, infer_column
 from pred_server.wire.tables import count_bytes

@@ -13,7 +13,8 @@ import skops.io
 
 from pred_server.errors import InvalidInput, ModelFileError
 from pred_server.limits import MAX_UNPACKED_BYTES, MIB
-from pred_server.store.check import Unsound, check_estimator, parts
+from pred_server.model.parts import parts
+from pred_server.store.check import Unsound, check_estimator
 from pred_server.store.trusted import TRUSTED_TYPES, flags
 
 # A sparse matrix is kept compressed. It may be so much larger than the file, or of this size.

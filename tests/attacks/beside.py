@@ -3,7 +3,7 @@
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -121,16 +121,6 @@ def _look(pid: int, outcome: Outcome, over: threading.Event) -> None:
             return
         if over.wait(LOOK_PAUSE_S):
             return
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> bool:
-    """Return whether a condition came true in time."""
-    until_s, pause = time.monotonic() + seconds, threading.Event()
-    while not condition():
-        if time.monotonic() > until_s:
-            return False
-        pause.wait(0.05)
-    return True
 
 
 def warm_up(server: Server) -> None:

@@ -21,8 +21,9 @@ from pred_server.lab.report import END
 from pred_server.limits import MIB, Limits
 from pred_server.tutorial.background import Server
 from tests.attacks.attack import LOWEST_PRIORITY, Attacker
-from tests.attacks.beside import KEPT_MIB, Outcome, beside, resident_mib, wait_until, warm_up
+from tests.attacks.beside import KEPT_MIB, Outcome, beside, resident_mib, warm_up
 from tests.attacks.kinds import HEAVY, KINDS
+from tests.waits import comes_true
 
 RESULT, PAGE = ROOT / "data/results/attack.json", ROOT / "data/RESULTS.md"
 BEGIN = "<!-- attack -->\n"
@@ -65,7 +66,7 @@ def idle_ms(server: Server) -> float:
 def measure(kind: str, seconds: float, server: Server, base_ms: float) -> dict[str, Any]:
     """Return a line of the table: one kind of attack, on the server and on a control."""
     outcome, reports = under_attack(server, [kind] * ATTACKERS, seconds, GOOD_CALLERS)
-    came_back = wait_until(lambda: resident_mib(server.pid) <= outcome.before_mib + KEPT_MIB)
+    came_back = comes_true(lambda: resident_mib(server.pid) <= outcome.before_mib + KEPT_MIB)
     after_mib = resident_mib(server.pid)
     control = start_control()
     try:

@@ -15,7 +15,7 @@ from pred_server.errors import PredServerError
 from pred_server.limits import MIB
 from pred_server.tutorial.background import Server
 from pred_server.wire.codec import CODECS
-from tests.attacks.beside import wait_until
+from tests.waits import comes_true
 
 CALLS = 200_000
 GROWN_MIB = 10
@@ -81,7 +81,7 @@ def settled(server: Server, first: Look) -> Look:
         now = look(server)
         return now.n_descriptors <= first.n_descriptors and now.resident_mib < first.resident_mib + GROWN_MIB
 
-    wait_until(is_settled, 20.0)
+    comes_true(is_settled, 20.0)
     return look(server)
 
 

@@ -9,8 +9,9 @@ from pred_server import serve
 from pred_server.limits import MIB, Limits
 from pred_server.tutorial.background import Server
 from tests.attacks.attack import Attack, Attacker
-from tests.attacks.beside import KEPT_MIB, beside, resident_mib, wait_until, warm_up
+from tests.attacks.beside import KEPT_MIB, beside, resident_mib, warm_up
 from tests.attacks.kinds import HEAVY, KINDS
+from tests.waits import comes_true
 
 IN_CI = (
     "unread_replies",
@@ -54,7 +55,7 @@ def test_nobody_else_is_harmed(kind: str, server: Server) -> None:
     assert min(outcome.n_good, len(outcome.health_ms)) > 1
     assert all(report["rounds"] for report in reports)
     assert sum(report["calls"] for report in reports) > ATTACKERS
-    assert wait_until(lambda: resident_mib(server.pid) <= outcome.before_mib + KEPT_MIB), (
+    assert comes_true(lambda: resident_mib(server.pid) <= outcome.before_mib + KEPT_MIB), (
         f"{outcome.before_mib:.0f} MiB before, {resident_mib(server.pid):.0f} MiB afterwards"
     )
     assert "Traceback" not in server.logs()

@@ -11,8 +11,9 @@ from pred_server import serve
 from pred_server.generated.pred_pb2 import Request, Tensor
 from pred_server.generated.pred_pb2_grpc import PredictionStub
 from pred_server.limits import MIB
-from tests.attacks.beside import resident_mib, wait_until
+from tests.attacks.beside import resident_mib
 from tests.attacks.http2 import PREDICT, PREDICT_STREAM, Connection, framed
+from tests.waits import comes_true
 
 PATIENCE_S = 30.0
 # Answers up to so many bytes are read, others are not.
@@ -49,8 +50,8 @@ def test_an_answer_that_is_not_read_frees_its_slot_at_the_deadline(connections: 
         connections.append(connection := Connection(server.address, window=NARROW))
         assert not is_refused(connection)
         unread = [connection.call(PREDICT, table(1_000)) for _ in range(SLOTS)]
-        assert wait_until(lambda: is_refused(connection))
-        assert wait_until(lambda: not is_refused(connection), PATIENCE_S)
+        assert comes_true(lambda: is_refused(connection))
+        assert comes_true(lambda: not is_refused(connection), PATIENCE_S)
         assert connection.wait(*unread, seconds=PATIENCE_S), "the calls have ended, too"
         assert "Traceback" not in server.logs()
 
@@ -64,10 +65,10 @@ def test_answers_that_are_not_read_do_not_keep_their_memory(connections: list[Co
         unread = []
         for _ in range(25):  # answers of 8 MB
             unread.append(connection.call(PREDICT, table(1_000_000)))
-        assert wait_until(lambda: resident_mib(server.pid) > before_mib + 100, PATIENCE_S)
+        assert comes_true(lambda: resident_mib(server.pid) > before_mib + 100, PATIENCE_S)
         # gRPC forgets the latest call when there is another.
-        assert wait_until(lambda: client.describe() and connection.wait(*unread, seconds=0.1), PATIENCE_S)
-        assert wait_until(lambda: resident_mib(server.pid) < before_mib + 64, PATIENCE_S)
+        assert comes_true(lambda: client.describe() and connection.wait(*unread, seconds=0.1), PATIENCE_S)
+        assert comes_true(lambda: resident_mib(server.pid) < before_mib + 64, PATIENCE_S)
         assert client.predict(np.ones((2, 2))).tolist() == [2.0, 2.0]
 
 
@@ -95,7 +96,7 @@ def test_a_stream_whose_answers_are_not_read_ends(connections: list[Connection])
         connections.append(connection := Connection(server.address, window=NARROW))
         assert not is_refused(connection)
         stream = connection.call(PREDICT_STREAM, *[table(1_000)] * 10, end=False)
-        assert wait_until(lambda: not is_refused(connection) and stream in connection.ended, PATIENCE_S)
+        assert comes_true(lambda: not is_refused(connection) and stream in connection.ended, PATIENCE_S)
         assert "Traceback" not in server.logs()
 
 
@@ -139,7 +140,7 @@ def test_half_messages_end_where_memory_is_short(connections: list[Connection]) 
         assert b"--max-bytes-in-flight" in connection.headers[streams[0]]
         assert "have sent half a message" in server.logs()
         connection.wait(*streams, seconds=2)
-        assert wait_until(lambda: resident_mib(server.pid) < before_mib + 2 * 16 + 64, PATIENCE_S)
+        assert comes_true(lambda: resident_mib(server.pid) < before_mib + 2 * 16 + 64, PATIENCE_S)
         assert server.client().predict(np.ones((2, 2))).tolist() == [2.0, 2.0]
 
 
@@ -148,11 +149,11 @@ def test_slots_are_shared_between_connections(connections: list[Connection]) -> 
         connections.extend([greedy := Connection(server.address), other := Connection(server.address)])
         for _ in range(SLOTS):  # one connection may take them all
             greedy.call(PREDICT_STREAM, end=False)
-        assert wait_until(lambda: is_refused(greedy))
+        assert comes_true(lambda: is_refused(greedy))
         for _ in range(SLOTS // 2):
             assert not is_refused(other)
             other.call(PREDICT_STREAM, end=False)
-        assert wait_until(lambda: is_refused(other)), "no more than its share"
+        assert comes_true(lambda: is_refused(other)), "no more than its share"
         assert server.client().predict(np.ones((2, 2))).tolist() == [2.0, 2.0]
 
 
@@ -160,7 +161,7 @@ def test_a_call_over_the_limit_is_refused_before_its_message_is_whole(connection
     with serve("sum", "--max-calls-in-flight", "1") as server:
         connections.append(connection := Connection(server.address))
         connection.call(PREDICT_STREAM, end=False)
-        assert wait_until(lambda: is_refused(connection))
+        assert comes_true(lambda: is_refused(connection))
         stream = connection.call(PREDICT, end=False)
         connection.send(stream, framed(b"half of it", size=30 * MIB))
         assert connection.wait(stream, seconds=PATIENCE_S)

@@ -13,16 +13,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-import grpc
 import numpy as np
 import pandas as pd
 import pytest
-from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from pred_server import Client, serve
 from pred_server.errors import Unavailable
 from pred_server.tutorial.background import Server
+from tests.waits import health, wait_until
 
 ROUNDS = int(os.environ.get("REPLACEMENTS", "1"))
 CALLERS = 3  # of each kind, each with a connection of its own
@@ -172,7 +170,7 @@ def replace(server: Server, loads: list[Load], targets: list[str]) -> Server:
     with open_streams([server.address, *targets]) as (clients, ask):
         assert ask() == right
         os.kill(server.pid, signal.SIGTERM)
-        wait_until(lambda: refuses(server.address))
+        wait_until(lambda: refuses(server.address), "the end of new calls")
         for load in loads:
             load.wait_for_answers()
         assert ask() == right
@@ -198,15 +196,6 @@ def refuses(address: str) -> bool:
         except Unavailable:
             return True
     return False
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    for _ in range(6_000):
-        if condition():
-            return
-        pause.wait(0.01)
-    raise AssertionError("the condition never came")
 
 
 @pytest.mark.timeout(300 * ROUNDS)
@@ -239,19 +228,13 @@ def test_during_the_delay_health_says_not_serving_and_calls_are_taken() -> None:
         client = server.client(retry=False)
         assert client.predict(table).tolist() == [3.0]
         os.kill(server.pid, signal.SIGTERM)
-        wait_until(lambda: health(server) == "NOT_SERVING")
+        wait_until(lambda: health(server) == "NOT_SERVING", "the delay")
         assert client.predict(table).tolist() == [3.0]
         with Client(server.address, retry=False) as newcomer:
             assert newcomer.predict(table).tolist() == [3.0]
             assert [part.tolist() for part in newcomer.predict_stream([table] * 3)] == [[3.0]] * 3
         os.kill(server.pid, signal.SIGTERM)
         assert server._process.wait(30) == 1
-
-
-def health(server: Server) -> str:
-    with grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
-        status = HealthStub(channel).Check(HealthCheckRequest(), timeout=30).status
-    return str(HealthCheckResponse.ServingStatus.Name(status))
 
 
 def test_a_stream_that_outlasts_the_drain_ends_with_unavailable_so_that_it_goes_on_elsewhere() -> None:

@@ -34,6 +34,7 @@ from pred_server.errors import (
     Unavailable,
 )
 from pred_server.tutorial.background import Server
+from tests.waits import health, wait_until
 
 STOPS = int(os.environ.get("STOPS", "4"))  # how often a server is stopped with 200 calls in flight
 
@@ -62,22 +63,6 @@ def patched(code: str, *flags: str, models: tuple[str, ...] = ("sum",)) -> Serve
 
 def xy(seconds: float, y: float = 1.0) -> pd.DataFrame:
     return pd.DataFrame({"x": [seconds], "y": [y]})
-
-
-def wait_until(condition: object, what: str) -> None:
-    pause = threading.Event()
-    for _ in range(6_000):
-        if condition():
-            return
-        pause.wait(0.01)
-    raise AssertionError(f"still waiting: {what}")
-
-
-def health(server: Server, name: str = "") -> str:
-    with grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
-        asked = health_pb2.HealthCheckRequest(service=name)
-        status = health_pb2_grpc.HealthStub(channel).Check(asked, timeout=30).status
-    return health_pb2.HealthCheckResponse.ServingStatus.Name(status)
 
 
 def test_describe_says_what_the_model_takes_and_gives(flights_server: Server, flights_model: Model) -> None:

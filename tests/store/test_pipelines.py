@@ -15,6 +15,7 @@ from pred_server import Model, load, save, serve
 from pred_server.client.results import to_pandas
 from pred_server.errors import InvalidInput
 from pred_server.generated.pred_pb2 import Request, Response
+from pred_server.limits import Limits
 from pred_server.model.sklearn_engine import NEAREST_ROWS, flat
 from pred_server.store.estimator_file import foreign_types
 from pred_server.wire.codec import CODECS, codec_of
@@ -37,7 +38,7 @@ def sent(model: Model, table: pd.DataFrame | np.ndarray, encoding: str, output: 
     codec, request, response = CODECS[encoding], Request(), Response()
     codec.write_table(table if encoding == "tensor" else to_frame(table, model.schema.names), request)
     request = Request.FromString(request.SerializeToString())
-    rows, _ = codec_of(request).read_table(request, model.schema, max_rows=10_000)
+    rows, _ = codec_of(request).read_table(request, model.schema, Limits())
     result = model.predict_rows(rows, output)
     codec.write_result(result, response)
     read = codec.read_result(Response.FromString(response.SerializeToString()), result.dtype)
