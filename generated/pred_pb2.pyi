@@ -84,7 +84,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("name", "version", "columns", "target", "classes", "encodings", "engine", "scores", "models", "parity")
+    __slots__ = ("name", "version", "columns", "target", "classes", "encodings", "engine", "scores", "models", "parity", "threads")
     class ScoresEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +102,7 @@ class DescribeResponse(_message.Message):
     SCORES_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
     PARITY_FIELD_NUMBER: _ClassVar[int]
+    THREADS_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     columns: _containers.RepeatedCompositeFieldContainer[ColumnDescription]
@@ -112,7 +113,8 @@ class DescribeResponse(_message.Message):
     scores: _containers.ScalarMap[str, str]
     models: _containers.RepeatedScalarFieldContainer[str]
     parity: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., columns: _Optional[_Iterable[_Union[ColumnDescription, _Mapping]]] = ..., target: _Optional[_Union[ColumnDescription, _Mapping]] = ..., classes: _Optional[_Iterable[str]] = ..., encodings: _Optional[_Iterable[str]] = ..., engine: _Optional[str] = ..., scores: _Optional[_Mapping[str, str]] = ..., models: _Optional[_Iterable[str]] = ..., parity: _Optional[str] = ...) -> None: ...
+    threads: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., columns: _Optional[_Iterable[_Union[ColumnDescription, _Mapping]]] = ..., target: _Optional[_Union[ColumnDescription, _Mapping]] = ..., classes: _Optional[_Iterable[str]] = ..., encodings: _Optional[_Iterable[str]] = ..., engine: _Optional[str] = ..., scores: _Optional[_Mapping[str, str]] = ..., models: _Optional[_Iterable[str]] = ..., parity: _Optional[str] = ..., threads: _Optional[str] = ...) -> None: ...
 
 class ColumnDescription(_message.Message):
     __slots__ = ("name", "dtype", "nullable", "unit")

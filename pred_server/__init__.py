@@ -11,12 +11,6 @@ if TYPE_CHECKING:
     from pred_server.store.saving import save
     from pred_server.tutorial.background import serve
 
-# OpenMP's threads, which scikit-learn computes with, spin while they wait for each other, by default for milliseconds.
-# Where client and server share the cores, the spinning thread holds the core that the other one needs, and a prediction
-# may take ten times as long. With a short spin an idle machine is as fast, and a busy one keeps going. GNU's OpenMP
-# reads this once, when scikit-learn is first imported.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-
 # What gRPC's core prints to stderr says again, in its own words, what an exception or a status says already.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 

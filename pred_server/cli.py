@@ -72,6 +72,7 @@ def _stubs(args: argparse.Namespace) -> None:
 
 
 def _serve(args: argparse.Namespace) -> None:
+    from pred_server.engines.threads import with_threads
     from pred_server.server import logs
     from pred_server.server.run import run
     from pred_server.store.loading import load
@@ -83,6 +84,7 @@ def _serve(args: argparse.Namespace) -> None:
         from pred_server.engines.onnx import with_onnx
 
         models = [with_onnx(model) for model in models]
+    models = [with_threads(model, *args.threads) for model in models]
     run(models, args.address, limits, expose_to_network=args.expose_to_network, timing=not args.no_timing)
 
 
@@ -156,6 +158,14 @@ def _at_least_one(text: str) -> int:
     return int(text)
 
 
+def _threads(text: str) -> tuple[int, ...]:
+    """Return what `with_threads` takes: the number of threads, and the rows of the smallest table for them."""
+    if text == "auto":
+        return ()
+    n_threads, _, from_rows = text.partition(":")
+    return _at_least_one(n_threads), _at_least_one(from_rows or "1024")
+
+
 def _seconds(text: str) -> float:
     return _number(text, 1e-9, "a number of seconds above 0")
 
@@ -220,6 +230,13 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], str, list[Argume
             ),
             _argument("--address", "HOST:PORT; port 0 picks a free one", default="127.0.0.1:50051"),
             _argument("--engine", "what computes the predictions", default="sklearn", choices=["sklearn", "onnx"]),
+            _argument(
+                "--threads",
+                "how many compute a large table, and how large is large; auto finds out at the start",
+                type=_threads,
+                default="auto",
+                metavar="N:ROWS",
+            ),
             _argument(
                 "--trust",
                 "a further type for model.skops; may be repeated",

@@ -2,10 +2,12 @@
 //
 // Metadata goes beside the messages, as headers do in HTTP.
 //   With a call:     model-name, model-version (without them the server's first model answers), x-request-id,
-//                    output: "probabilities" asks a classifier for those in place of its labels.
-//   After a reply:   server-timing, in the syntax of https://www.w3.org/TR/server-timing/, in milliseconds;
+//                    output: "probabilities" asks a classifier for those in place of its labels;
+//                    expect-schema: a SCHEMA-HASH. A model with another schema refuses the call.
+//   After a reply:   model-identity, which model answered: NAME/VERSION/SCHEMA-HASH/CONTENT-DIGEST;
+//                    server-timing, in the syntax of https://www.w3.org/TR/server-timing/, in milliseconds;
 //                    prediction-dtype, and ignored-columns (percent-encoded) where the table has some.
-//                    In a stream the latter two come before the first response.
+//                    In a stream the last two come before the first response.
 //
 // A reply may be larger than the 4 MiB that gRPC's clients take by default (500,000 predictions are 4 MB): raise the
 // client's limit for received messages, or send a large table as a stream.
@@ -510,7 +512,9 @@ type DescribeResponse struct {
 	// All that this server has, as NAME/VERSION; the first answers calls that name none.
 	Models []string `protobuf:"bytes,9,rep,name=models,proto3" json:"models,omitempty"`
 	// How far the engine is from scikit-learn, if it is another.
-	Parity        string `protobuf:"bytes,10,opt,name=parity,proto3" json:"parity,omitempty"`
+	Parity string `protobuf:"bytes,10,opt,name=parity,proto3" json:"parity,omitempty"`
+	// How many threads compute a table, and from how many rows on.
+	Threads       string `protobuf:"bytes,11,opt,name=threads,proto3" json:"threads,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -611,6 +615,13 @@ func (x *DescribeResponse) GetModels() []string {
 func (x *DescribeResponse) GetParity() string {
 	if x != nil {
 		return x.Parity
+	}
+	return ""
+}
+
+func (x *DescribeResponse) GetThreads() string {
+	if x != nil {
+		return x.Threads
 	}
 	return ""
 }
@@ -727,7 +738,7 @@ const file_pred_server_generated_pred_proto_rawDesc = "" +
 	"\x04bool\x18\x06 \x03(\bR\x04bool\x12\x10\n" +
 	"\x03str\x18\a \x03(\tR\x03str\x12\x18\n" +
 	"\amissing\x18\b \x03(\rR\amissing\"\x11\n" +
-	"\x0fDescribeRequest\"\xad\x03\n" +
+	"\x0fDescribeRequest\"\xc7\x03\n" +
 	"\x10DescribeResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x127\n" +
@@ -739,7 +750,8 @@ const file_pred_server_generated_pred_proto_rawDesc = "" +
 	"\x06scores\x18\b \x03(\v2(.prediction.DescribeResponse.ScoresEntryR\x06scores\x12\x16\n" +
 	"\x06models\x18\t \x03(\tR\x06models\x12\x16\n" +
 	"\x06parity\x18\n" +
-	" \x01(\tR\x06parity\x1a9\n" +
+	" \x01(\tR\x06parity\x12\x18\n" +
+	"\athreads\x18\v \x01(\tR\athreads\x1a9\n" +
 	"\vScoresEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"m\n" +

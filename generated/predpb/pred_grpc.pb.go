@@ -2,10 +2,12 @@
 //
 // Metadata goes beside the messages, as headers do in HTTP.
 //   With a call:     model-name, model-version (without them the server's first model answers), x-request-id,
-//                    output: "probabilities" asks a classifier for those in place of its labels.
-//   After a reply:   server-timing, in the syntax of https://www.w3.org/TR/server-timing/, in milliseconds;
+//                    output: "probabilities" asks a classifier for those in place of its labels;
+//                    expect-schema: a SCHEMA-HASH. A model with another schema refuses the call.
+//   After a reply:   model-identity, which model answered: NAME/VERSION/SCHEMA-HASH/CONTENT-DIGEST;
+//                    server-timing, in the syntax of https://www.w3.org/TR/server-timing/, in milliseconds;
 //                    prediction-dtype, and ignored-columns (percent-encoded) where the table has some.
-//                    In a stream the latter two come before the first response.
+//                    In a stream the last two come before the first response.
 //
 // A reply may be larger than the 4 MiB that gRPC's clients take by default (500,000 predictions are 4 MB): raise the
 // client's limit for received messages, or send a large table as a stream.

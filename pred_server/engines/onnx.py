@@ -8,8 +8,6 @@ other rows are computed by scikit-learn, which also refuses what it refuses.
 
 import dataclasses
 import logging
-import os
-from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import Any
 
@@ -22,7 +20,7 @@ from pred_server.errors import ServerStartError
 from pred_server.limits import ROW_BLOCK
 from pred_server.model.model import Model
 from pred_server.model.row_blocks import find_row_block, is_of_trees, predict_in_blocks
-from pred_server.model.sklearn_engine import LARGE_ROWS, Engine
+from pred_server.model.sklearn_engine import Engine
 from pred_server.wire.rows import Rows
 from pred_server.wire.schema import Schema
 
@@ -86,7 +84,7 @@ class Guarded:
 
 
 class OnnxEngine:
-    """One graph. One thread computes a few rows; many rows are split among as many threads as there are cores.
+    """One graph, computed by the thread that asks (`threads` splits large tables).
 
     ONNX Runtime's own threads would split the trees for few rows, and the rows for many: sums would be rounded in
     another order, and a prediction would depend on its neighbours.
@@ -98,8 +96,6 @@ class OnnxEngine:
         self._schema, self._session = schema, session
         self._has_text = any(column.dtype == "str" for column in schema.columns)
         self._outputs = [output.name for output in session.get_outputs()]
-        self._threads = os.cpu_count() or 1
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="onnx")
         rows, self._block = schema.frame_to_rows(sample), ROW_BLOCK
         self._run(rows.take(slice(1)), "labels")  # raises where the runtime fails
         if of_trees:
@@ -110,18 +106,8 @@ class OnnxEngine:
 
     def _run(self, rows: Rows, output: str) -> np.ndarray:
         wanted = self._outputs[1] if output == "probabilities" else self._outputs[0]
-        feeds, n_rows = self._feeds(rows), len(rows)
-
-        def run(part: slice) -> np.ndarray:
-            return self._session.run([wanted], {name: values[part] for name, values in feeds.items()})[0]
-
-        if n_rows < LARGE_ROWS:
-            values = run(slice(None))
-        else:
-            step = -(-n_rows // self._threads // ROW_BLOCK) * ROW_BLOCK
-            parts = [slice(start, start + step) for start in range(0, n_rows, step)]
-            values = np.concatenate(list(self._pool.map(run, parts)))
-        return values if output == "probabilities" else values.reshape(n_rows)
+        values: np.ndarray = self._session.run([wanted], self._feeds(rows))[0]
+        return values if output == "probabilities" else values.reshape(len(rows))
 
     def _feeds(self, rows: Rows) -> dict[str, np.ndarray]:
         if rows.array is not None:

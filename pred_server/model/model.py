@@ -34,6 +34,8 @@ class Model:
     scores: Mapping[str, Any] = field(default_factory=dict)
     sample: pd.DataFrame | None = None
     parity: str = ""
+    threads: str = ""
+    """How many threads compute a table, and from how many rows on; where it is served."""
     digest: str = ""
     """A hash of the content: of the files of a model directory."""
     _logged: set[type[Exception]] = field(default_factory=set, init=False, compare=False)

@@ -2,23 +2,19 @@
 
 import copy
 import warnings
-from contextlib import nullcontext
-from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 from sklearn.pipeline import Pipeline
-from threadpoolctl import ThreadpoolController
 
 from pred_server.limits import ROW_BLOCK
 from pred_server.model.form import BARE, FRAME, Form, known_form
 from pred_server.model.row_blocks import find_row_block, is_of_trees, predict_in_blocks, takes_the_nearest
+from pred_server.model.threads import threads_for
 from pred_server.wire.rows import Rows
 from pred_server.wire.schema import Schema
 
-# From so many rows on all cores compute; below, to wake the other threads costs more than they save.
-LARGE_ROWS = 512
 # So many rows are predicted at a time where neighbours are looked for. More would cost one row more, and fewer a table.
 NEAREST_ROWS = 64
 # Tables of more columns are always predicted in blocks: to find out whether they need it takes too long.
@@ -84,9 +80,8 @@ def call_estimator(estimator: Any, rows: Rows, form: Form, output: str = "labels
     """Return what the estimator predicts; probabilities of several targets side by side."""
     method = estimator.predict_proba if output == "probabilities" else estimator.predict
     values = form.of(rows)
-    threads = _openmp().limit(limits=1) if len(values) < LARGE_ROWS else nullcontext()
     # An infinite prediction is an answer, not a line in the log.
-    with threads, np.errstate(over="ignore", invalid="ignore"):
+    with threads_for(len(values)), np.errstate(over="ignore", invalid="ignore"):
         result = method(values)
     if output == "probabilities":
         return np.hstack(result) if isinstance(result, list) else np.asarray(result)
@@ -96,11 +91,6 @@ def call_estimator(estimator: Any, rows: Rows, form: Form, output: str = "labels
 def flat(values: np.ndarray) -> np.ndarray:
     """Return a table of one column as a flat array, and any other as it is."""
     return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
-
-
-@cache
-def _openmp() -> ThreadpoolController:
-    return ThreadpoolController().select(user_api="openmp")
 
 
 def for_arrays(estimator: Any, sample: Rows, form: Form) -> Any:

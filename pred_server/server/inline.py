@@ -23,7 +23,6 @@ QUICK_LABELS = 1_000
 # The tag of a field: its number, and 2 for bytes, text and messages.
 _TENSOR_TAG = Request.DESCRIPTOR.fields_by_name["tensor"].number << 3 | 2
 
-INLINE_ROWS = 64
 NEVER_AGAIN_NS = 10_000_000
 
 
@@ -81,12 +80,10 @@ class QuickModels:
 
     def has(self, model: Model, output: str, n_rows: int) -> bool:
         """Whether a model is known to be quick for so many rows."""
-        return n_rows <= INLINE_ROWS and self._slowest_ns.get(_key(model, output, n_rows), math.inf) <= self._max_ns
+        return self._slowest_ns.get(_key(model, output, n_rows), math.inf) <= self._max_ns
 
     def record(self, model: Model, output: str, n_rows: int, took_ns: int, computed_ns: int) -> None:
         """Note the time of a call, and how much of it the thread really computed: the rest it waited for a core."""
-        if n_rows > INLINE_ROWS:
-            return
         key = _key(model, output, n_rows)
         slowest_ns = self._slowest_ns.get(key, 0.0)
         never_again = 0 < slowest_ns <= self._max_ns and computed_ns > NEVER_AGAIN_NS

@@ -20,7 +20,7 @@ import numpy as np
 from pred_server.errors import DeadlineExceeded, LimitExceeded, PredServerError
 from pred_server.limits import ROW_BLOCK, Limits, flag, took_too_long
 from pred_server.model.model import Model
-from pred_server.server.inline import INLINE_ROWS, QuickModels
+from pred_server.server.inline import QuickModels
 from pred_server.wire.result import Result
 from pred_server.wire.rows import Rows
 from pred_server.wire.timing import Stopwatch
@@ -148,7 +148,7 @@ class Predictor:
         the longer the loop looks for them.
         """
         end_ns, n_rows, quiet = time.perf_counter_ns() + GATHER_NS, 0, 0
-        while quiet < QUIET_TURNS * len(self._waiting) and n_rows < INLINE_ROWS and time.perf_counter_ns() < end_ns:
+        while quiet < QUIET_TURNS * len(self._waiting) and time.perf_counter_ns() < end_ns:
             await asyncio.sleep(0)
             quiet = quiet + 1 if self._queued_rows == n_rows else 0
             n_rows = self._queued_rows

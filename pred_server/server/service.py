@@ -99,6 +99,7 @@ class PredictionService:
                 parity=model.parity,
                 scores={name: str(value) for name, value in model.scores.items()},
                 models=tuple(f"{other.name}/{other.version}" for other in self._models),
+                threads=model.threads,
             )
             return description.to_message().SerializeToString()
 

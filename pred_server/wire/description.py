@@ -28,6 +28,7 @@ class Description:
     parity: str = ""
     scores: Mapping[str, str] = field(default_factory=dict)
     models: tuple[str, ...] = ()
+    threads: str = ""
     identity: str = ""
     """NAME/VERSION/SCHEMA-HASH/CONTENT-DIGEST; nothing where the server does not say."""
 
@@ -46,6 +47,7 @@ class Description:
             message.parity,
             dict(message.scores),
             tuple(message.models),
+            message.threads,
             identity,
         )
 
@@ -61,6 +63,7 @@ class Description:
             parity=self.parity,
             scores=self.scores,
             models=self.models,
+            threads=self.threads,
         )
 
     @property
@@ -84,6 +87,7 @@ class Description:
         facts = {
             "encodings": ", ".join(self.encodings),
             "engine": f"{self.engine} ({self.parity})" if self.parity else self.engine,
+            "threads": self.threads,
             "classes": ", ".join(self.classes),
             **self.scores,
             "this server has": ", ".join(self.models),

@@ -39,13 +39,13 @@ MAY_IMPORT = {
 }
 # Statements, docstrings left out: lines would reward dense code. Only a commit that says why raises one of these.
 BUDGETS = {
-    "__init__": 18,
+    "__init__": 16,
     "__main__": 4,
     "checkout": 10,
     "errors": 56,
     "limits": 52,
     "wire": 1_115,
-    "model": 345,
+    "model": 355,
     "server": 700,
     "client": 695,
     "tutorial": 235,
@@ -56,8 +56,8 @@ BUDGETS = {
     "ops": 160,
     # The lessons' calls need none of it: it is there for callers that are greedy, hostile or gone.
     "guard": 320,
-    # Graphs in double precision, and the proof that they predict as scikit-learn does.
-    "engines": 815,
+    # Graphs in double precision, and the proof that they predict as scikit-learn does; threads by rows.
+    "engines": 850,
     # A tenth of it watches and draws a server that is being broken, for lesson 08.
     "lab": 1_925,
 }
@@ -65,8 +65,8 @@ BUDGETS = {
 # again), to say whose deadline passed and why nobody was reached, and to read addresses as people write them is 260
 # more; calls that are ended from outside, and a log that nobody can forge, 100; the rooms' own imports are 120; the
 # files that `predict` takes, CSV text as a table, what has every encoding refuse the same, and models whose rows depend
-# on their neighbours, are the rest.
-CORE_BUDGET = 3_330
+# on their neighbours, are the rest; 15 of it give OpenMP one thread without a call to it in each prediction.
+CORE_BUDGET = 3_345
 MOST_LINES = 400
 
 

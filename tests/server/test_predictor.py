@@ -12,7 +12,7 @@ import pred_server.server.predictor as predictor_module
 from pred_server.errors import InvalidInput, Unavailable
 from pred_server.limits import Limits
 from pred_server.model.model import Model
-from pred_server.server.inline import INLINE_ROWS, NEVER_AGAIN_NS, _key
+from pred_server.server.inline import NEVER_AGAIN_NS, _key
 from pred_server.server.predictor import QUIET_TURNS, Predictor
 from pred_server.wire.result import Result
 from pred_server.wire.rows import Rows
@@ -20,6 +20,8 @@ from pred_server.wire.schema import Column, Schema
 from pred_server.wire.timing import Stopwatch
 
 LOOP, THREAD = "MainThread", "compute"
+# The predictor is told how long fewer rows take.
+KNOWN_ROWS = 64
 INLINE_NS = round(Limits().max_inline_ms * 1e6)
 
 
@@ -50,7 +52,7 @@ def doubling(engine: Recorder) -> Model:
 
 def as_quick_as(predictor: Predictor, model: Model, ns: float) -> None:
     """As if it had been measured: a test must not depend on how fast the machine is."""
-    for n_rows in range(INLINE_ROWS + 1):
+    for n_rows in range(KNOWN_ROWS):
         predictor.quick._slowest_ns[_key(model, "labels", n_rows)] = ns
 
 
@@ -79,7 +81,7 @@ async def crowded(*models: Model, calls_in_flight: int = 2, **limits: int) -> Pr
     return predictor
 
 
-def test_a_model_is_asked_by_the_thread_until_it_is_known_to_be_quick_and_for_many_rows() -> None:
+def test_a_model_is_asked_by_the_thread_until_it_is_known_to_be_quick_for_so_many_rows() -> None:
     async def run() -> None:
         engine, predictor = Recorder(), Predictor(Limits())
         model = doubling(engine)
@@ -88,10 +90,10 @@ def test_a_model_is_asked_by_the_thread_until_it_is_known_to_be_quick_and_for_ma
         as_quick_as(predictor, model, INLINE_NS)
         assert (await predict(predictor, model, 3.0)).values.tolist() == [6.0]
         as_quick_as(predictor, model, INLINE_NS)
-        assert len((await predict(predictor, model, *range(INLINE_ROWS + 1))).values) == INLINE_ROWS + 1
+        assert len((await predict(predictor, model, *range(KNOWN_ROWS))).values) == KNOWN_ROWS
         as_quick_as(predictor, model, INLINE_NS + 1)
         await predict(predictor, model, 1.0)
-        assert engine.asked == [(THREAD, 1), (LOOP, 1), (THREAD, INLINE_ROWS + 1), (THREAD, 1)]
+        assert engine.asked == [(THREAD, 1), (LOOP, 1), (THREAD, KNOWN_ROWS), (THREAD, 1)]
 
     asyncio.run(run())
 
