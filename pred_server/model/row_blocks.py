@@ -19,6 +19,8 @@ from pred_server.limits import ROW_BLOCK
 from pred_server.model.parts import estimators
 from pred_server.wire.rows import Rows
 
+# Tables of up to so many rows are copied, to fill up the last block: to ask an estimator once more takes longer.
+FEW_ROWS = 2_048
 # The modules of estimators that compute each row by itself.
 _BY_ITSELF = (
     "sklearn.tree", "sklearn.ensemble", "sklearn.compose", "sklearn.dummy", "sklearn.impute._base", "sklearn.pipeline",
@@ -31,14 +33,16 @@ def predict_in_blocks(
 ) -> np.ndarray:
     """Predict whole blocks of rows, together or one by one, and drop the predictions that fill up the last one."""
     n_rows = len(rows)
-    rest = n_rows % block
-    if rest == 0 and (n_rows == block or not one_by_one):
+    n_filled = -(-n_rows // block) * block
+    if n_filled == n_rows and (n_rows == block or not one_by_one):
         return predict(rows)
-    whole = n_rows - rest
-    step = block if one_by_one else max(whole, 1)
+    if n_filled <= (block if one_by_one else FEW_ROWS):
+        return predict(rows.filled_up(n_filled))[:n_rows]
+    whole = n_filled - block if n_filled > n_rows else n_rows
+    step = block if one_by_one else whole
     predicted = [predict(rows.take(slice(start, start + step))) for start in range(0, whole, step)]
-    if rest:
-        predicted.append(predict(rows.take(np.minimum(np.arange(whole, whole + block), n_rows - 1)))[:rest])
+    if n_filled > n_rows:
+        predicted.append(predict(rows.take(slice(whole, n_rows)).filled_up(block))[: n_rows - whole])
     return np.concatenate(predicted)
 
 

@@ -7,6 +7,8 @@ with one caller no difference was found (data/results/parts.parquet).
 """
 
 import math
+import statistics
+from collections import defaultdict, deque
 
 from pred_server.generated.pred_pb2 import Request
 from pred_server.limits import KIB, MIB, Limits
@@ -69,25 +71,29 @@ def may_write_inline(codec: Codec, result: Result) -> bool:
 
 
 class QuickModels:
-    """How long each model took of late, by the number of rows; and so whether it may run on the event loop.
+    """How long each model usually takes, by the number of rows; and so whether it may run on the event loop.
 
-    After one very slow call a model never runs there again: its time may depend on the values.
+    One call that waited for a core says little of the model. But after one that computed for very long, a model
+    never runs there again: its time may depend on the values.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._max_ns = limits.max_inline_ms * 1e6
-        self._slowest_ns: dict[tuple[int, str, int], float] = {}
+        self._last_ns: defaultdict[tuple[int, str, int], deque[float]] = defaultdict(lambda: deque(maxlen=5))
+        self._usual_ns: dict[tuple[int, str, int], float] = {}
 
     def has(self, model: Model, output: str, n_rows: int) -> bool:
         """Whether a model is known to be quick for so many rows."""
-        return self._slowest_ns.get(_key(model, output, n_rows), math.inf) <= self._max_ns
+        return self._usual_ns.get(_key(model, output, n_rows), math.inf) <= self._max_ns
 
     def record(self, model: Model, output: str, n_rows: int, took_ns: int, computed_ns: int) -> None:
         """Note the time of a call, and how much of it the thread really computed: the rest it waited for a core."""
         key = _key(model, output, n_rows)
-        slowest_ns = self._slowest_ns.get(key, 0.0)
-        never_again = 0 < slowest_ns <= self._max_ns and computed_ns > NEVER_AGAIN_NS
-        self._slowest_ns[key] = math.inf if never_again else max(took_ns, 0.95 * slowest_ns)
+        usual_ns = self._usual_ns.get(key, 0.0)
+        never_again = 0 < usual_ns <= self._max_ns and computed_ns > NEVER_AGAIN_NS
+        self._last_ns[key].append(took_ns)
+        if usual_ns < math.inf:
+            self._usual_ns[key] = math.inf if never_again else statistics.median_high(self._last_ns[key])
 
 
 def _key(model: Model, output: str, n_rows: int) -> tuple[int, str, int]:

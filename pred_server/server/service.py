@@ -57,7 +57,7 @@ class PredictionService:
 
     def __init__(self, models: Sequence[Model], limits: Limits, admission: Admission, timing: bool = True):
         # Large tables have a thread of their own: a small one does not wait for them.
-        self._small, self._large = Predictor(limits, admission.__len__), Predictor(limits)
+        self._small, self._large = Predictor(limits, lambda: admission.n_unanswered), Predictor(limits)
         self._models = models
         self._limits = limits
         self._admission = admission

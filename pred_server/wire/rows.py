@@ -39,6 +39,14 @@ class Rows:
             return Rows(np.asfortranarray(self.array[places]))
         return Rows({name: values[places] for name, values in self.columns.items()})
 
+    def filled_up(self, n_rows: int) -> "Rows":
+        """Return so many rows: these, and as many copies of the last one as it takes."""
+        if self.array is not None:
+            array = np.empty((n_rows, self.array.shape[1]), self.array.dtype, order="F")
+            array[: len(self)], array[len(self) :] = self.array, self.array[-1]
+            return Rows(array)
+        return self.take(np.minimum(np.arange(n_rows), len(self) - 1))
+
     @staticmethod
     def concat(parts: "Sequence[Rows]") -> "Rows":
         """Return the rows of several tables of one schema, one below the other."""

@@ -53,7 +53,7 @@ def doubling(engine: Recorder) -> Model:
 def as_quick_as(predictor: Predictor, model: Model, ns: float) -> None:
     """As if it had been measured: a test must not depend on how fast the machine is."""
     for n_rows in range(KNOWN_ROWS):
-        predictor.quick._slowest_ns[_key(model, "labels", n_rows)] = ns
+        predictor.quick._usual_ns[_key(model, "labels", n_rows)] = ns
 
 
 async def predict(predictor: Predictor, model: Model, *values: float, watch: Stopwatch | None = None) -> Result:
@@ -102,7 +102,7 @@ def test_a_model_that_is_quick_for_one_row_need_not_be_for_sixty() -> None:
     async def run() -> None:
         engine, predictor = Recorder(), Predictor(Limits())
         model = doubling(engine)
-        predictor.quick._slowest_ns[_key(model, "labels", 1)] = INLINE_NS
+        predictor.quick._usual_ns[_key(model, "labels", 1)] = INLINE_NS
         await predict(predictor, model, 1.0)
         await predict(predictor, model, *range(60))
         assert engine.asked == [(LOOP, 1), (THREAD, 60)]
@@ -140,7 +140,7 @@ def test_what_was_gathered_is_computed_model_by_model_and_by_the_thread_where_th
         assert [each.values.tolist() for each in found] == 4 * [[2.0]]
         assert (one.asked, other.asked) == ([(LOOP, 2)], [(THREAD, 2)])
         predictor = await crowded(*models)
-        predictor.quick._slowest_ns[_key(models[0], "labels", 3)] = INLINE_NS + 1
+        predictor.quick._usual_ns[_key(models[0], "labels", 3)] = INLINE_NS + 1
         await asyncio.gather(*(predict(predictor, models[0], 1.0) for _ in range(3)))
         assert one.asked[1:] == [(THREAD, 3)]
 
