@@ -65,7 +65,7 @@ BUDGETS = {
 # again), to say whose deadline passed and why nobody was reached, and to read addresses as people write them is 260
 # more; calls that are ended from outside, and a log that nobody can forge, 100; the rooms' own imports are 120; the
 # files that `predict` takes, CSV text as a table, what has every encoding refuse the same, and models whose rows depend
-# on their neighbours, are the rest; of it, 30 spare each prediction a call of OpenMP's and a second one of the estimator.
+# on their neighbours, are the rest; 30 spare each prediction a call of OpenMP's and a second one of the estimator.
 CORE_BUDGET = 3_360
 MOST_LINES = 400
 
