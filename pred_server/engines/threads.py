@@ -78,19 +78,21 @@ def _calibrate(model: Model, engine: SplitEngine) -> float:
         return math.inf
     keep_to_one_thread()
     until_s = time.perf_counter() + CALIBRATION_S
-    sample, n_rows, rounds = model.schema.frame_to_rows(model.sample), FIRST_ROWS, 1
-    whole_s = 0.0
+    sample, n_rows, one_s = model.schema.frame_to_rows(model.sample), FIRST_ROWS, 0.0
+    engine.engine.predict(sample.take(slice(1)), "labels")  # the first call sets things up
     # A table that is FACTOR times as large takes FACTOR times as long, or less.
-    while time.perf_counter() + 2 * rounds * FACTOR * whole_s < until_s:
+    while time.perf_counter() + 2 * FACTOR * one_s < until_s:
         rows = sample.take(np.arange(n_rows) % len(sample))
-        whole_s = split_s = math.inf
-        for _ in range(rounds):
-            whole_s = min(whole_s, _took_s(engine.engine.predict, rows))
+        one_s = all_s = math.inf
+        for _ in range(ROUNDS):
+            one_s = min(one_s, _took_s(engine.engine.predict, rows))
             if n_rows > NEAREST_ROWS:  # else there is one part
-                split_s = min(split_s, _took_s(engine.predict_split, rows))
-        if split_s < WORTH * whole_s:
+                all_s = min(all_s, _took_s(engine.predict_split, rows))
+            if time.perf_counter() + 2 * one_s > until_s:
+                break
+        if all_s < WORTH * one_s:
             return n_rows
-        n_rows, rounds = n_rows * FACTOR, ROUNDS if n_rows * FACTOR > NEAREST_ROWS else 1
+        n_rows *= FACTOR
     return math.inf
 
 
