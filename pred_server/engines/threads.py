@@ -23,6 +23,8 @@ from pred_server.wire.rows import Rows
 
 # A size is measured so many times, both ways; sizes grow by a factor, for so long.
 ROUNDS, FIRST_ROWS, FACTOR, CALIBRATION_S = 3, 16, 4, 0.3
+# No larger table is made for it.
+MOST_VALUES = 1_000_000
 # What is saved must be more than the measurement may be wrong by.
 WORTH = 0.9
 
@@ -81,7 +83,7 @@ def _calibrate(model: Model, engine: SplitEngine) -> float:
     sample, n_rows, one_s = model.schema.frame_to_rows(model.sample), FIRST_ROWS, 0.0
     engine.engine.predict(sample.take(slice(1)), "labels")  # the first call sets things up
     # A table that is FACTOR times as large takes FACTOR times as long, or less.
-    while time.perf_counter() + 2 * FACTOR * one_s < until_s:
+    while time.perf_counter() + 2 * FACTOR * one_s < until_s and n_rows * len(model.schema.columns) <= MOST_VALUES:
         rows = sample.take(np.arange(n_rows) % len(sample))
         one_s = all_s = math.inf
         for _ in range(ROUNDS):
