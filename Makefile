@@ -4,11 +4,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 MODEL := models/flights/manifest.json
 PORT ?= 8888
-# Extras of pyproject.toml: what the lessons need, and with it what tests, lints and benchmarks need.
+# Extras of pyproject.toml: what the lessons need. Tests, lints and benchmarks need all others, too.
 LESSONS := serve,onnx,lab,notebooks,gateway
-EVERYTHING := $(LESSONS),bench,test
-# requirements.lock pins whatever is installed, for both sets; setuptools, too, which builds the package.
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
+# Two lock files pin whatever is installed, by version and hash; setuptools, too, which builds the package.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+LOCK := $(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --generate-hashes --no-header --no-annotate
+COMMA := ,
 BENCH := $(BIN)/pred-server bench $(QUICK) --out data/results
 GO := GOTOOLCHAIN=local $(BIN)/go
 # Go modules of their own: with Arrow and gota in it, the one at the top would fetch five times as much.
@@ -101,9 +102,9 @@ lint: .venv/test-ready  ## ruff, mypy, go vet, staticcheck, and buf on the contr
 	$(BIN)/buf breaking proto --against tests/article
 	$(BIN)/buf breaking proto --against tests/released --config tests/released/breaking.yaml
 
-lock: .venv/test-ready  ## resolve requirements.lock anew from pyproject.toml
-	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --all-extras --no-header --no-annotate \
-	  --output-file requirements.lock pyproject.toml
+lock: .venv/test-ready  ## resolve requirements.lock and requirements-test.lock anew from pyproject.toml
+	$(LOCK) --extra $(subst $(COMMA), --extra ,$(LESSONS)) --output-file requirements.lock pyproject.toml
+	$(LOCK) --all-extras --constraint requirements.lock --output-file requirements-test.lock pyproject.toml
 
 clean:  ## remove what the other targets made, the virtual environment included
 	rm -rf .venv models/flights bin build dist latency.png .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
@@ -113,13 +114,13 @@ clean:  ## remove what the other targets made, the virtual environment included
 	  { echo "Python 3.11 or newer is needed; name one: make PYTHON=/path/to/python3.12"; exit 1; }
 	@$(PYTHON) -m venv .venv || { echo "Python's venv module does not work here (on Debian: apt install python3-venv)"; exit 1; }
 	@echo "installing what the lessons need into .venv, pinned; 1.4 GB; this takes some minutes"
-	@$(INSTALL) setuptools
-	@$(INSTALL) --no-build-isolation --editable '.[$(LESSONS)]'
+	@$(INSTALL) --require-hashes --requirement requirements.lock
+	@$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-.venv/test-ready: .venv/ready
+.venv/test-ready: .venv/ready requirements-test.lock
 	@echo "installing what tests, lints and benchmarks need, too, into .venv; this takes a minute"
-	@$(INSTALL) --no-build-isolation --editable '.[$(EVERYTHING)]'
+	@$(INSTALL) --require-hashes --requirement requirements-test.lock
 	@touch $@
 
 $(MODEL): .venv/ready pred_server/tutorial/flights.py pred_server/store/saving.py data/flights.parquet

@@ -734,7 +734,7 @@ if find_spec("lightgbm"):
         assert light_server.client().predict(some).to_numpy().tobytes() == light.predict(some).tobytes()
     print(f"LightGBM: {len(some):,} predictions, the same to the bit")
 else:
-    print("LightGBM is missing; in the project's folder: .venv/bin/pip install -c requirements.lock lightgbm")
+    print("LightGBM is missing; in the project's folder: .venv/bin/pip install lightgbm")
 
 # %% [markdown]
 # ### What is refused

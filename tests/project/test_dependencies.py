@@ -17,6 +17,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CLIENT: list[str] = PROJECT["dependencies"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 MAKEFILE = (ROOT / "Makefile").read_text()
+LESSONS_LOCK, TEST_LOCK = "requirements.lock", "requirements-test.lock"
 # The extras that a room's modules need as they are imported, beside the dependencies of the client. What a function
 # imports when it is called may come with any extra.
 ROOM_EXTRAS = {
@@ -51,16 +52,15 @@ def extras_of_the_lessons() -> list[str]:
 
 
 def test_make_test_installs_every_extra_and_make_lab_only_those_of_the_lessons() -> None:
-    assert sorted(make_variable("EVERYTHING").split(",")) == sorted(EXTRAS)
     assert set(EXTRAS) - set(extras_of_the_lessons()) == {"bench", "test"}
-    installed = re.findall(r"--editable '\.\[\$\((\w+)\)\]'", MAKEFILE)
-    assert installed == ["LESSONS", "EVERYTHING"]
+    assert re.findall(r"--require-hashes --requirement (\S+)", MAKEFILE) == [LESSONS_LOCK, TEST_LOCK]
+    assert MAKEFILE.count("$(INSTALL)") == 3, "and the checkout itself, which needs nothing more"
 
 
 def test_a_second_set_up_installs_nothing(tmp_path: Path) -> None:
     """A stamp that is newer than its sources keeps make from calling pip."""
     (tmp_path / ".venv").mkdir()
-    for name in ("requirements.lock", "pyproject.toml", "Makefile"):
+    for name in (LESSONS_LOCK, TEST_LOCK, "pyproject.toml", "Makefile"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
 
     def needed(target: str) -> str:
@@ -87,12 +87,23 @@ def test_the_conda_environment_has_what_the_lessons_need() -> None:
     assert pip[-1] == "-e ."
 
 
-def test_the_lock_pins_every_dependency_and_names_no_index() -> None:
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
-    assert all(re.fullmatch(r"[a-z0-9.-]+==[^\s/]+( ; .*)?", line) for line in lines)
-    locked = {line.split("==")[0] for line in lines}
-    wanted = [*CLIENT, *(requirement for extra in EXTRAS.values() for requirement in extra)]
-    assert {name_of(requirement) for requirement in wanted} <= locked, "requirements.lock is stale: run `make lock`"
+@pytest.mark.parametrize("lock", [LESSONS_LOCK, TEST_LOCK])
+def test_a_lock_pins_every_dependency_by_version_and_hash_and_names_no_index(lock: str) -> None:
+    locked = {}
+    for entry in (ROOT / lock).read_text().replace(" \\\n", "").splitlines():
+        pinned = re.fullmatch(r"([a-z0-9.-]+)==([^\s/]+)( ; [^/]*?)?(    --hash=sha256:[0-9a-f]{64})+", entry)
+        assert pinned, entry
+        locked[pinned[1]] = pinned[2]
+    extras = extras_of_the_lessons() if lock == LESSONS_LOCK else EXTRAS
+    wanted = [*CLIENT, *(requirement for extra in extras for requirement in EXTRAS[extra])]
+    assert {name_of(requirement) for requirement in wanted} <= set(locked), f"{lock} is stale: run `make lock`"
+
+
+def test_both_locks_have_the_same_versions() -> None:
+    few, many = (
+        re.findall(r"^\S+==\S+", (ROOT / lock).read_text(), re.MULTILINE) for lock in (LESSONS_LOCK, TEST_LOCK)
+    )
+    assert set(few) < set(many)
 
 
 def test_nobody_is_sent_to_a_package_index() -> None:
