@@ -1,4 +1,4 @@
-"""The command line: `pred-server train · stubs · serve · predict · describe · bench · plot`.
+"""The command line: `pred-server train · stubs · serve · predict · describe · bench · reproduce · plot`.
 
 A command imports what it needs when it runs: the client's commands work without scikit-learn.
 """
@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")  # labels may be of any script
     try:
-        args.run(args)
+        return args.run(args) or 0
     except PredServerError as error:
         print(f"pred-server: {error}", file=sys.stderr)
         for violation in getattr(error, "violations", ())[1:]:
@@ -44,7 +44,6 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         print(f"pred-server: {error.strerror or error}", file=sys.stderr)
         return 1
-    return 0
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -146,6 +145,12 @@ def _bench(args: argparse.Namespace) -> None:
     report.bench(studies.against(experiment, args.against) if args.against else experiment, args.out)
 
 
+def _reproduce(args: argparse.Namespace) -> int:
+    from pred_server.lab.reproduce import command
+
+    return command(**{name: value for name, value in vars(args).items() if name != "run"})
+
+
 def _plot(args: argparse.Namespace) -> None:
     from pred_server.lab import report
 
@@ -203,8 +208,8 @@ def _limit(limit: Field[Any]) -> Argument:
 
 ADDRESS = _argument("--address", "HOST:PORT of the server", default="127.0.0.1:50051")
 
-# Each command: what runs it, what it does, its arguments.
-COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], str, list[Argument]]] = {
+# Each command: what runs it (and may return an exit code), what it does, its arguments.
+COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[Argument]]] = {
     "train": (
         _train,
         "train the flights model, judge it, save it",
@@ -298,6 +303,44 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], str, list[Argume
             _argument("--unpinned", "let servers and generator share all cores", action="store_true"),
         ],
     ),
+    "reproduce": (
+        _reproduce,
+        "run a result's experiment on this machine, and compare the verdicts; exit code 1 if one is contradicted",
+        [
+            _argument(
+                "result",
+                "a file that `bench` wrote",
+                type=Path,
+                nargs="?",
+                default=ROOT / "data/results/rows_linear.parquet",
+                metavar="RESULT",
+            ),
+            _argument("--quick", "at most five minutes in place of an hour, and less sure", action="store_true"),
+            _argument(
+                "--model", "another model than the result's: a name or a model directory", default=argparse.SUPPRESS
+            ),
+            _argument(
+                "--rows",
+                "only these of its rows in one call",
+                type=_at_least_one,
+                nargs="+",
+                default=argparse.SUPPRESS,
+            ),
+            _argument(
+                "--arms",
+                "only comparisons among these arms",
+                nargs="+",
+                default=argparse.SUPPRESS,
+                metavar="ARM",
+            ),
+            _argument("--out", "where to write every call", type=Path, default=Path("reproduced.parquet")),
+            _argument(
+                "--contribute",
+                "write a small file about this machine into data/results/machines",
+                action="store_true",
+            ),
+        ],
+    ),
     "plot": (
         _plot,
         "draw what `bench` measured",
@@ -311,7 +354,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], str, list[Argume
 
 
 # The extra of pyproject.toml that a command needs beyond the client.
-EXTRAS = {_train: "serve", _stubs: "notebooks", _serve: "serve", _bench: "bench", _plot: "lab"}
+EXTRAS = {_train: "serve", _stubs: "notebooks", _serve: "serve", _bench: "bench", _reproduce: "bench", _plot: "lab"}
 
 
 def _parser() -> argparse.ArgumentParser:

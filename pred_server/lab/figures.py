@@ -213,6 +213,36 @@ def factors(lines: pd.DataFrame, title: str, alt: str, xlabel: str, stamp: Stamp
     return figure
 
 
+def grid(cells: pd.DataFrame, kinds: Sequence[str], title: str, alt: str) -> Figure:
+    """Draw one mark for each cell of a table: kinds differ in colour, marker and fill.
+
+    Parameters
+    ----------
+    cells : columns row, group, place (within the group) and kind; equal rows and groups stand side by side, in order
+    kinds : of cells, at most three, from the most usual to the one to look at
+    """
+    rows, groups = (list(dict.fromkeys(cells[name])) for name in ("row", "group"))
+    sizes = cells.groupby("group")["place"].nunique().loc[groups]
+    starts = dict(zip(groups, (sizes + 1).cumsum().shift(fill_value=0), strict=True))
+    longest = max(map(len, groups))
+    figure, axes = titled(title, alt, None, height=1.4 + 0.4 * len(rows) + 0.075 * longest)
+    places = cells.groupby("group")["place"].rank("dense") - 1 + cells["group"].map(starts)
+    looks: tuple[dict[str, Any], ...] = (
+        {"marker": "s", "color": COLOURS[0]},
+        {"marker": "o", "color": "0.45", "fillstyle": "none"},
+        {"marker": "X", "color": COLOURS[1], "markersize": 8},
+    )
+    for kind, look in zip(kinds, looks, strict=False):
+        of_kind = cells["kind"] == kind
+        marks = {"linestyle": "none", "markersize": 5} | look
+        axes.plot(places[of_kind], cells["row"].map(rows.index)[of_kind], label=kind, **marks)
+    middles = [starts[group] + (size - 1) / 2 for group, size in sizes.items()]
+    axes.set_xticks(middles, groups, rotation=90, fontsize=8)
+    axes.set(yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.5, -0.5))
+    figure.legend(loc="outside upper right", ncols=len(kinds), frameon=False, fontsize=9)
+    return figure
+
+
 def titled(title: str, alt: str, stamp: Stamp, height: float = 4.6, parts: int = 1) -> tuple[Figure, Any]:
     """Return a figure, 800 pixels wide at 100 dots an inch, with room for the stamp below; and its axes."""
     figure = Figure(figsize=(8, height), layout=ConstrainedLayoutEngine(rect=(0, 0.2 / height, 1, 1 - 0.2 / height)))

@@ -125,7 +125,8 @@ def steps_at(calls: pd.DataFrame, rows: int, callers: int = 1) -> pd.DataFrame:
     Returns
     -------
     DataFrame with the columns step, factor, low, high (how many times as fast as the step before, with its 95 %
-    interval), doubt, p50_ms. The last two rows are the product of the steps, and the ends measured against each other.
+    interval), doubt, p50_ms, and arm and base: what was compared. The last two rows are the product of the steps, and
+    the ends measured against each other.
     """
     calls = calls[(calls["rows"] == rows) & (calls["callers"] == callers)]
     p50_ms = stats.summary(calls).set_index("arm")["p50_ms"]
@@ -151,7 +152,8 @@ def callers_suffix(callers: int) -> str:
 
 def _faster(calls: pd.DataFrame, arm: str, base: str) -> dict[str, Any]:
     row = stats.ratio(calls, base, arm).iloc[0]
-    return {"factor": row["ratio"], "low": row["low"], "high": row["high"], "doubt": stats.doubt(row)}
+    compared = {"arm": arm, "base": base, "doubt": stats.doubt(row)}
+    return compared | {"factor": row["ratio"], "low": row["low"], "high": row["high"]}
 
 
 def load_points(calls: pd.DataFrame) -> pd.DataFrame:

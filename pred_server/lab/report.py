@@ -6,14 +6,16 @@ from typing import Any
 
 import pandas as pd
 
-from pred_server.lab import experiments, figures, findings, stats, words
+from pred_server.lab import experiments, figures, findings, machines, stats, verdicts, words
 from pred_server.lab.experiments import Experiment
-from pred_server.lab.study_figures import figures_of
+from pred_server.lab.study_figures import Drawn, figures_of
+from pred_server.lab.study_figures import machines as machines_figure
 
 BASE = "the article's server"
 SHORT_ROWS = (1, 1_000, 100_000, 1_000_000)
 SHORT_ARMS = (BASE, "csv", "tensor", "streamed tensor", "REST (JSON)", "Arrow Flight")
 END = "<!-- end -->"
+Claim = tuple[str, str, int]  # a declared comparison that a block states: arm, base, rows
 
 
 def bench(experiment: Experiment, out: Path) -> None:
@@ -43,17 +45,37 @@ def text(calls: pd.DataFrame) -> str:
 def plot(results: Sequence[Path], out: Path, pages: Sequence[Path] = ()) -> None:
     """Draw result files as PNGs into the folder `out`, and write their numbers into pages that have markers for them.
 
-    The file NAME.parquet fills the blocks `NAME` and `NAME_short`; see `with_blocks`.
+    The file NAME.parquet fills the blocks `NAME` and `NAME_short`; see `with_blocks`. Each claim of a short block
+    that a further machine contradicts is printed.
     """
     out.mkdir(parents=True, exist_ok=True)
     for result in results:
         calls = experiments.read(result)
-        for name, figure in figures_of(calls).items():
+        for name, figure in drawn(result, calls).items():
             path = out / f"{result.stem}_{name}.png"
             figures.write(figure, path)
             print(f"{path}: {figures.alt(figure)}")
         for page in pages:
             page.write_text(with_blocks(page.read_text(), result.stem, calls))
+        for line in contradicted_claims(result, calls):
+            print(f"to withdraw from the block {result.stem}_short: {line}")
+
+
+def drawn(result: Path, calls: pd.DataFrame) -> Drawn:
+    """Return the figures of a result file, and if there are further machines beside it, the one of their verdicts."""
+    others = machines.verdicts_on(result, calls)
+    return figures_of(calls) | ({} if others.empty else {"machines": machines_figure(others)})
+
+
+def contradicted_claims(result: Path, calls: pd.DataFrame) -> list[str]:
+    """Return a line for each comparison that a result's short block states and that a further machine contradicts."""
+    others = machines.verdicts_on(result, calls)
+    against = others[others["verdict"] == verdicts.CONTRADICTED]
+    if against.empty:
+        return []
+    stated = CLAIMS[calls.attrs["experiment"]["varies"]](calls)
+    withdrawn = [row for row in against.itertuples() if (row.arm, row.base, row.rows) in stated]
+    return [f"{verdicts.line(row)} ({row.machine})" for row in withdrawn]
 
 
 def with_blocks(page: str, name: str, calls: pd.DataFrame) -> str:
@@ -89,7 +111,7 @@ def _rows(calls: pd.DataFrame) -> list[str]:
     sentences = [words.sentence(row) for _, row in pd.concat([compared[many], compared[few]]).iterrows()]
     ratios = compared.set_index(["arm", "rows"])["ratio"].map(" ({:.2g})".format).to_dict()
     table = _medians(calls, calls.attrs["experiment"]["rows"], [BASE, *compared["arm"].unique()], ratios)
-    return [*table, "", *words.bullets([*sentences, _control(calls)])]
+    return [*table, "", *words.bullets([*sentences, control_line(calls)])]
 
 
 def _medians(calls: pd.DataFrame, sizes: Sequence[int], arms: Sequence[str], notes: dict[Any, str]) -> list[str]:
@@ -121,7 +143,7 @@ def _rows_short(calls: pd.DataFrame) -> list[str]:
     return words.bullets(sentences)
 
 
-def _control(calls: pd.DataFrame) -> str:
+def control_line(calls: pd.DataFrame) -> str:
     again, once = stats.control(calls) or ("", "")
     ratios = [words.interval(row) for row in stats.ratio(calls, again, once).itertuples()]
     sizes = ", from few rows to many" if len(ratios) > 1 else ""
@@ -161,11 +183,11 @@ def _ladder_short(calls: pd.DataFrame) -> list[str]:
 def _parts(calls: pd.DataFrame) -> list[str]:
     compared = stats.declared(calls)
     compared = compared[[pair != stats.control(calls) for pair in zip(compared["arm"], compared["base"], strict=True)]]
-    return words.bullets([*(words.sentence(row) for _, row in compared.iterrows()), _control(calls)])
+    return words.bullets([*(words.sentence(row) for _, row in compared.iterrows()), control_line(calls)])
 
 
 def _floor(calls: pd.DataFrame) -> list[str]:
-    return [*cases_table(findings.cases(calls)), "", *words.bullets([_control(calls)])]
+    return [*cases_table(findings.cases(calls)), "", *words.bullets([control_line(calls)])]
 
 
 def cases_table(cases: pd.DataFrame) -> list[str]:
@@ -185,6 +207,45 @@ def _floor_short(calls: pd.DataFrame) -> list[str]:
     return [f"{len(cases) - len(missed)} of {len(cases)} targets are met. Missed: {names or 'none'}."]
 
 
+def _pairs(calls: pd.DataFrame, shown: dict[int, set[str]]) -> set[Claim]:
+    """Return the declared comparisons both of whose sides are shown; `shown` has names of arms by rows."""
+    compare = [tuple(pair) for pair in calls.attrs["experiment"]["compare"]]
+    return {(arm, base, rows) for arm, base in compare for rows, names in shown.items() if {arm, base} <= names}
+
+
+def _rows_claims(calls: pd.DataFrame) -> set[Claim]:
+    sizes = calls.attrs["experiment"]["rows"]
+    if set(SHORT_ROWS) <= set(sizes):
+        return _pairs(calls, {rows: {*SHORT_ARMS, "in process"} for rows in SHORT_ROWS})
+    ours = calls[calls["server"] == "serve"].groupby(["rows", "arm"])["latency_ms"].median()
+    return _pairs(calls, {rows: {BASE, ours[rows].idxmin(), "in process"} for rows in (min(sizes), max(sizes))})
+
+
+def _load_claims(calls: pd.DataFrame) -> set[Claim]:
+    at_rate = calls[calls["rate_per_s"] == findings.shared_rate(findings.load_points(calls))]
+    return _pairs(calls, {rows: set(at_rate["arm"]) for rows in calls.attrs["experiment"]["rows"]})
+
+
+def _chunks_claims(calls: pd.DataFrame) -> set[Claim]:
+    streams = stats.throughput(calls[(calls["chunk_rows"] > 0) & (calls["server"] == "serve")])
+    best = streams.sort_values("rows_per_s").iloc[-1]
+    return {(arm, base, best["rows"]) for arm, base in calls.attrs["experiment"]["compare"] if arm == best["arm"]}
+
+
+def _ladder_claims(calls: pd.DataFrame) -> set[Claim]:
+    claims = set()
+    for rows, callers in findings.ladders(calls):
+        steps = findings.steps_at(calls, rows, callers)
+        largest, ends = steps.iloc[1:-2].sort_values("factor").iloc[-1], steps.iloc[-1]
+        claims |= {(step["arm"], step["base"], rows) for step in (largest, ends)}
+    return claims
+
+
+def _all_claims(calls: pd.DataFrame) -> set[Claim]:
+    experiment = calls.attrs["experiment"]
+    return {(arm, base, rows) for arm, base in experiment["compare"] for rows in experiment["rows"]}
+
+
 Lines = Callable[[pd.DataFrame], list[str]]
 FULL: dict[str, Lines] = {
     "rows": _rows,
@@ -197,4 +258,9 @@ FULL: dict[str, Lines] = {
 SHORT: dict[str, Lines] = {
     "rows": _rows_short, "load": _load_short, "chunks": _titles, "ladder": _ladder_short, "parts": _parts,
     "floor": _floor_short,
+}  # fmt: skip
+# The comparisons that a short block states, in its words or by two cells of its table. Who changes one changes both.
+CLAIMS: dict[str, Callable[[pd.DataFrame], set[Claim]]] = {
+    "rows": _rows_claims, "load": _load_claims, "chunks": _chunks_claims, "ladder": _ladder_claims,
+    "parts": _all_claims, "floor": _all_claims,
 }  # fmt: skip

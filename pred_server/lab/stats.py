@@ -22,6 +22,11 @@ SUM = " + "  # between the names of arms whose medians are added
 Comparison = tuple[str, str]  # the names of an arm and of its base
 
 
+def names_in(*sides: str) -> list[str]:
+    """Return the names of the arms in sides of comparisons, each of which may be a sum."""
+    return [name for side in sides for name in side.split(SUM)]
+
+
 def summary(calls: pd.DataFrame) -> pd.DataFrame:
     """Percentiles in milliseconds of all calls, by arm and rows; failures are counted beside them.
 

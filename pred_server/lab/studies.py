@@ -32,6 +32,7 @@ STREAMED = ("tensor", "arrow", "columns", "csv")  # the first of them that can c
 ROOMY = ("--max-message-bytes", str(512 * MIB))
 ONNX = ("--engine", "onnx")
 CALLERS = 32
+TRAINED = ("forest", "boosting")  # the models that `trained` makes
 HTTP2_OPTIONS = {
     "frames of 1 MiB": ("--option", "grpc.http2.max_frame_size", str(MIB)),
     "a window of 16 MiB": ("--option", "grpc.http2.lookahead_bytes", str(16 * MIB)),
@@ -236,8 +237,8 @@ def floor(quick: bool = False) -> Experiment:
     few, many, most = ((size,) for size in sizes)
     chunk_rows = CHUNK_BYTES // 80 // ROW_BLOCK * ROW_BLOCK  # of ten doubles
     linear = Arm("linear", encoding="tensor", flags=ROOMY, rows=few, calls=20 if quick else 150)
-    forest = Arm("forest, ONNX", encoding="tensor", flags=ONNX, model=_trained("forest"), rows=few)
-    boosting = Arm("boosting", encoding="tensor", model=_trained("boosting"), callers=32, calls=320, rows=few)
+    forest = Arm("forest, ONNX", encoding="tensor", flags=ONNX, model=trained("forest"), rows=few)
+    boosting = Arm("boosting", encoding="tensor", model=trained("boosting"), callers=32, calls=320, rows=few)
     flights = Arm("flights, ONNX", flags=ONNX, model="flights", rows=few)
     echo = Arm("echo", "echo", "tensor", rows=few)
     tensor = Arm("tensor", encoding="tensor", flags=ROOMY, chunk_rows=chunk_rows, rows=most, calls=4)
@@ -294,7 +295,7 @@ def against(experiment: Experiment, checkout: Path) -> Experiment:
     return replace(experiment, arms=(*ours, *theirs), compare=compare, varies="rows")
 
 
-def _trained(name: str) -> str:
+def trained(name: str) -> str:
     """Train a model on ten numbers, unless it exists already. Return its name."""
     if not (MODELS / name / "manifest.json").exists():
         from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor

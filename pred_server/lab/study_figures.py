@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pred_server.lab import figures, findings, stats, words
+from pred_server.lab import figures, findings, stats, verdicts, words
 
 Drawn = dict[str, Figure]
 
@@ -136,6 +136,31 @@ def margins(cases: pd.DataFrame, stamp: figures.Stamp = None) -> Figure:
         }
     )
     return figures.factors(lines, title, alt, "beyond the target (1: just met), 95 %", stamp)
+
+
+def machines(verdicts_on: pd.DataFrame) -> Figure:
+    """Draw what further machines say of each published comparison: a row for each machine.
+
+    Parameters
+    ----------
+    verdicts_on : what `machines.verdicts_on` returns, with one machine at least
+    """
+    by_machine = {str(machine): verdicts.counts(some) for machine, some in verdicts_on.groupby("machine", sort=False)}
+    other = "another machine" if len(by_machine) == 1 else f"{len(by_machine)} other machines"
+    title = f"On {other}, of {len(verdicts_on)} verdicts: {verdicts.counts(verdicts_on)}"
+    against = verdicts_on[verdicts_on["verdict"] == verdicts.CONTRADICTED]
+    alt = [f"{machine}: {counts}" for machine, counts in by_machine.items()]
+    alt += [f"{row.machine} contradicts: {words.at(row.rows)} {row.arm} ÷ {row.base}" for row in against.itertuples()]
+    cells = pd.DataFrame(
+        {
+            "row": verdicts_on["machine"],
+            "group": verdicts_on["arm"] + " ÷ " + verdicts_on["base"],
+            "place": verdicts_on["rows"],
+            "kind": verdicts_on["verdict"],
+        }
+    )
+    sizes = "A mark for each number of rows, from few to many"
+    return figures.grid(cells, verdicts.VERDICTS, title, f"{sizes}. {'; '.join(alt)}")
 
 
 STUDIES: dict[str, Callable[[pd.DataFrame, dict[str, Any]], Drawn]] = {

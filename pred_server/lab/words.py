@@ -46,11 +46,15 @@ def difference(row: Any) -> str:
     return f"{row.verdict} ({interval(row)} times as long)" if row.verdict == NO_DIFFERENCE else str(row.verdict)
 
 
+def named(arm: str) -> str:
+    """Return an arm's name as it stands in a sentence: one word is an encoding or a flag's value, and goes in ticks."""
+    return arm if " " in arm else f"`{arm}`"
+
+
 def sentence(row: Any) -> str:
     """Return one row of `stats.report` as a sentence: "at 1 row `tensor` is 31× [28, 34] faster than `csv`"."""
     where = at(row.rows)
-    # A name of one word is an encoding or a flag's value; others are words.
-    arm, base = (name if " " in name else f"`{name}`" for name in (row.arm, row.base))
+    arm, base = named(row.arm), named(row.base)
     if row.verdict in ("faster", "slower"):
         return f"{where} {arm} is {difference(row)} than {base}"
     if row.verdict == NO_DIFFERENCE:
