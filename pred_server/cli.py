@@ -316,9 +316,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
                 metavar="RESULT",
             ),
             _argument("--quick", "at most five minutes in place of an hour, and less sure", action="store_true"),
-            _argument(
-                "--model", "another model than the result's: a name or a model directory", default=argparse.SUPPRESS
-            ),
+            _argument("--model", "another model than the result's: a name or a directory", default=argparse.SUPPRESS),
             _argument(
                 "--rows",
                 "only these of its rows in one call",

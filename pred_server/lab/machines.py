@@ -68,9 +68,7 @@ def contribute(calls: pd.DataFrame, study: str, folder: Path = MACHINES) -> Path
     path = folder / f"{study}-{cpu}-{stamp['cores']}.parquet"
     unfinished = path.with_suffix(".tmp")
     floats = medians.select_dtypes("float64")
-    medians.astype(dict.fromkeys(floats, "float32")).to_parquet(
-        unfinished, compression="zstd", index=False, store_schema=False
-    )
+    medians.astype(dict.fromkeys(floats, "float32")).to_parquet(unfinished, compression="zstd", index=False)
     try:
         read(unfinished)
     except InvalidInput:

@@ -174,7 +174,7 @@ def fitted(experiment: Experiment, there: pd.DataFrame, quick: bool, own_model: 
 
 
 def seconds(experiment: Experiment, p50_ms: "pd.Series[float]", own_ms: Mapping[int, float]) -> float:
-    """Return how long an experiment takes on a machine that is slower by `SLOWER` than the one that was measured first.
+    """Return how long an experiment takes on a slower machine (`SLOWER`) than the one that was measured first.
 
     Parameters
     ----------
