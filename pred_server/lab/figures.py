@@ -225,21 +225,22 @@ def grid(cells: pd.DataFrame, kinds: Sequence[str], title: str, alt: str) -> Fig
     sizes = cells.groupby("group")["place"].nunique().loc[groups]
     starts = dict(zip(groups, (sizes + 1).cumsum().shift(fill_value=0), strict=True))
     longest = max(map(len, groups))
-    figure, axes = titled(title, alt, None, height=1.4 + 0.4 * len(rows) + 0.075 * longest)
+    figure, axes = titled(title, alt, None, height=1.3 + 0.4 * len(rows) + 0.07 * longest)
     places = cells.groupby("group")["place"].rank("dense") - 1 + cells["group"].map(starts)
     looks: tuple[dict[str, Any], ...] = (
         {"marker": "s", "color": COLOURS[0]},
         {"marker": "o", "color": "0.45", "fillstyle": "none"},
-        {"marker": "X", "color": COLOURS[1], "markersize": 8},
+        {"marker": "X", "color": COLOURS[1], "markersize": 6},
     )
     for kind, look in zip(kinds, looks, strict=False):
         of_kind = cells["kind"] == kind
-        marks = {"linestyle": "none", "markersize": 5} | look
+        marks = {"linestyle": "none", "markersize": 4} | look
         axes.plot(places[of_kind], cells["row"].map(rows.index)[of_kind], label=kind, **marks)
     middles = [starts[group] + (size - 1) / 2 for group, size in sizes.items()]
     axes.set_xticks(middles, groups, rotation=90, fontsize=8)
-    axes.set(yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.5, -0.5))
-    figure.legend(loc="outside upper right", ncols=len(kinds), frameon=False, fontsize=9)
+    axes.set_yticks(range(len(rows)), [textwrap.fill(row, 24) for row in rows], fontsize=8)
+    axes.set(ylim=(len(rows) - 0.5, -0.5))
+    figure.legend(loc="outside lower left", ncols=len(kinds), frameon=False, fontsize=9)
     return figure
 
 

@@ -59,9 +59,13 @@ class Reproduction:
 
     @property
     def doubts(self) -> list[str]:
-        """What this run's control reads, and what speaks against this run."""
+        """What the controls read, and what speaks against the run here."""
         control = stats.control(self.here)
-        read = [f"here {report.control_line(self.here)}"] if control else ["this experiment has no control"]
+        if control:
+            runs = {"here": self.here, "there": self.there}
+            read = [f"{where} {report.control_line(calls)}" for where, calls in runs.items()]
+        else:
+            read = ["no control was measured"]
         return read + [f"doubt: {doubt}" for doubt in stats.doubts(self.here, control)]
 
     def text(self) -> str:

@@ -77,7 +77,7 @@ def only(experiment: Experiment, rows: Collection[int] = (), arms: Collection[st
     for what, wanted, there in asked:
         if missing := [item for item in wanted if item not in there]:
             raise InvalidInput(f"{what}: {missing[0]} is not in this experiment; it has {'; '.join(there)}")
-    kept = {*arms, *(experiment.control or ())} if arms else set(names)
+    kept = set(arms or names)
     compare = tuple(pair for pair in experiment.compare if set(stats.names_in(*pair)) <= kept)
     control = experiment.control if set(experiment.control or ()) <= set(names) else None
     needed = set(stats.names_in(*(side for pair in compare for side in pair), *(control or ())))

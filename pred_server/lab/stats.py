@@ -150,7 +150,12 @@ def control(calls: pd.DataFrame) -> Comparison | None:
 
 def declared(calls: pd.DataFrame) -> pd.DataFrame:
     """Return the report of what the experiment declared."""
-    return report(calls, [(arm, base) for arm, base in calls.attrs["experiment"]["compare"]], control(calls))
+    return report(calls, compared(calls), control(calls))
+
+
+def compared(calls: pd.DataFrame) -> list[Comparison]:
+    """Return the comparisons that the experiment declared, without its control."""
+    return [(arm, base) for arm, base in calls.attrs["experiment"]["compare"]]
 
 
 def crossover(

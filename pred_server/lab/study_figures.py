@@ -148,9 +148,14 @@ def machines(verdicts_on: pd.DataFrame) -> Figure:
     by_machine = {str(machine): verdicts.counts(some) for machine, some in verdicts_on.groupby("machine", sort=False)}
     other = "another machine" if len(by_machine) == 1 else f"{len(by_machine)} other machines"
     title = f"On {other}, of {len(verdicts_on)} verdicts: {verdicts.counts(verdicts_on)}"
-    against = verdicts_on[verdicts_on["verdict"] == verdicts.CONTRADICTED]
+    against = verdicts_on[verdicts_on["verdict"] == verdicts.CONTRADICTED].groupby(
+        ["machine", "arm", "base"], sort=False
+    )
     alt = [f"{machine}: {counts}" for machine, counts in by_machine.items()]
-    alt += [f"{row.machine} contradicts: {words.at(row.rows)} {row.arm} ÷ {row.base}" for row in against.itertuples()]
+    alt += [
+        f"{machine} contradicts {arm} ÷ {base} at {', '.join(map('{:,}'.format, some['rows']))} rows"
+        for (machine, arm, base), some in against
+    ]
     cells = pd.DataFrame(
         {
             "row": verdicts_on["machine"],

@@ -9,6 +9,7 @@ from pred_server.lab import stats, words
 from pred_server.lab.words import NO_DIFFERENCE
 
 CONFIRMED, NOT_RESOLVED, CONTRADICTED = VERDICTS = ("confirmed", "not resolved", "contradicted")
+NO_NOISE = 1.5  # a control that is further from 1 is no noise: its two arms were not the same
 KEYS = ["arm", "base", "rows"]
 
 
@@ -35,9 +36,16 @@ def compare(there: pd.DataFrame, here: pd.DataFrame) -> pd.DataFrame:
 
 
 def _declared(calls: pd.DataFrame) -> pd.DataFrame:
-    """Return what the experiment declared, without its control."""
+    """Return what the experiment declared, without its control: nothing within the control's error is a difference.
+
+    Where the control is two different things, by its whole interval, it says nothing about errors.
+    """
     declared, control = stats.declared(calls), stats.control(calls)
-    return declared[[pair != control for pair in zip(declared["arm"], declared["base"], strict=True)]]
+    of_control = pd.Series([pair == control for pair in zip(declared["arm"], declared["base"], strict=True)])
+    is_off = of_control & ((declared["low"] > NO_NOISE) | (declared["high"] < 1 / NO_NOISE))
+    uncontrolled = calls[calls["rows"].isin(declared.loc[is_off, "rows"])]
+    declared = declared[~of_control & ~declared["rows"].isin(uncontrolled["rows"])]
+    return declared if uncontrolled.empty else pd.concat([declared, stats.report(uncontrolled, stats.compared(calls))])
 
 
 def _verdict(row: Any) -> str:

@@ -9,7 +9,6 @@ import pytest
 
 from pred_server.checkout import ROOT
 from pred_server.lab import experiments, report
-from pred_server.lab.study_figures import figures_of
 from pred_server.limits import MIB
 
 RESULTS = sorted((ROOT / "data/results").glob("*.parquet"))
@@ -29,7 +28,7 @@ def test_the_pages_show_what_the_result_files_give(result: Path) -> None:
 
 
 def test_the_published_figures_are_those_of_the_result_files() -> None:
-    names = {f"{path.stem}_{name}.png" for path in RESULTS for name in figures_of(experiments.read(path))}
+    names = {f"{path.stem}_{name}.png" for path in RESULTS for name in report.drawn(path, experiments.read(path))}
     assert {path.name for path in (ROOT / "data/figures").iterdir()} == names, "run `make plots`"
 
 
