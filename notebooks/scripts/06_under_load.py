@@ -13,7 +13,7 @@
 # - find what a server process can carry, from latencies alone, by a law of one line;
 # - see what threads, an event loop and batching each give when many callers ask at once.
 #
-# **Needs:** the trained model (`make setup`, or `make lab`). **Takes:** 100 s to run, about 50 minutes to read (the core: 45).
+# **Needs:** the trained model (`make setup`, or `make lab`). **Takes:** 115 s to run, about 50 minutes to read (the core: 45).
 # Leave the machine alone while it runs. **Built before:** the article's server and the strict one
 # ([03](03_serve_and_call.ipynb)), encodings, `server-timing` and the 95 % interval ([03b](03b_under_the_hood.ipynb)).
 #
@@ -599,6 +599,30 @@ else:
 #
 # </details>
 #
+# ## Now yours
+#
+# Does your machine agree with the published results? In a terminal:
+#
+# ```
+# pred-server reproduce data/results/load.parquet --quick
+# ```
+#
+# `reproduce` reads a result file, runs its experiment on your machine, and compares the verdicts. Milliseconds differ from
+# machine to machine, so it does not compare them. A verdict is *confirmed* if both machines find the same direction, or
+# neither finds a difference. It is *contradicted* if they find opposite directions. Otherwise it is *not resolved*.
+#
+# An open loop takes as long as its schedule, so here we run something shorter, with 32 callers in a closed loop: what does
+# a quick model gain from the event loop?
+
+# %%
+from pred_server.checkout import ROOT
+from pred_server.lab import experiments
+from pred_server.lab.reproduce import reproduce
+
+parts = ROOT / "data/results/parts.parquet"
+reproduce(parts, quick=True, arms=experiments.read(parts).attrs["experiment"]["compare"][-1])
+
+# %% [markdown]
 # ## Close
 
 # %%

@@ -14,7 +14,7 @@
 # - convert a model to ONNX, see what a prediction costs then, and where float32 would be wrong without a word;
 # - climb the ladder of a model of your own.
 #
-# **Needs:** the trained model (`make setup`, or `make lab`). **Takes:** 75 s to run, about 55 minutes to read (the core: 45).
+# **Needs:** the trained model (`make setup`, or `make lab`). **Takes:** 95 s to run, about 55 minutes to read (the core: 45).
 # **Built before:** the waterfall and the four encodings ([03b](03b_under_the_hood.ipynb)), experiments
 # ([05](05_how_fast_is_it.ipynb)), closed loops and batching ([06](06_under_load.ipynb)).
 #
@@ -677,6 +677,29 @@ Markdown(
 # %% [markdown]
 # One Python runs on one core at a time, so every microsecond of a call lowers the rate. To go further, use more processes.
 #
+# ## Now yours
+#
+# Is the ladder the same on your machine, and with your model? In a terminal:
+#
+# ```
+# pred-server reproduce data/results/ladder.parquet --quick
+# pred-server reproduce data/results/ladder.parquet --quick --model models/mine
+# ```
+#
+# `reproduce` reads a result file, runs its experiment on your machine, and compares the verdicts. Milliseconds differ from
+# machine to machine, so it does not compare them. A verdict is *confirmed* if both machines find the same direction, or
+# neither finds a difference. It is *contradicted* if they find opposite directions. Otherwise it is *not resolved*.
+#
+# A step that your model contradicts is no fault of the ladder: it is a reason to climb it in another order. Here we run only
+# the first step, for one flight.
+
+# %%
+from pred_server.lab.reproduce import reproduce
+
+first_step = published.attrs["experiment"]["compare"][0]
+reproduce(ROOT / "data/results/ladder.parquet", quick=True, rows=[1], arms=first_step)
+
+# %% [markdown]
 # ## Close
 #
 # The other servers of this lesson ended with their `with` blocks.

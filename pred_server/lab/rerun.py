@@ -2,9 +2,10 @@
 
 import json
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -110,15 +111,15 @@ def able(experiment: Experiment, notes: list[str]) -> Experiment:
     tables = {arm.model or experiment.model: pd.DataFrame() for arm in experiment.arms}
     for name in tables:
         tables[name] = experiments.sample(experiments.table_of(load(name)), 10, experiment.seed)
-    tried: dict[tuple[Any, ...], str] = {}
+    started: dict[tuple[Any, ...], str] = {}
     missing: dict[str, list[str]] = {}
     for arm in experiment.arms:
         model = arm.model or experiment.model
-        key = (arm.server, arm.flags, arm.encoding, arm.frame, model)
-        if key not in tried:
-            tried[key] = _trouble(arm, model, tables[model])
-        if tried[key]:
-            missing.setdefault(tried[key], []).append(arm.name)
+        key = (arm.server, arm.flags, model)
+        if key not in started:
+            started[key] = _trouble(arm, partial(_start, arm, model))
+        if why := started[key] or _trouble(arm, partial(messages_of, arm, tables[model])):
+            missing.setdefault(why, []).append(arm.name)
     notes += [f"left out: {', '.join(map(words.named, names))}: {why}" for why, names in missing.items()]
     lost = {name for names in missing.values() for name in names}
     if not lost:
@@ -131,14 +132,17 @@ def able(experiment: Experiment, notes: list[str]) -> Experiment:
         raise InvalidInput(f"{error}; {notes[-1]}") from error
 
 
-def _trouble(arm: Arm, model: str, table: pd.DataFrame) -> str:
-    """Return why an arm cannot run here, or nothing."""
+def _start(arm: Arm, model: str) -> None:
+    with ExitStack() as stack:
+        WAYS[arm.server].start(arm, model, stack)
+
+
+def _trouble(arm: Arm, attempt: Callable[[], object]) -> str:
+    """Return why an attempt to use an arm fails here, or nothing."""
     if arm.server not in WAYS:
         return f"this version has no way to a prediction of the name `{arm.server}`"
     try:
-        messages_of(arm, table)
-        with ExitStack() as stack:
-            WAYS[arm.server].start(arm, model, stack)
+        attempt()
     except (PredServerError, ImportError, OSError) as error:
         return str(error).strip().splitlines()[-1]
     return ""
