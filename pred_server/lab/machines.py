@@ -44,12 +44,13 @@ def block_medians(calls: pd.DataFrame) -> pd.DataFrame:
     return medians
 
 
-def contribute(calls: pd.DataFrame, study: str, folder: Path = MACHINES) -> Path:
+def contribute(calls: pd.DataFrame, study: str, folder: Path | None = None) -> Path:
     """Write the block medians of a run, with nothing of the machine but what its results depend on.
 
     Parameters
     ----------
     study : the name of the published result whose experiment was run, such as `rows_linear`
+    folder : data/results/machines, if it is not named
 
     Returns
     -------
@@ -64,6 +65,7 @@ def contribute(calls: pd.DataFrame, study: str, folder: Path = MACHINES) -> Path
     kept = {name: stamp[name] for name in stamp if name in STAMP}
     medians.attrs["stamp"] = kept | {"command": COMMAND.format(study)}
     cpu = re.sub(r"[^a-z0-9]+", "-", stamp["cpu"].lower()).strip("-")
+    folder = folder or MACHINES
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{study}-{cpu}-{stamp['cores']}.parquet"
     unfinished = path.with_suffix(".tmp")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from pred_server.errors import InvalidInput
 from pred_server.lab import experiments, figures, findings, machines, stats, verdicts, words
 from pred_server.lab.experiments import Experiment
 from pred_server.lab.study_figures import Drawn, figures_of
@@ -51,6 +52,8 @@ def plot(results: Sequence[Path], out: Path, pages: Sequence[Path] = ()) -> None
     out.mkdir(parents=True, exist_ok=True)
     for result in results:
         calls = experiments.read(result)
+        if "call" not in calls:
+            raise InvalidInput(f"{result} has no single calls: it is drawn with the published result above its folder")
         for name, figure in drawn(result, calls).items():
             path = out / f"{result.stem}_{name}.png"
             figures.write(figure, path)

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from pred_server.checkout import ROOT
+from pred_server.cli import main
 from pred_server.errors import InvalidInput
-from pred_server.lab import experiments, figures, machines, report, stats, study_figures, verdicts
+from pred_server.lab import experiments, figures, machines, report, reproduce, stats, study_figures, verdicts
 
 README = (ROOT / "README.md").read_text()
 RESULTS = sorted(machines.RESULTS.glob("*.parquet"))
@@ -167,3 +168,21 @@ def test_a_result_is_drawn_with_the_machines_beside_it(tmp_path: Path) -> None:
     machines.contribute(elsewhere(calls), "parts", tmp_path / "machines")
     report.plot([tmp_path / parts.name], tmp_path)
     assert [path.name for path in tmp_path.glob("*.png")] == ["parts_machines.png"]
+    (other,) = (tmp_path / "machines").iterdir()
+    with pytest.raises(InvalidInput, match="is drawn with the published result"):
+        report.plot([other], tmp_path)
+
+
+def test_one_command_contributes_a_run(
+    tmp_path: Path, published: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = elsewhere(published)
+    table = verdicts.compare(published, here)
+    found = reproduce.Reproduction(published, here, table, not_measured=0, notes=())
+    monkeypatch.setattr(reproduce, "reproduce", lambda result, **options: found)
+    monkeypatch.setattr(machines, "MACHINES", tmp_path)
+    assert main(["reproduce", str(LINEAR), "--contribute"]) == 0
+    machines.read(tmp_path / "rows_linear-another-cpu-2.parquet")
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("for data/results/machines: ")
+    assert printed[-1] == "81 confirmed, 0 not resolved, 0 contradicted"

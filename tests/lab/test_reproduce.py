@@ -163,6 +163,19 @@ def test_what_a_file_of_another_version_says_is_read_or_refused(measured: pd.Dat
             rerun.experiment_of(changed)
 
 
+def test_an_arm_that_cannot_carry_the_model_s_table_is_left_out() -> None:
+    arms = (Arm("in process", "predict"), Arm("the same", "predict", process=1), Arm("typed", "tcp", "tensor"))
+    experiment = Experiment(
+        arms, (("in process", "the same"), ("typed", "the same")), ("typed", "typed"), model="flights"
+    )
+    notes: list[str] = []
+    kept = rerun.able(experiment, notes)
+    assert ([arm.name for arm in kept.arms], kept.control) == (["in process", "the same"], None)
+    (note,) = notes
+    assert note.startswith("left out: `typed`: ")
+    assert "carrier" in note, "the column of text"
+
+
 def test_nothing_is_left_where_no_arm_can_be_run(measured: pd.DataFrame) -> None:
     once = measured.attrs["experiment"]
     gone = [arm | {"server": "gone"} for arm in once["arms"]]
