@@ -1,5 +1,6 @@
 """The experiment of a result file, made to run here: what this version, this machine and the time allow of it."""
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -68,10 +69,9 @@ def comparisons(experiment: Experiment) -> list[tuple[str, str, int]]:
 
 
 def only(experiment: Experiment, rows: Collection[int] = (), arms: Collection[str] = ()) -> Experiment:
-    """Keep these numbers of rows, and comparisons and control among these arms; without any, all of them.
+    """Keep these numbers of rows, and the comparisons among these arms with the control; without any, all of them.
 
-    An arm that no comparison needs is left out. Raises InvalidInput if a number of rows or an arm is not there, or no
-    comparison is left.
+    Raises InvalidInput if a number of rows or an arm is not there, or no comparison is left.
     """
     names = [arm.name for arm in experiment.arms]
     asked = ("rows", [f"{n:,}" for n in rows], [f"{n:,}" for n in experiment.rows]), ("arms", arms, names)
@@ -81,9 +81,9 @@ def only(experiment: Experiment, rows: Collection[int] = (), arms: Collection[st
     kept = set(arms or names)
     compare = tuple(pair for pair in experiment.compare if set(stats.names_in(*pair)) <= kept)
     control = experiment.control if set(experiment.control or ()) <= set(names) else None
-    needed = set(stats.names_in(*(side for pair in compare for side in pair), *(control or ())))
-    of_carriers = [arm for arm in experiment.arms if arm.name in needed and arm.server in CARRIERS]
-    for carrier in of_carriers:  # asks `serve` how large a reply to these bytes is
+    needed = {*kept, *(control or ())}
+    for carrier in [arm for arm in experiment.arms if arm.name in needed and arm.server in CARRIERS]:
+        # `serve` says how large a reply to these bytes is.
         needed |= {arm.name for arm in experiment.arms if arm.server == "serve" and _same_bytes(arm, carrier)}
     narrowed = replace(
         experiment,
@@ -151,12 +151,13 @@ def _trouble(arm: Arm, attempt: Callable[[], object]) -> str:
 def fitted(experiment: Experiment, there: pd.DataFrame, quick: bool, own_model: bool, notes: list[str]) -> Experiment:
     """Make an experiment fit into its time, by the latencies of the result: leave out the largest tables, and note it.
 
-    A quick one has six blocks, fewer calls in each, and shorter open loops.
+    A quick one has only the arms that are compared, six blocks, fewer calls in each, and shorter open loops.
     """
     p50_ms = there.groupby(["arm", "rows"])["latency_ms"].median()
     most = WHOLE_S
     if quick:
         most, repetitions = QUICK_S, min(2, experiment.repetitions)
+        experiment = only(experiment, arms=stats.names_in(*itertools.chain(*experiment.compare)))
         experiment = replace(
             experiment,
             arms=tuple(replace(arm, calls=min(arm.calls, max(8, 2 * arm.callers))) for arm in experiment.arms),
