@@ -2,7 +2,7 @@
 
 import argparse
 
-from pred_server.lab.ways import WAYS
+from pred_server.lab.ways import WAYS, Launch
 
 
 def main() -> None:
@@ -11,10 +11,15 @@ def main() -> None:
     parser.add_argument("--model", default="flights", help="sum, linear, wide, flights, or a model directory")
     parser.add_argument("--address", default="127.0.0.1:0", help="HOST:PORT; port 0 picks a free one")
     parser.add_argument(
+        "--threads", default="", metavar="N:ROWS", help="how many predict a table of so many rows; else as is quickest"
+    )
+    parser.add_argument(
         "--option", nargs=2, action="append", default=[], metavar=("NAME", "NUMBER"), help="a gRPC option of the echo"
     )
     args = parser.parse_args()
-    WAYS[args.way].run(args.address, args.model, [(name, int(number)) for name, number in args.option])
+    threads = tuple(int(number) for number in args.threads.split(":") if number)
+    options = [(name, int(number)) for name, number in args.option]
+    WAYS[args.way].run(Launch(args.address, args.model, options, threads))
 
 
 if __name__ == "__main__":

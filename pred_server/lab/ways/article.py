@@ -9,30 +9,30 @@ import pandas as pd
 
 from pred_server.generated.pred_pb2 import Request
 from pred_server.generated.pred_pb2_grpc import PredictionStub, add_PredictionServicer_to_server
-from pred_server.lab.ways.transports import OPTIONS, blocking, frame_of, grpc_bytes
-from pred_server.lab.ways.way import UNLIMITED, Call, Options, Target, Way, ready
+from pred_server.lab.ways.transports import OPTIONS, grpc_bytes
+from pred_server.lab.ways.way import UNLIMITED, Call, Caller, Launch, Target, Way, ready
 from pred_server.tutorial.article import Prediction, model_named
 
 
 class Article(Way):
     name = "article"
 
-    def run(self, address: str, model: str, options: Options) -> None:
-        server = grpc.server(futures.ThreadPoolExecutor(max_workers=10), options=[*UNLIMITED, *options])
-        add_PredictionServicer_to_server(Prediction(model_named(model)), server)
-        port = server.add_insecure_port(address)
+    def run(self, launch: Launch) -> None:
+        server = grpc.server(futures.ThreadPoolExecutor(max_workers=10), options=[*UNLIMITED, *launch.options])
+        add_PredictionServicer_to_server(Prediction(model_named(launch.model)), server)
+        port = server.add_insecure_port(launch.address)
         server.start()
-        ready(self, address, port, model)
+        ready(self, launch, port)
         server.wait_for_termination()
 
-    def connect(self, target: Target, stack: AsyncExitStack) -> Call:
-        if not target.arm.frame:
-            return grpc_bytes(target, stack)
-        table, channel = frame_of(target), stack.enter_context(grpc.insecure_channel(target.address, OPTIONS))
-        stub = PredictionStub(channel)
+    def client(self, target: Target, stack: AsyncExitStack) -> Caller:
+        stub = PredictionStub(stack.enter_context(grpc.insecure_channel(target.address, OPTIONS)))
 
-        def predict() -> pd.Series:
+        def predict(table: pd.DataFrame) -> pd.Series:
             response = stub.Predict(Request(input_data=table.to_csv(index=False)), timeout=target.timeout_s)
             return pd.read_csv(io.StringIO(response.result)).iloc[:, 0]
 
-        return blocking(predict)
+        return predict
+
+    def send(self, target: Target, stack: AsyncExitStack) -> Call:
+        return grpc_bytes(target, stack)

@@ -9,28 +9,28 @@ from typing import Any
 import grpc
 
 from pred_server.lab.ways.transports import grpc_bytes
-from pred_server.lab.ways.way import UNLIMITED, Call, Options, Target, Way, ready
+from pred_server.lab.ways.way import UNLIMITED, Call, Launch, Target, Way, ready
 
 
 class Echo(Way):
     name = "echo"
 
-    def run(self, address: str, model: str, options: Options) -> None:
-        asyncio.run(self._serve(address, options))
+    def run(self, launch: Launch) -> None:
+        asyncio.run(self._serve(launch))
 
-    async def _serve(self, address: str, options: Options) -> None:
+    async def _serve(self, launch: Launch) -> None:
         handlers: dict[str, Any] = {
             "Predict": grpc.unary_unary_rpc_method_handler(_echo),  # without serializers: bytes in, bytes out
             "PredictStream": grpc.stream_stream_rpc_method_handler(_echo_stream),
         }
-        server = grpc.aio.server(options=[*UNLIMITED, *options])
+        server = grpc.aio.server(options=[*UNLIMITED, *launch.options])
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("prediction.Prediction", handlers),))
-        port = server.add_insecure_port(address)
+        port = server.add_insecure_port(launch.address)
         await server.start()
-        ready(self, address, port, "gRPC")
+        ready(self, launch, port)
         await server.wait_for_termination()
 
-    def connect(self, target: Target, stack: AsyncExitStack) -> Call:
+    def send(self, target: Target, stack: AsyncExitStack) -> Call:
         wanted = str(target.reply_bytes // len(target.messages))  # in each message of the reply
         metadata = (("reply-bytes", wanted),) if target.reply_bytes else ()
         return grpc_bytes(replace(target, metadata=(*target.metadata, *metadata)), stack)

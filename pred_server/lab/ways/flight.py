@@ -1,5 +1,10 @@
-"""A competitor: Arrow Flight's DoExchange, called with ready bytes as any gRPC method."""
+"""A rival: Arrow Flight's DoExchange, batch by batch; by pyarrow's own client, or from ready bytes.
 
+Large tables go in batches of 2 MiB, the size to which Arrow's own encoder for Flight cuts them. Each batch is answered
+as it comes; the client reads answers while it writes, or both ends would wait for the other to read.
+"""
+
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -7,35 +12,65 @@ import pandas as pd
 import pyarrow as pa
 
 from pred_server.lab.ways.transports import stream
-from pred_server.lab.ways.way import Arm, Call, Options, Target, Way, ready
-from pred_server.store.loading import load
+from pred_server.lab.ways.way import Arm, Call, Caller, Launch, Target, Way, ready
+from pred_server.limits import MIB, ROW_BLOCK
+from pred_server.model.model import Model
+from pred_server.wire.tables import from_arrow
+
+BATCH_BYTES = 2 * MIB
+# Batches that the client writes before it waits for the first answer.
+AHEAD = 4
 
 
 class Flight(Way):
     name, title = "flight", "Arrow Flight"
 
-    def run(self, address: str, model: str, options: Options) -> None:
+    def run(self, launch: Launch) -> None:
         from pyarrow import flight
 
-        loaded = load(model)
+        model = launch.load()
 
         class Exchange(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow ships no types
             def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
-                predictions = loaded.predict(reader.read_all().to_pandas())
-                result = pa.table({loaded.schema.target.name: predictions})
-                writer.begin(result.schema)
-                writer.write_table(result)
+                for number, chunk in enumerate(reader):
+                    result = _predict(model, chunk.data)
+                    if number == 0:
+                        writer.begin(result.schema)
+                    writer.write_batch(result)
 
-        server = Exchange(f"grpc://{address}")
-        ready(self, address, server.port, model)
+        server = Exchange(f"grpc://{launch.address}")
+        ready(self, launch, server.port)
         server.serve()
+
+    def client(self, target: Target, stack: AsyncExitStack) -> Caller:
+        from pyarrow import flight
+
+        client = stack.enter_context(flight.connect(f"grpc://{target.address}"))
+        descriptor = flight.FlightDescriptor.for_command(b"predict")
+
+        def predict(table: pd.DataFrame) -> pd.Series:
+            arrow = pa.Table.from_pandas(table, preserve_index=False)
+            writer, reader = client.do_exchange(descriptor)
+            with writer:
+                writer.begin(arrow.schema)
+                answers = []
+                for number, batch in enumerate(_batches(arrow)):
+                    writer.write_batch(batch)
+                    if number >= AHEAD:
+                        answers.append(reader.read_chunk().data)
+                writer.done_writing()
+                answers.extend(chunk.data for chunk in reader)
+            return pa.Table.from_batches(answers).column(0).to_pandas()
+
+        return predict
 
     def messages(self, arm: Arm, table: pd.DataFrame) -> tuple[bytes, ...]:
         """Return FlightData messages, which carry the parts of an Arrow IPC stream."""
         ipc = pa.BufferOutputStream()
         arrow = pa.Table.from_pandas(table, preserve_index=False)
         with pa.ipc.new_stream(ipc, arrow.schema) as writer:
-            writer.write_table(arrow)
+            for batch in _batches(arrow):
+                writer.write_batch(batch)
         descriptor = b"\x08\x02\x12\x07predict"  # of type CMD; the first message has it
         parts = list(pa.ipc.MessageReader.open_stream(ipc.getvalue()))
         return tuple(
@@ -45,8 +80,21 @@ class Flight(Way):
             for place, part in enumerate(parts)
         )
 
-    def connect(self, target: Target, stack: AsyncExitStack) -> Call:
+    def send(self, target: Target, stack: AsyncExitStack) -> Call:
         return stream(target, stack, "/arrow.flight.protocol.FlightService/DoExchange")
+
+
+def _predict(model: Model, batch: pa.RecordBatch) -> pa.RecordBatch:
+    columns = zip(batch.schema.names, batch.columns, strict=True)
+    rows = model.schema.to_rows({name: from_arrow(values) for name, values in columns})
+    result = model.predict_rows(rows)
+    return pa.record_batch([pa.array(values) for values in result.columns], result.names)
+
+
+def _batches(table: pa.Table) -> Iterator[pa.RecordBatch]:
+    """Cut a table into whole blocks of rows: so a row is predicted as in the whole table."""
+    n_rows = max(1, BATCH_BYTES * len(table) // table.nbytes // ROW_BLOCK) * ROW_BLOCK
+    yield from table.to_batches(max_chunksize=n_rows)
 
 
 def _field(number: int, data: bytes) -> bytes:

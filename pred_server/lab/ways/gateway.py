@@ -19,5 +19,5 @@ class Gateway(Way):
     def messages(self, arm: Arm, table: pd.DataFrame) -> tuple[bytes, ...]:
         return (request_of(table, "csv").input_data.encode(),)
 
-    def connect(self, target: Target, stack: AsyncExitStack) -> Call:
+    def send(self, target: Target, stack: AsyncExitStack) -> Call:
         return http(target, stack, "/predict", "text/csv")

@@ -8,8 +8,7 @@ from contextlib import AsyncExitStack, ExitStack
 
 import pandas as pd
 
-from pred_server.lab.ways.transports import blocking, frame_of
-from pred_server.lab.ways.way import Arm, Call, Target, Way
+from pred_server.lab.ways.way import Arm, Call, Caller, Target, Way, blocking, frame_of
 from pred_server.store.loading import load
 
 
@@ -22,7 +21,10 @@ class Predict(Way):
     def messages(self, arm: Arm, table: pd.DataFrame) -> tuple[bytes, ...]:
         return (table.to_parquet(),)
 
-    def connect(self, target: Target, stack: AsyncExitStack) -> Call:
+    def client(self, target: Target, stack: AsyncExitStack) -> Caller:
+        return load(target.address).predict
+
+    def send(self, target: Target, stack: AsyncExitStack) -> Call:
         model, table = load(target.address), frame_of(target)
         if target.arm.encoding != "tensor":
             return blocking(lambda: model.predict(table))

@@ -6,7 +6,7 @@ import struct
 import threading
 from contextlib import AsyncExitStack
 
-from pred_server.lab.ways.way import Call, Options, Reply, Target, Way, listen, ready
+from pred_server.lab.ways.way import Call, Launch, Reply, Target, Way, listen, ready
 
 HEADER = struct.Struct("<QQ")  # the size of the request, the size of the reply
 BUFFER_BYTES = 1024 * 1024
@@ -15,14 +15,14 @@ BUFFER_BYTES = 1024 * 1024
 class Tcp(Way):
     name = "tcp"
 
-    def run(self, address: str, model: str, options: Options) -> None:
-        with listen(address) as listener:
-            ready(self, address, listener.getsockname()[1], "sockets")
+    def run(self, launch: Launch) -> None:
+        with listen(launch.address) as listener:
+            ready(self, launch, listener.getsockname()[1])
             while True:
                 connection, _ = listener.accept()
                 threading.Thread(target=_answer, args=(connection,), daemon=True).start()
 
-    def connect(self, target: Target, stack: AsyncExitStack) -> Call:
+    def send(self, target: Target, stack: AsyncExitStack) -> Call:
         loop = asyncio.get_running_loop()
         host, _, port = target.address.rpartition(":")
         connection = stack.enter_context(socket.create_connection((host, int(port))))

@@ -1,16 +1,13 @@
-"""How one call travels, for several ways: ready bytes over gRPC or HTTP, or a function that takes a DataFrame.
+"""How ready bytes travel, for several ways: over gRPC or HTTP.
 
 Each function connects to a target and returns the function that makes one call. A failed call raises an exception.
 """
 
-import io
 import time
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
 import grpc
-import pandas as pd
 
 from pred_server.lab.ways.way import Call, Reply, Target
 
@@ -82,20 +79,5 @@ def http(target: Target, stack: AsyncExitStack, path: str, content_type: str) ->
         answer = await client.post(url, content=message)
         code = "OK" if answer.is_success else f"HTTP {answer.status_code}"
         return Reply(code, len(answer.content), answer.headers.get("server-timing", ""))
-
-    return call
-
-
-def frame_of(target: Target) -> pd.DataFrame:
-    """Return the table of a target whose message is a Parquet file."""
-    return pd.read_parquet(io.BytesIO(target.messages[0]))
-
-
-def blocking(predict: Callable[[], Any]) -> Call:
-    """Call a function. For one caller at a time, since the function blocks the event loop."""
-
-    async def call() -> Reply:
-        predict()
-        return Reply("OK")
 
     return call

@@ -3,15 +3,21 @@
 `Arm` is one of the things that an experiment compares, `Target` is where its calls go, `Reply` what came back.
 """
 
+import io
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from importlib.util import find_spec
+from typing import Any, ClassVar, NamedTuple
 
 import pandas as pd
 
+from pred_server.engines.threads import with_threads
+from pred_server.errors import ServerStartError
 from pred_server.generated.pred_pb2 import Request
+from pred_server.model.model import Model
+from pred_server.store.loading import load
 from pred_server.tutorial.background import Server, serve
 from pred_server.wire.codec import CODECS
 
@@ -29,14 +35,15 @@ class Arm:
     Parameters
     ----------
     server : the way to a prediction, a name in `ways.WAYS`
-    encoding : how the table travels, for `serve`, `article`, `echo` and `tcp`; with `predict`, "tensor" means that the
-        table is checked beforehand, as in a server that has read a tensor
+    encoding : how the table travels, for `serve`, `article`, `http`, `echo` and `tcp`; "auto" leaves the choice to our
+        `Client`; with `predict`, "tensor" means that the table is checked beforehand, as in a server that has read a
+        tensor
     chunk_rows : if above 0, send a stream of chunks with so many rows each
     flags : further flags of the server
     process : arms with equal server, flags, model and process share one server process
     callers : the number of callers in a closed loop; ignored if `rate_per_s` is given, which makes an open loop
-    frame : time the whole way from a DataFrame to a Series: by our `Client` for `serve` (it cuts a large table into
-        chunks by itself), by pandas for `article`
+    frame : measure at the caller's hand: time the whole way from a DataFrame to predictions, by the client that this
+        server's users have. Else messages are ready bytes, and the time is the server's and the network's
     model : the model to serve, if it differs from the experiment's
     rows : the numbers of rows at which the arm takes part; empty for all of them
     calls : calls in each half of a block, if the number differs from the experiment's
@@ -89,6 +96,28 @@ class Reply(NamedTuple):
 
 
 Call = Callable[[], Awaitable[Reply]]  # makes one call; raises where it fails
+Caller = Callable[[pd.DataFrame], Any]  # returns one prediction for each row, in the type that its client has
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a server of the lab's own is started with.
+
+    Parameters
+    ----------
+    address : HOST:PORT; port 0 picks a free one
+    options : of gRPC, for the echo
+    threads : what `with_threads` takes; empty to find out
+    """
+
+    address: str
+    model: str
+    options: Options
+    threads: tuple[int, ...] = ()
+
+    def load(self) -> Model:
+        """Return the model as `pred-server serve` has it."""
+        return with_threads(load(self.model), *self.threads)
 
 
 class Way:
@@ -101,26 +130,64 @@ class Way:
     """What `Arm.server` says."""
     title: ClassVar[str] = ""
     """The name in figures of a competitor, which makes it take part in the study of rows."""
+    most_rows: ClassVar[int] = 10**9
+    """The study of rows asks a competitor for no larger table."""
+    packages: ClassVar[tuple[str, ...]] = ()
+    """What must be installed beside what the lessons need."""
+
+    def missing(self) -> str:
+        """Return a sentence that says what to type where something is not installed; else nothing."""
+        absent = [package for package in self.packages if find_spec(package) is None]
+        return f"{self.title or self.name} needs {', '.join(absent)}: run `make rivals`" if absent else ""
 
     def start(self, arm: Arm, model: str, stack: ExitStack) -> str:
-        """Start the server, to be closed with the stack, and return its address."""
+        """Start the server, to be closed with the stack, and return its address. Raises ServerStartError."""
+        if missing := self.missing():
+            raise ServerStartError(missing)
         return stack.enter_context(start_own(self.name, model, *arm.flags)).address
 
-    def run(self, address: str, model: str, options: Options) -> None:
+    def run(self, launch: Launch) -> None:
         """Be the server, in a process that `start_own` has started: say `ready`, then answer until ended."""
         raise NotImplementedError(f"{self.name} is no server of the lab's")
 
+    def connect(self, target: Target, stack: AsyncExitStack) -> Call:
+        """Connect, inside a running event loop, and return the function that makes one call.
+
+        A client at the caller's hand blocks the loop: such an arm has one caller at a time.
+        """
+        if not target.arm.frame:
+            return self.send(target, stack)
+        predict, table = self.client(target, stack), frame_of(target)
+        return blocking(lambda: predict(table))
+
+    def client(self, target: Target, stack: AsyncExitStack) -> Caller:
+        """Connect with the client that this server's users have; return its way from a DataFrame to predictions."""
+        raise NotImplementedError(f"{self.name} has no client")
+
+    def send(self, target: Target, stack: AsyncExitStack) -> Call:
+        """Connect, and return the function that sends the target's messages, which are ready bytes."""
+        raise NotImplementedError(f"{self.name} takes no ready bytes")
+
     def messages(self, arm: Arm, table: pd.DataFrame) -> tuple[bytes, ...]:
-        """Return what one call sends."""
-        if arm.frame:
-            return (table.to_parquet(),)
+        """Return the ready bytes that one call sends."""
         step = arm.chunk_rows or len(table)
         chunks = (table.iloc[start : start + step].reset_index(drop=True) for start in range(0, len(table), step))
         return tuple(request_of(chunk, arm.encoding).SerializeToString() for chunk in chunks)
 
-    def connect(self, target: Target, stack: AsyncExitStack) -> Call:
-        """Connect, inside a running event loop, and return the function that makes one call."""
-        raise NotImplementedError
+
+def frame_of(target: Target) -> pd.DataFrame:
+    """Return the table of a target whose message is a Parquet file."""
+    return pd.read_parquet(io.BytesIO(target.messages[0]))
+
+
+def blocking(predict: Callable[[], Any]) -> Call:
+    """Call a function. For one caller at a time, since the function blocks the event loop."""
+
+    async def call() -> Reply:
+        predict()
+        return Reply("OK")
+
+    return call
 
 
 def request_of(table: pd.DataFrame, encoding: str) -> Request:
@@ -143,6 +210,7 @@ def listen(address: str) -> socket.socket:
     return listener
 
 
-def ready(way: Way, address: str, port: int, serves: str) -> None:
-    """Print the line that `start_own` waits for. `address` is what was asked for, `port` the one in use."""
-    print(f"{way.name} ready on {address.rpartition(':')[0]}:{port} ({serves})", flush=True)
+def ready(way: Way, launch: Launch, port: int, scheme: str = "") -> None:
+    """Print the line that `start_own` waits for. `port` is the one in use."""
+    host = launch.address.rpartition(":")[0]
+    print(f"{way.name} ready on {scheme}{host}:{port} ({launch.model})", flush=True)
