@@ -15,6 +15,7 @@ import pandas as pd
 from mlserver.codecs import NumpyCodec, StringCodec
 from mlserver.settings import ModelParameters, ModelSettings, Settings
 from mlserver.types import InferenceRequest, InferenceResponse
+from mlserver.utils import install_uvloop_event_loop
 
 from pred_server.lab.rivals.process import behave
 
@@ -34,8 +35,8 @@ def _table(inputs: Any) -> Any:
     """Return the array that one tensor holds, or a DataFrame of the columns that several hold."""
     if len(inputs) == 1:
         return NumpyCodec.decode_input(inputs[0])
-    codecs = {"BYTES": StringCodec}
-    return pd.DataFrame({column.name: codecs.get(column.datatype, NumpyCodec).decode_input(column) for column in inputs})
+    codecs = [StringCodec if column.datatype == "BYTES" else NumpyCodec for column in inputs]
+    return pd.DataFrame({column.name: codec.decode_input(column) for column, codec in zip(inputs, codecs, strict=True)})
 
 
 async def serve(file: str, name: str, output: str) -> None:
@@ -50,6 +51,7 @@ async def serve(file: str, name: str, output: str) -> None:
 
 def main() -> None:
     behave("mlserver")
+    install_uvloop_event_loop()  # as its command line does
     asyncio.run(serve(*sys.argv[1:]))
 
 

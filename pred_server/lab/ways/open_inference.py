@@ -20,7 +20,7 @@ from pred_server.checkout import ROOT
 from pred_server.errors import ServerStartError
 from pred_server.lab.ways.transports import unary
 from pred_server.lab.ways.way import Arm, Call, Caller, Target, Way
-from pred_server.model.sklearn_engine import SklearnEngine, for_arrays
+from pred_server.model.sklearn_engine import SklearnEngine, flat, for_arrays
 from pred_server.store.loading import load
 from pred_server.tutorial.background import Server
 
@@ -61,7 +61,7 @@ class OpenInference(Way):
             for name, values in _tensors(table):
                 inputs.append(InferInput(name, values.shape, np_to_triton_dtype(values.dtype)))
                 inputs[-1].set_data_from_numpy(values)
-            return client.infer(MODEL, inputs, client_timeout=target.timeout_s).as_numpy(OUTPUT)
+            return flat(client.infer(MODEL, inputs, client_timeout=target.timeout_s).as_numpy(OUTPUT))
 
         return predict
 
@@ -91,7 +91,7 @@ def _tensors(table: pd.DataFrame) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _estimator(name: str) -> Any:
-    """Return the fitted estimator, without the columns' names where it can do without: arrays raise no warnings then."""
+    """Return the fitted estimator; without the columns' names where it can do without, or it would warn of arrays."""
     model = load(name)
     if model.sample is None or model.schema.uniform is None or not isinstance(model.engine, SklearnEngine):
         return model.estimator

@@ -1,13 +1,12 @@
 """A rival: REST as most people write it: FastAPI with a pydantic model for a row, a `def` endpoint, and pandas."""
 
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
 import pandas as pd
 
 from pred_server.lab.ways.way import Arm, Caller, Target
-from pred_server.lab.ways.web import Web
+from pred_server.lab.ways.web import PATH, Web
 from pred_server.model.model import Model
 from pred_server.wire.schema import Column
 
@@ -15,7 +14,7 @@ from pred_server.wire.schema import Column
 class RestPydantic(Web):
     name, title, most_rows = "rest_pydantic", "FastAPI, pydantic", 10_000
 
-    def endpoint(self, model: Model) -> Callable[..., Any]:
+    def add_route(self, app: Any, model: Model) -> None:
         from pydantic import create_model
 
         fields: dict[str, Any] = {column.name: (_type_of(column), ...) for column in model.schema.columns}
@@ -27,7 +26,7 @@ class RestPydantic(Web):
             return {"predictions": model.predict(frame).tolist()}
 
         predict.__annotations__["table"] = body
-        return predict
+        app.add_api_route(PATH, predict, methods=["POST"])
 
     def client(self, target: Target, stack: AsyncExitStack) -> Caller:
         post = self.post(target, stack)
