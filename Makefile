@@ -11,6 +11,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOCK := $(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --generate-hashes --no-header --no-annotate
 COMMA := ,
 BENCH := $(BIN)/pred-server bench $(QUICK) --out data/results
+# They clash with our pins. A lock beside its program in lab/rivals names all that an environment holds.
+RIVALS := kserve mlserver
 GO := GOTOOLCHAIN=local $(BIN)/go
 # Go modules of their own: with Arrow and gota in it, the one at the top would fetch five times as much.
 GO_EXAMPLES := gateway/examples/encodings gateway/examples/gota
@@ -79,11 +81,20 @@ plots: setup  ## draw the published results (data/figures), and write their numb
 	rm -f data/figures/*.png
 	$(BIN)/pred-server plot data/results/*.parquet --out data/figures --page README.md data/RESULTS.md
 
-bench: setup .venv/test-ready  ## measure how fast it is: the published results, data/results; QUICK=--quick for a shorter, less sure run
+rivals: .venv/test-ready $(RIVALS:%=.venv-rivals/%/ready)  ## install the servers that `make bench` compares ours with, each in an environment of its own
+
+.venv-rivals/%/ready: pred_server/lab/rivals/%.lock
+	@echo "installing the rival $*, pinned, into .venv-rivals/$*; this takes a minute"
+	@rm -rf $(@D) && $(BIN)/python -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
+	@touch $@
+
+bench: setup rivals  ## measure how fast it is: the published results, data/results; QUICK=--quick for a shorter, less sure run
 	@mkdir -p data/results
 	$(BENCH)/rows_linear.parquet --model linear --rows 1 10 100 1000 10000 100000 1000000
 	$(BENCH)/rows_flights.parquet --model flights --rows 1 100 10000 100000
 	$(BENCH)/rows_wide.parquet --model wide --rows 1 10 100
+	$(BENCH)/encodings_linear.parquet --model linear --varies encodings --rows 1 100 10000 1000000
 	$(BENCH)/chunks.parquet --model linear --varies chunks --rows 1000000 --unpinned
 	$(BENCH)/load.parquet --model linear --varies load
 	$(BENCH)/ladder.parquet --model flights --varies ladder
@@ -107,7 +118,7 @@ lock: .venv/test-ready  ## resolve requirements.lock and requirements-test.lock 
 	$(LOCK) --all-extras --constraint requirements.lock --output-file requirements-test.lock pyproject.toml
 
 clean:  ## remove what the other targets made, the virtual environment included
-	rm -rf .venv models/flights bin build dist latency.png .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-rivals models/flights bin build dist latency.png .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
 .venv/ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -126,4 +137,4 @@ clean:  ## remove what the other targets made, the virtual environment included
 $(MODEL): .venv/ready pred_server/tutorial/flights.py pred_server/store/saving.py data/flights.parquet
 	@$(BIN)/pred-server train --out $(@D)
 
-.PHONY: help lab test test-go sweep fuzz soak attack demo setup gateway stubs module notebooks plots bench lint lock clean
+.PHONY: help lab test test-go sweep fuzz soak attack demo setup gateway stubs module notebooks plots rivals bench lint lock clean

@@ -223,11 +223,14 @@ class Bench:
         encode_ms = {}
         for arm in sorted(arms, key=lambda arm: arm.server in CARRIERS):  # they must know the size of `serve`'s replies
             model = arm.model or self.experiment.model
-            # Equal for arms that send the same bytes: `echo` and `tcp`, say, have the method of `serve`.
-            recipe = (type(WAYS[arm.server]).messages, arm.encoding, arm.chunk_rows, arm.frame, model)
+            # Equal for arms that send the same bytes: `echo` and `tcp`, say, have the method of `serve`; and for all at
+            # the caller's hand, which are given the table.
+            how: tuple[Any, ...] = (type(WAYS[arm.server]).messages, arm.encoding, arm.chunk_rows)
+            recipe = (*(() if arm.frame else how), model)
             if recipe not in sent:
                 sent[recipe] = _encoded(arm, sample(self.tables[model], rows, self.experiment.seed))
-            messages, encode_ms[arm.name] = sent[recipe]
+            messages, took_ms = sent[recipe]
+            encode_ms[arm.name] = 0.0 if arm.frame else took_ms  # a client writes its message in the measured time
             targets[arm.name] = Target(arm, self.addresses[arm.name], messages)
             served = [like for like in targets.values() if like.messages is messages and like.arm.server == "serve"]
             if arm.server in CARRIERS and served:

@@ -12,6 +12,8 @@ from pred_server.lab import stats
 AS_AN_END = ", as an end"  # of the names of arms that measure a ladder's ends a second time
 # Names of steps in results that were published before the steps had plainer names.
 RENAMED = {"what waits, as one": "batching", "ours, each call by itself": "ours, no batching"}
+OURS = "ours"  # at the caller's hand
+READY = "ours, ready bytes"
 FIRST = "first predictions"  # a stream's, compared with its own whole time
 
 
@@ -78,6 +80,34 @@ CASES = (
         FIRST, "tensor", 0.1, at_most=True, rows=1_000_000,
     ),
 )  # fmt: skip
+
+
+def study_of(calls: pd.DataFrame) -> str:
+    """Return the name of a result's study. Results of rows without a client at the caller's hand compare encodings."""
+    experiment = calls.attrs["experiment"]
+    at_hand = any(arm["frame"] for arm in experiment["arms"])
+    return "encodings" if experiment["varies"] == "rows" and not at_hand else str(experiment["varies"])
+
+
+def at_hand(calls: pd.DataFrame) -> pd.DataFrame:
+    """Return the calls of a study at the caller's hand, in its order, with one name for all bytes that ours sends.
+
+    These are arms of several names, since our client chooses an encoding by the table's size. The control is left out.
+    """
+    arms = calls.attrs["experiment"]["arms"]
+    order = {arm["name"]: place for place, arm in enumerate(arms)}
+    names = {arm["name"]: READY for arm in arms if arm["server"] == "serve" and not arm["frame"]}
+    names |= {arm["name"]: "echo" for arm in arms if arm["server"] == "echo"}
+    calls = calls[calls["arm"] != (stats.control(calls) or ("",))[0]]
+    calls = calls.sort_values("arm", key=lambda arms: arms.map(order), kind="stable")
+    return calls.assign(arm=calls["arm"].replace(names))
+
+
+def rivals(calls: pd.DataFrame) -> pd.DataFrame:
+    """Return what was declared of other servers against ours at the caller's hand; the columns of `stats.report`."""
+    compared, arms = stats.declared(calls), calls.attrs["experiment"]["arms"]
+    others = [arm["name"] for arm in arms if arm["server"] != "serve"]
+    return compared[(compared["base"] == OURS) & compared["arm"].isin(others)]
 
 
 def cases(calls: pd.DataFrame) -> pd.DataFrame:

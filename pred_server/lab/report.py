@@ -9,8 +9,9 @@ import pandas as pd
 from pred_server.errors import InvalidInput
 from pred_server.lab import experiments, figures, findings, machines, stats, verdicts, words
 from pred_server.lab.experiments import Experiment
-from pred_server.lab.study_figures import Drawn, figures_of
+from pred_server.lab.study_figures import Drawn, best_rivals, figures_of
 from pred_server.lab.study_figures import machines as machines_figure
+from pred_server.lab.ways import FLOORS
 
 BASE = "the article's server"
 SHORT_ROWS = (1, 1_000, 100_000, 1_000_000)
@@ -33,7 +34,7 @@ def text(calls: pd.DataFrame) -> str:
     medians = stats.summary(calls).pivot(index="arm", columns="rows", values="p50_ms").loc[names].round(2)
     medians.columns = [f"{rows:,}" for rows in medians.columns]
     lines = ["median latency in ms, by rows in one call", medians.to_string(index_names=False, na_rep=""), ""]
-    if experiment["varies"] not in ("rows", "floor"):
+    if experiment["varies"] not in ("rows", "encodings", "floor"):
         rates = stats.throughput(calls).set_index("arm").loc[names].reset_index()
         lines += [rates.round(3).to_string(index=False), ""]
     if experiment["varies"] == "floor":
@@ -98,15 +99,44 @@ def full(calls: pd.DataFrame) -> list[str]:
     stamp = calls.attrs["stamp"]
     machine = f"{stamp['cpu']}, {stamp['cores']} cores, pinned: {stamp['pinning']}; Python {stamp['python']}"
     libraries = f"grpcio {stamp['grpcio']}, scikit-learn {stamp['scikit-learn']}; revision {stamp['revision']}"
-    return [*FULL[calls.attrs["experiment"]["varies"]](calls), "", f"<sub>{machine}, {libraries}.</sub>"]
+    return [*FULL[findings.study_of(calls)](calls), "", f"<sub>{machine}, {libraries}.</sub>"]
 
 
 def short(calls: pd.DataFrame) -> list[str]:
     """Return the short block of a result: a small table, or one or two sentences."""
-    return SHORT[calls.attrs["experiment"]["varies"]](calls)
+    return SHORT[findings.study_of(calls)](calls)
 
 
 def _rows(calls: pd.DataFrame) -> list[str]:
+    compared, rivals = stats.declared(calls), findings.rivals(calls)
+    sentences = [words.sentence(row) for _, row in rivals[rivals["rows"].isin(_ends(rivals))].iterrows()]
+    floors = compared[compared["base"].str.contains(stats.SUM, regex=False)].sort_values("rows")
+    over = ", ".join(f"{words.interval(row)} {words.at(row.rows)}" for row in floors.itertuples())
+    return [*_at_hand(calls, calls.attrs["experiment"]["rows"]), "", *words.bullets(
+        [*sentences, f"ours takes so many times as long as an echo of its bytes and `predict`: {over}", _control(calls)]
+    )]  # fmt: skip
+
+
+def _rows_short(calls: pd.DataFrame) -> list[str]:
+    sizes, rivals = calls.attrs["experiment"]["rows"], findings.rivals(calls)
+    shown = [rows for rows in SHORT_ROWS if rows in sizes]
+    return [*_at_hand(calls, shown or _ends(rivals)), "", f"{best_rivals(rivals)}."]
+
+
+def _ends(compared: pd.DataFrame) -> list[int]:
+    return sorted({compared["rows"].min(), compared["rows"].max()})
+
+
+def _at_hand(calls: pd.DataFrame, sizes: Sequence[int]) -> list[str]:
+    """Return a table of median milliseconds, and how many times as long as ours a rival takes."""
+    notes = findings.rivals(calls).set_index(["arm", "rows"])["ratio"].map(" ({:.2g})".format).to_dict()
+    shown = findings.at_hand(calls)
+    is_floor = shown["server"].isin(FLOORS)
+    arms, floors = (list(shown.loc[at, "arm"].unique()) for at in (~is_floor, is_floor))
+    return _medians(shown, sizes, arms, notes, floors)
+
+
+def _encodings(calls: pd.DataFrame) -> list[str]:
     compared = stats.declared(calls).query("base == @BASE")
     served = findings.echo_of(calls).removeprefix("echo of ")
     few = (compared["rows"] == compared["rows"].min()) & (compared["arm"] == served)
@@ -117,10 +147,12 @@ def _rows(calls: pd.DataFrame) -> list[str]:
     return [*table, "", *words.bullets([*sentences, control_line(calls)])]
 
 
-def _medians(calls: pd.DataFrame, sizes: Sequence[int], arms: Sequence[str], notes: dict[Any, str]) -> list[str]:
+def _medians(
+    calls: pd.DataFrame, sizes: Sequence[int], arms: Sequence[str], notes: dict[Any, str], below: Sequence[str] = ()
+) -> list[str]:
     """Return a table of median milliseconds by arm and rows, with the notes of some, and the floors at its end."""
     p50_ms = stats.summary(calls).set_index(["arm", "rows"])["p50_ms"].map(words.number).to_dict()
-    floors = {arm: f"{arm} (floor)" for arm in ("in process", findings.echo_of(calls))}
+    floors = {arm: f"{arm} (floor)" for arm in below or ("in process", findings.echo_of(calls))}
     lines = []
     for arm in (*arms, *floors):
         cells = [p50_ms.get((arm, rows), "") + notes.get((arm, rows), "") for rows in sizes]
@@ -128,7 +160,7 @@ def _medians(calls: pd.DataFrame, sizes: Sequence[int], arms: Sequence[str], not
     return words.table(["rows", *(f"{rows:,}" for rows in sizes)], lines)
 
 
-def _rows_short(calls: pd.DataFrame) -> list[str]:
+def _encodings_short(calls: pd.DataFrame) -> list[str]:
     """Return a small table and a sentence if the sizes of the table were measured, else a sentence for two sizes."""
     sizes = calls.attrs["experiment"]["rows"]
     if set(SHORT_ROWS) <= set(sizes):
@@ -216,7 +248,7 @@ def _pairs(calls: pd.DataFrame, shown: dict[int, set[str]]) -> set[Claim]:
     return {(arm, base, rows) for arm, base in compare for rows, names in shown.items() if {arm, base} <= names}
 
 
-def _rows_claims(calls: pd.DataFrame) -> set[Claim]:
+def _encodings_claims(calls: pd.DataFrame) -> set[Claim]:
     sizes = calls.attrs["experiment"]["rows"]
     if set(SHORT_ROWS) <= set(sizes):
         return _pairs(calls, {rows: {*SHORT_ARMS, "in process"} for rows in SHORT_ROWS})
@@ -252,6 +284,7 @@ def _all_claims(calls: pd.DataFrame) -> set[Claim]:
 Lines = Callable[[pd.DataFrame], list[str]]
 FULL: dict[str, Lines] = {
     "rows": _rows,
+    "encodings": _encodings,
     "load": _titles,
     "chunks": _chunks,
     "ladder": _titles,
@@ -259,11 +292,11 @@ FULL: dict[str, Lines] = {
     "floor": _floor,
 }
 SHORT: dict[str, Lines] = {
-    "rows": _rows_short, "load": _load_short, "chunks": _titles, "ladder": _ladder_short, "parts": _parts,
-    "floor": _floor_short,
+    "rows": _rows_short, "encodings": _encodings_short, "load": _load_short, "chunks": _titles, "ladder": _ladder_short,
+    "parts": _parts, "floor": _floor_short,
 }  # fmt: skip
 # The comparisons that a short block states, in its words or by two cells of its table. Who changes one changes both.
 CLAIMS: dict[str, Callable[[pd.DataFrame], set[Claim]]] = {
-    "rows": _rows_claims, "load": _load_claims, "chunks": _chunks_claims, "ladder": _ladder_claims,
+    "rows": _all_claims, "encodings": _encodings_claims, "load": _load_claims, "chunks": _chunks_claims, "ladder": _ladder_claims,
     "parts": _all_claims, "floor": _all_claims,
 }  # fmt: skip

@@ -5,7 +5,7 @@ default) and whether to be quick. `floor` has models and sizes of its own.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,16 +14,19 @@ import pandas as pd
 
 from pred_server.checkout import MODELS
 from pred_server.client.client import CHUNK_BYTES
-from pred_server.client.prepare import FEW_ROWS
+from pred_server.client.prepare import FEW_ROWS, Known, prepare
 from pred_server.engines.onnx import with_onnx
 from pred_server.errors import InvalidInput, ServerStartError
 from pred_server.lab.experiments import Experiment, sample, table_of
-from pred_server.lab.findings import AS_AN_END, CASES, FIRST, callers_suffix
-from pred_server.lab.ways import WAYS, Arm, messages_of
+from pred_server.lab.findings import AS_AN_END, CASES, FIRST, OURS, callers_suffix
+from pred_server.lab.stats import SUM
+from pred_server.lab.ways import RIVALS, Arm, messages_of
+from pred_server.lab.ways.open_inference import OpenInference
 from pred_server.limits import MIB, ROW_BLOCK
 from pred_server.store.loading import load
 from pred_server.store.saving import save
 from pred_server.wire.codec import CODECS
+from pred_server.wire.description import Description
 
 ARTICLE = Arm("the article's server", "article")
 IN_PROCESS = Arm("in process", "predict")
@@ -80,20 +83,81 @@ def declared(
 
 
 def rows(model: str, served: Sequence[Arm], stream: Arm, rows: tuple[int, ...], quick: bool) -> Experiment:
-    """Latency of one call by rows: every encoding, the article's server, the competitors and the floors."""
+    """Latency at the caller's hand, from a DataFrame to predictions: our client and the rivals with theirs.
+
+    Beside it stand our server alone, asked with the bytes that our client would send, and the floors.
+    """
+    rows = rows or ((1, 100, 10_000) if quick else (1, 10, 100, 1_000, 10_000, 100_000))
+    by_encoding, chosen = {arm.encoding: arm for arm in served}, _as_our_client_chooses(model, rows)
+    encoding = "auto" if set(chosen.values()) <= set(by_encoding) else stream.encoding
+    ours = Arm(OURS, encoding=encoding, flags=ROOMY, frame=True)
+    again = replace(ours, name=f"{OURS}, again", process=1)
+    rivals = [replace(ARTICLE, frame=True), *_rivals(rows, quick)]
+    sizes: dict[Arm, list[int]] = {}
+    for n_rows in rows:
+        sent = by_encoding[chosen[n_rows] if encoding == "auto" else encoding]
+        in_chunks = sent.encoding == stream.encoding and n_rows > stream.chunk_rows
+        sizes.setdefault(stream if in_chunks else sent, []).append(n_rows)
+    ready = [replace(arm, rows=tuple(its_sizes)) for arm, its_sizes in sizes.items()]
+    echoes = [replace(arm, name=f"echo of {arm.name}", server="echo", flags=()) for arm in ready]
+    tcp = [] if quick else [replace(ready[-1], name="raw TCP", server="tcp", flags=())]  # for the largest tables
+    compare = [(arm.name, ours.name) for arm in (*rivals, *ready)]
+    compare += [(ours.name, SUM.join([echo.name, IN_PROCESS.name])) for echo in echoes]
+    return Experiment(
+        (ours, again, *rivals, *ready, IN_PROCESS, *echoes, *tcp),
+        tuple(compare),
+        (again.name, ours.name),
+        "rows",
+        model,
+        rows,
+        blocks=3 if quick else 5,
+        calls=8 if quick else 20,
+        most_rows=20_000 if quick else 200_000,
+    )
+
+
+def _rivals(rows: Sequence[int], quick: bool) -> Iterator[Arm]:
+    """Yield the rivals that are installed; a quick run needs no environment but our own."""
+    for way in RIVALS:
+        sizes = tuple(n_rows for n_rows in rows if n_rows <= way.most_rows)
+        if not sizes or (quick and isinstance(way, OpenInference)):
+            continue
+        if missing := way.missing():
+            print(f"left out: {missing}")
+            continue
+        yield Arm(way.title, way.name, frame=True, rows=() if len(sizes) == len(rows) else sizes)
+
+
+def _as_our_client_chooses(model: str, rows: Sequence[int]) -> dict[int, str]:
+    """Return the encoding that our client chooses for a table of the model, by its rows."""
+    loaded = load(model)
+    known, table = Known(Description(loaded.name, "", loaded.schema, encodings=tuple(CODECS))), table_of(loaded)
+    return {n_rows: prepare(sample(table, n_rows, seed=0), "auto", known).codec.name for n_rows in rows}
+
+
+def encodings(model: str, served: Sequence[Arm], stream: Arm, rows: tuple[int, ...], quick: bool) -> Experiment:
+    """Latency of ready bytes by rows: every encoding over gRPC and over HTTP/1.1, the article's server and the floors.
+
+    What two encodings over one transport differ by is the encoding's; what one encoding differs by over two transports
+    is the transport's.
+    """
     first, whole = served[0], replace(stream, name=stream.encoding, chunk_rows=0)
     again = replace(first, name=f"{first.name}, again", process=1)
-    others = [] if quick else [Arm(way.title, way.name) for way in WAYS.values() if way.title]
-    tcp = [] if quick else [Arm("raw TCP", "tcp", stream.encoding)]
+    over_http = [replace(arm, name=f"{arm.name} over HTTP", server="http", flags=()) for arm in served]
+    others = [Arm("REST (JSON)", "rest"), *over_http, Arm("Arrow Flight", "flight")]
+    tcp = [Arm("raw TCP", "tcp", stream.encoding)]
+    if quick:
+        others = tcp = []
     echoes = [replace(arm, name=f"echo of {arm.name}", server="echo", flags=()) for arm in (*served, stream)]
     compare = [(arm.name, ARTICLE.name) for arm in (*served, stream, *others)]
     compare += [(arm.name, first.name) for arm in served[1:]]
+    compare += [(http.name, arm.name) for http, arm in zip(over_http, served, strict=True) if http in others]
     compare += [(stream.name, whole.name), (first.name, IN_PROCESS.name), (whole.name, IN_PROCESS.name)]
     return Experiment(
         (ARTICLE, *served, stream, again, *others, IN_PROCESS, *echoes, *tcp),
         tuple(dict.fromkeys(compare)),
         (again.name, first.name),
-        "rows",
+        "encodings",
         model,
         rows or ((1, 100, 10_000) if quick else (1, 10, 100, 1_000, 10_000, 100_000)),
         blocks=3 if quick else 5,
@@ -311,4 +375,6 @@ def trained(name: str) -> str:
     return name
 
 
-STUDIES = {"rows": rows, "load": offered_load, "chunks": chunks, "ladder": ladder, "parts": parts}
+STUDIES = {
+    "rows": rows, "encodings": encodings, "load": offered_load, "chunks": chunks, "ladder": ladder, "parts": parts,
+}  # fmt: skip

@@ -14,10 +14,44 @@ Drawn = dict[str, Figure]
 
 def figures_of(calls: pd.DataFrame) -> Drawn:
     """Return the figures of an experiment's result, by name. Their titles say the findings."""
-    return STUDIES[calls.attrs["experiment"]["varies"]](calls, calls.attrs["stamp"])
+    return STUDIES[findings.study_of(calls)](calls, calls.attrs["stamp"])
 
 
 def _rows(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
+    shown, rivals = findings.at_hand(calls), findings.rivals(calls)
+    floors = list(shown.loc[shown["server"].isin(["predict", "echo", "tcp"]), "arm"].unique())
+    drawn = {"latency": figures.latency_by_rows(stats.summary(shown), floors, best_rivals(rivals), stamp)}
+    return drawn | _crossovers(calls, rivals, stamp)
+
+
+def best_rivals(rivals: pd.DataFrame) -> str:
+    """Return a sentence on the quickest rival at the fewest and at the most rows that both take.
+
+    Parameters
+    ----------
+    rivals : what `findings.rivals` returns
+    """
+    best = [part.sort_values("ratio").iloc[0] for _, part in rivals.groupby("rows")]
+    ends = [best[0], best[-1]] if len(best) > 1 else best
+    said = (
+        f"{words.at(row.rows)} the best rival, {row.arm}, takes {words.interval(row)} times as long" for row in ends
+    )
+    return words.capital(f"{'; '.join(said)} as ours, from table to predictions")
+
+
+def _crossovers(calls: pd.DataFrame, compared: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
+    result = {}
+    for arm, base in compared[["arm", "base"]].drop_duplicates().itertuples(index=False):
+        point, low, high = stats.crossover(calls, arm, base)
+        if np.isfinite(point):
+            title = f"{arm} and {base} take equally long at {words.about(point)} rows"
+            title = words.capital(f"{title} [{words.about(low)}, {words.about(high)}], interpolated")
+            name = "".join(letter if letter.isalnum() else "_" for letter in f"{arm}_{base}")
+            result[f"crossover_{name}"] = figures.crossover(calls, arm, base, title, stamp)
+    return result
+
+
+def _encodings(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
     again = (stats.control(calls) or ("",))[0]
     compared = stats.declared(calls).query("arm != @again")
     order = {arm["name"]: place for place, arm in enumerate(calls.attrs["experiment"]["arms"])}
@@ -37,14 +71,7 @@ def _rows(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
         phase = figures.PHASES[str(known.loc[slowest].idxmax())]
         title = f"{words.capital(words.at(rows))} `{part.loc[slowest, 'arm']}` spends most of its time on: {phase}"
         result[f"waterfall_{rows}"] = figures.waterfall(part, title, stamp)
-    for arm, base in compared[["arm", "base"]].drop_duplicates().itertuples(index=False):
-        point, low, high = stats.crossover(calls, arm, base)
-        if np.isfinite(point):
-            title = f"{arm} and {base} take equally long at {words.about(point)} rows"
-            title = words.capital(f"{title} [{words.about(low)}, {words.about(high)}], interpolated")
-            name = "".join(letter if letter.isalnum() else "_" for letter in f"{arm}_{base}")
-            result[f"crossover_{name}"] = figures.crossover(calls, arm, base, title, stamp)
-    return result
+    return result | _crossovers(calls, compared, stamp)
 
 
 def _largest(compared: pd.DataFrame) -> str:
@@ -169,6 +196,6 @@ def machines(verdicts_on: pd.DataFrame) -> Figure:
 
 
 STUDIES: dict[str, Callable[[pd.DataFrame, dict[str, Any]], Drawn]] = {
-    "rows": _rows, "load": _load, "chunks": _chunks, "ladder": _ladder, "floor": _floor,
+    "rows": _rows, "encodings": _encodings, "load": _load, "chunks": _chunks, "ladder": _ladder, "floor": _floor,
     "parts": lambda calls, stamp: {},  # two sentences say it all
 }  # fmt: skip

@@ -47,8 +47,12 @@ def difference(row: Any) -> str:
 
 
 def named(arm: str) -> str:
-    """Return an arm's name as it stands in a sentence: one word is an encoding or a flag's value, and goes in ticks."""
-    return arm if " " in arm else f"`{arm}`"
+    """Return an arm's name as it stands in a sentence: in ticks where it is an encoding or a flag's value.
+
+    Such a name is one small word. Others are words, and names of products.
+    """
+    is_code = " " not in arm and arm.islower() and arm != "ours"
+    return f"`{arm}`" if is_code else arm
 
 
 def sentence(row: Any) -> str:
