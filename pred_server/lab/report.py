@@ -77,7 +77,7 @@ def contradicted_claims(result: Path, calls: pd.DataFrame) -> list[str]:
     against = others[others["verdict"] == verdicts.CONTRADICTED]
     if against.empty:
         return []
-    stated = CLAIMS[calls.attrs["experiment"]["varies"]](calls)
+    stated = CLAIMS[findings.study_of(calls)](calls)
     withdrawn = [row for row in against.itertuples() if (row.arm, row.base, row.rows) in stated]
     return [f"{verdicts.line(row)} ({row.machine})" for row in withdrawn]
 

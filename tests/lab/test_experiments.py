@@ -41,7 +41,8 @@ def test_bench_and_plot_a_model_of_ones_own(tmp_path: Path, capsys: pytest.Captu
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     calls = pd.read_parquet(out)
-    arms = {"the article's server", "csv", "csv, again", "in process", "echo of csv"}
+    rivals = {"the article's server", "FastAPI", "FastAPI, pydantic", "Arrow Flight"}
+    arms = {"ours", "ours, again", "csv", "in process", "echo of csv", *rivals}
     keys = ["arm", "rows", "repetition", "block", "half", "call"]
     assert len(calls) == len(arms) * 2 * 3 * 2 * 8  # arms, repetitions, blocks, halves, calls
     assert not calls.duplicated(keys).any()
@@ -54,8 +55,10 @@ def test_bench_and_plot_a_model_of_ones_own(tmp_path: Path, capsys: pytest.Captu
     assert not (tmp_path / "wine.parts").exists()
 
     assert "median latency in ms, by rows in one call" in printed
-    said = [line for line in printed.splitlines() if line.startswith("at 5 rows ") and "`csv`" in line]
-    assert len(said) == 3, "all that was declared is reported, and the control"
+    said = [line for line in printed.splitlines() if line.startswith("at 5 rows ") and "ours" in line]
+    compared = [*rivals, "`csv`", "echo of csv + in process", "ours, again"]
+    assert len(said) == len(compared), "all that was declared is reported, and the control"
+    assert all(any(name in line for line in said) for name in compared)
 
     assert main(["plot", str(out), "--out", str(tmp_path)]) == 0
     with Image.open(tmp_path / "wine_latency.png") as image:

@@ -65,7 +65,7 @@ def test_a_claim_that_a_machine_contradicts_is_found(folder: Path, published: pd
 @pytest.mark.parametrize("result", SHORT, ids=lambda path: path.stem)
 def test_each_short_block_claims_comparisons_that_were_declared(result: Path) -> None:
     calls = experiments.read(result)
-    claims = report.CLAIMS[calls.attrs["experiment"]["varies"]](calls)
+    claims = report.CLAIMS[findings.study_of(calls)](calls)
     pairs = {tuple(pair) for pair in calls.attrs["experiment"]["compare"]}
     assert claims
     assert {claim[:2] for claim in claims} <= pairs

@@ -1,12 +1,14 @@
 """The declared experiments: complete, consistent, and only for encodings that can carry the table."""
 
 import functools
+from pathlib import Path
 
 import pytest
 
 from pred_server.client.client import CHUNK_BYTES
 from pred_server.errors import InvalidInput
 from pred_server.lab import stats, studies
+from pred_server.lab.ways import open_inference
 
 
 def test_experiments_are_declared_for_what_can_carry_the_table(
@@ -20,7 +22,8 @@ def test_experiments_are_declared_for_what_can_carry_the_table(
         assert not [arm for arm in experiment.arms if arm.encoding == "tensor"]
         names = [arm.name for arm in experiment.arms]
         assert len(set(names)) == len(names)
-        assert {name for pair in (*experiment.compare, experiment.control or ()) for name in pair} <= set(names)
+        sides = [side for pair in (*experiment.compare, experiment.control or ()) for side in pair]
+        assert {name for side in sides for name in side.split(stats.SUM)} <= set(names)
     cases = studies.declared("floor", "flights")
     sides = [side for pair in cases.compare for side in pair]
     assert {name for side in sides for name in side.split(stats.SUM)} <= {arm.name for arm in cases.arms}
@@ -28,6 +31,42 @@ def test_experiments_are_declared_for_what_can_carry_the_table(
         studies.declared("floor", "linear")
     (stream,) = [arm for arm in studies.declared("rows", "linear").arms if arm.name == "streamed tensor"]
     assert stream.chunk_rows == pytest.approx(CHUNK_BYTES / 80, rel=0.01), "ten doubles a row"
+
+
+def test_rows_are_compared_at_the_callers_hand_and_ours_is_asked_with_its_clients_bytes() -> None:
+    experiment = studies.declared("rows", "linear", rows=[1, 10_000, 100_000])
+    arms = {arm.name: arm for arm in experiment.arms}
+    assert all(arms[name].frame for name in ("ours", "the article's server", "FastAPI", "Arrow Flight"))
+    assert arms["ours"].encoding == "auto"
+    assert arms["FastAPI, pydantic"].rows == (1, 10_000), "a million pydantic rows take minutes"
+    assert (arms["tensor"].rows, arms["streamed tensor"].rows) == ((1, 10_000), (100_000,))
+    assert {("Arrow Flight", "ours"), ("ours", "echo of tensor + in process")} <= set(experiment.compare)
+
+    flights = studies.declared("rows", "flights", rows=[1, 100])
+    ready = {arm.name: arm.rows for arm in flights.arms if arm.server == "serve" and not arm.frame}
+    assert ready == {"columns": (1,), "arrow": (100,)}
+    (ours, *_) = studies.declared("rows", "linear", encodings=["csv"], quick=True).arms
+    assert ours.encoding == "csv", "as asked for"
+
+
+def test_a_quick_run_needs_no_environment_but_our_own() -> None:
+    quick = studies.declared("rows", "linear", quick=True)
+    assert not {"kserve", "mlserver"} & {arm.server for arm in quick.arms}
+
+
+def test_a_rival_that_is_not_installed_is_left_out(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(open_inference, "ENVIRONMENTS", tmp_path)
+    experiment = studies.declared("rows", "linear")
+    assert not {"kserve", "mlserver"} & {arm.server for arm in experiment.arms}
+    assert "left out: KServe is not installed: run `make rivals`" in capsys.readouterr().out
+
+
+def test_encodings_are_compared_over_both_transports() -> None:
+    pairs = set(studies.declared("encodings", "linear").compare)
+    assert {("csv over HTTP", "csv"), ("tensor over HTTP", "tensor"), ("arrow over HTTP", "arrow")} <= pairs
+    assert ("tensor", "csv") in pairs
 
 
 def test_a_ladder_begins_with_csv() -> None:
