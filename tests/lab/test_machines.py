@@ -10,7 +10,7 @@ import pytest
 from pred_server.checkout import ROOT
 from pred_server.cli import main
 from pred_server.errors import InvalidInput
-from pred_server.lab import experiments, figures, machines, report, reproduce, stats, study_figures, verdicts
+from pred_server.lab import experiments, figures, findings, machines, report, reproduce, stats, study_figures, verdicts
 
 README = (ROOT / "README.md").read_text()
 RESULTS = sorted(machines.RESULTS.glob("*.parquet"))

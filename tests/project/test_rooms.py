@@ -58,9 +58,9 @@ BUDGETS = {
     "guard": 320,
     # Graphs in double precision, and the proof that they predict as scikit-learn does; threads by rows.
     "engines": 855,
-    # A quarter of it is what can be measured: a rival costs 30 to 70, since it is built as its own users build it, and is
-    # called by their client. A seventh runs a result's experiment again, compares the verdicts, and keeps and checks those
-    # of further machines. Less than a tenth watches and draws a server that is being broken, for lesson 08.
+    # A quarter of it is what can be measured: a rival costs 30 to 70, since it is built as its own users build it, and
+    # is called by their client. A seventh runs a result's experiment again, compares the verdicts, and keeps and checks
+    # those of further machines. Less than a tenth watches and draws a server that is being broken, for lesson 08.
     "lab": 2_800,
 }
 # 2,500 was meant. What a client needs to outlive the model that it asks (`client/memory`, chunks that can be prepared
