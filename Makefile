@@ -86,7 +86,7 @@ rivals: .venv/test-ready $(RIVALS:%=.venv-rivals/%/ready)  ## install the server
 .venv-rivals/%/ready: pred_server/lab/rivals/%.lock
 	@echo "installing the rival $*, pinned, into .venv-rivals/$*; this takes a minute"
 	@rm -rf $(@D) && $(BIN)/python -m venv $(@D)
-	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $<
 	@touch $@
 
 bench: setup rivals  ## measure how fast it is: the published results, data/results; QUICK=--quick for a shorter, less sure run
