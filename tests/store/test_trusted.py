@@ -56,7 +56,7 @@ def test_every_trusted_type_is_one_of_the_installed_packages_and_has_a_reason() 
         make_pipeline(OneHotEncoder(handle_unknown="ignore"), KNeighborsRegressor()),
         make_pipeline(OneHotEncoder(handle_unknown="ignore"), SVR()),
     ],
-    ids=str,
+    ids=lambda estimator: "-".join(type(step).__name__ for _, step in getattr(estimator, "steps", [("", estimator)])),
 )
 def test_scikit_learns_own_needs_no_trust(estimator: Any, tmp_path: Path) -> None:
     with warnings.catch_warnings(action="ignore"):
