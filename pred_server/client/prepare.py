@@ -14,7 +14,7 @@ from pred_server.limits import UNLIMITED
 from pred_server.wire.codec import CODECS, Codec
 from pred_server.wire.description import EXPECT_SCHEMA, Description
 from pred_server.wire.schema import Schema
-from pred_server.wire.tables import Table, is_carried, is_text, to_frame, without_columns
+from pred_server.wire.tables import Table, is_carried, is_text, names_of, to_frame, without_columns
 from pred_server.wire.timing import Stopwatch
 
 # Up to so many rows a table of mixed types is cheaper as columns than as Arrow.
@@ -93,6 +93,10 @@ class Prepared:
     known: Known = Known()
     """What it was prepared by."""
     ignored: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    """The columns' names, where the table was a DataFrame and is an array now."""
+    index: pd.Index | None = None
+    """Of the table as it was."""
 
     def write(self, watch: Stopwatch) -> Request:
         """Return the request. Raises InvalidInput where the encoding cannot carry the table."""
@@ -110,6 +114,8 @@ class Prepared:
             if isinstance(table, np.ndarray) and self.codec.name != "tensor":
                 table = to_frame(table, schema.names if schema else [])
             self.codec.write_table(table, request := Request())
+            if self.names:
+                request.tensor.names.extend(self.names)
         return request
 
     def read(self, response: Response, dtype: str | None, output: str, watch: Stopwatch) -> Predictions | Probabilities:
@@ -118,8 +124,7 @@ class Prepared:
             result = self.codec.read_result(response, dtype)
             if not isinstance(self.table, str) and len(result) != len(self.table):
                 raise ServerFault(f"{len(self.table)} rows were sent and {len(result)} predictions came back")
-            index = self.table.index if isinstance(self.table, pd.DataFrame) else None
-            return to_pandas(result, output, index)
+            return to_pandas(result, output, self.index)
 
 
 def check_encoding(name: str) -> str:
@@ -167,10 +172,15 @@ def prepare(table: Table | CsvText, encoding: str, known: Known) -> Prepared:
         table = known.named(table)
     if schema and not isinstance(table, np.ndarray):
         table, ignored = without_columns(table, {*schema.names, *known.former})
+    names, index = list[str](), table.index if isinstance(table, pd.DataFrame) else None
     if encoding == "auto":
         best = _best_encoding(table)
         encoding = best if description and best in description.encodings else "csv"
-    return Prepared(table, CODECS[encoding], known, ignored)
+        if encoding == "tensor" and isinstance(
+            table, pd.DataFrame
+        ):  # all columns have one type: it has an array inside
+            names, table = names_of(table), table.to_numpy()
+    return Prepared(table, CODECS[encoding], known, ignored, names, index)
 
 
 def _best_encoding(table: Table) -> str:

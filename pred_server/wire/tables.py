@@ -41,7 +41,7 @@ def as_table(table: Any) -> Table:
 
 def names_of(table: pd.DataFrame | pa.Table) -> list[str]:
     """Return the columns' names as text."""
-    return [str(name) for name in (table.columns if isinstance(table, pd.DataFrame) else table.column_names)]
+    return [str(name) for name in (table.columns.tolist() if isinstance(table, pd.DataFrame) else table.column_names)]
 
 
 def count_bytes(table: Table | str) -> int:
