@@ -59,9 +59,9 @@ demo: setup  ## the whole story without a browser: train, stubs, serve, predict,
 
 setup: .venv/ready $(MODEL) gateway  ## only set up: .venv with what the lessons need, the trained model, bin/gateway
 
-gateway: .venv/ready  ## build the HTTP gateway, bin/gateway
+gateway: .venv/ready  ## build the HTTP gateway, bin/gateway, and what calls servers to measure them, bin/loadgen
 	@mkdir -p bin; [ -x bin/gateway ] || echo "building the gateway, bin/gateway; the first time this takes a minute or two"
-	@{ $(GO) build ./... && $(GO) build -o bin/gateway ./gateway/cmd/gateway; } 2> bin/build.log || { \
+	@{ $(GO) build ./... && $(GO) build -o bin/ ./gateway/cmd/gateway ./gateway/loadgen; } 2> bin/build.log || { \
 	  if [ -n "$$CI" ]; then cat bin/build.log; exit 1; else echo "$(NO_GO) (bin/build.log)"; fi; }
 
 stubs: .venv/ready  ## generate the stubs in generated/ from proto/

@@ -18,10 +18,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 from tqdm.auto import tqdm
 
 from pred_server.checkout import FLIGHTS, ROOT
 from pred_server.errors import InvalidInput
+from pred_server.lab import native
 from pred_server.lab.load import Generator, Segment, on_cores
 from pred_server.lab.stats import SUM
 from pred_server.lab.ways import CARRIERS, WAYS, Arm, Target, messages_of
@@ -158,20 +160,36 @@ def run(experiment: Experiment, out: Path, progress: bool = True) -> pd.DataFram
 
 @contextmanager
 def running(experiment: Experiment) -> Iterator["Bench"]:
-    """Start the servers of an experiment and the generator; stop them at the end of the `with` block."""
+    """Start the servers of an experiment and the generator; stop them at the end of the `with` block.
+
+    Raises
+    ------
+    InvalidInput
+        An arm is to be called from Go, and its way speaks neither gRPC nor HTTP.
+    ServerStartError
+        A server cannot start, or the generator in Go is not built.
+    """
+    for arm in experiment.arms:
+        native.check(arm)
     models = {arm.model or experiment.model for arm in experiment.arms}
     tables = {model: table_of(load(model)) for model in models}
     on_servers, on_generator = experiment.cores
-    started: dict[tuple[Any, ...], str] = {}
+    started: dict[tuple[Any, ...], tuple[str, tuple[int, ...]]] = {}
     with ExitStack() as stack:
-        bench = Bench(experiment, tables, stack.enter_context(Generator(on_generator)), {})
+        bench = Bench(experiment, tables, stack.enter_context(Generator(on_generator)), {}, {})
         with on_cores(on_servers):
             for arm in experiment.arms:
                 key = (arm.server, arm.flags, arm.process, model := arm.model or experiment.model)
                 if key not in started:
-                    started[key] = WAYS[arm.server].start(arm, model, stack)
-                bench.addresses[arm.name] = started[key]
+                    before = _children()
+                    address = WAYS[arm.server].start(arm, model, stack)
+                    started[key] = address, tuple(_children() - before)
+                bench.addresses[arm.name], bench.pids[arm.name] = started[key]
         yield bench
+
+
+def _children() -> set[int]:
+    return {process.pid for process in psutil.Process().children()}
 
 
 @dataclass(frozen=True)
@@ -182,12 +200,14 @@ class Bench:
     ----------
     tables : by model, the rows to ask it for
     addresses : of the servers, by the arm's name
+    pids : of the processes that were started for an arm, by its name
     """
 
     experiment: Experiment
     tables: dict[str, pd.DataFrame]
     generator: Generator
     addresses: dict[str, str]
+    pids: dict[str, tuple[int, ...]]
 
     def measure(self, rows: int, repetition: int) -> pd.DataFrame:
         """Run all blocks of one number of rows."""
@@ -228,7 +248,7 @@ class Bench:
             if recipe not in sent:
                 sent[recipe] = _encoded(arm, sample(self.tables[model], rows, self.experiment.seed))
             messages, encode_ms[arm.name] = sent[recipe]
-            targets[arm.name] = Target(arm, self.addresses[arm.name], messages)
+            targets[arm.name] = Target(arm, self.addresses[arm.name], messages, pids=self.pids[arm.name])
             served = [like for like in targets.values() if like.messages is messages and like.arm.server == "serve"]
             if arm.server in CARRIERS and served:
                 reply = self.generator.run(served[:1], [Segment(served[0].arm.name, 1)])

@@ -24,9 +24,11 @@ from pred_server.lab.ways.predict import Predict
 from pred_server.lab.ways.rest import Rest
 from pred_server.lab.ways.serve import Serve
 from pred_server.lab.ways.tcp import Tcp
-from pred_server.lab.ways.way import CARRIERS, FLOORS, Arm, Call, Reply, Target, Way, start_own
+from pred_server.lab.ways.way import CARRIERS, FLOORS, Arm, Call, Grpc, Http, Reply, Target, Way, start_own
 
-__all__ = ["CARRIERS", "FLOORS", "WAYS", "Arm", "Call", "Reply", "Target", "Way", "messages_of", "start_own"]
+__all__ = [
+    "CARRIERS", "FLOORS", "WAYS", "Arm", "Call", "Grpc", "Http", "Reply", "Target", "Way", "messages_of", "start_own",
+]  # fmt: skip
 
 ALL = (Serve(), Checkout(), Article(), Rest(), Flight(), Gateway(), Predict(), Echo(), Tcp())
 WAYS: dict[str, Way] = {way.name: way for way in ALL}

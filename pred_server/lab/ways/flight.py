@@ -7,12 +7,13 @@ import pandas as pd
 import pyarrow as pa
 
 from pred_server.lab.ways.transports import stream
-from pred_server.lab.ways.way import Arm, Call, Options, Target, Way, ready
+from pred_server.lab.ways.way import Arm, Call, Grpc, Options, Target, Way, ready
 from pred_server.store.loading import load
 
 
 class Flight(Way):
     name, title = "flight", "Arrow Flight"
+    wire = Grpc("/arrow.flight.protocol.FlightService/DoExchange", stream=True)
 
     def run(self, address: str, model: str, options: Options) -> None:
         from pyarrow import flight

@@ -5,12 +5,12 @@ from contextlib import AsyncExitStack, ExitStack
 import pandas as pd
 
 from pred_server.lab.ways.transports import http
-from pred_server.lab.ways.way import Arm, Call, Target, Way, request_of
+from pred_server.lab.ways.way import Arm, Call, Http, Target, Way, request_of
 from pred_server.tutorial.background import gateway, serve
 
 
 class Gateway(Way):
-    name = "gateway"
+    name, wire = "gateway", Http("/predict", "text/csv")
 
     def start(self, arm: Arm, model: str, stack: ExitStack) -> str:
         server = stack.enter_context(serve(model, *arm.flags))

@@ -5,12 +5,13 @@ from contextlib import AsyncExitStack
 import pandas as pd
 
 from pred_server.lab.ways.transports import http
-from pred_server.lab.ways.way import Arm, Call, Options, Target, Way, listen, ready
+from pred_server.lab.ways.way import Arm, Call, Http, Options, Target, Way, listen, ready
 from pred_server.store.loading import load
 
 
 class Rest(Way):
     name, title = "rest", "REST (JSON)"
+    wire = Http("/predict", "application/json")
 
     def run(self, address: str, model: str, options: Options) -> None:
         import orjson

@@ -12,9 +12,10 @@ from typing import Any
 import grpc
 import pandas as pd
 
-from pred_server.lab.ways.way import Call, Reply, Target
+from pred_server.lab.ways.way import Call, Grpc, Reply, Target
 
 METHOD = "/prediction.Prediction/Predict"
+PREDICT = Grpc(METHOD)
 OPTIONS = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),  # or equal channels would share one socket

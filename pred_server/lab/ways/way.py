@@ -11,12 +11,14 @@ from typing import ClassVar, NamedTuple
 
 import pandas as pd
 
+from pred_server.errors import InvalidInput
 from pred_server.generated.pred_pb2 import Request
 from pred_server.tutorial.background import Server, serve
 from pred_server.wire.codec import CODECS
 
 CARRIERS = ("echo", "tcp")  # carry the same bytes as `serve`, and compute nothing
 FLOORS = (*CARRIERS, "predict")
+GENERATORS = ("python", "go")
 
 Options = list[tuple[str, int]]
 UNLIMITED: Options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -35,11 +37,18 @@ class Arm:
     flags : further flags of the server
     process : arms with equal server, flags, model and process share one server process
     callers : the number of callers in a closed loop; ignored if `rate_per_s` is given, which makes an open loop
+    generator : what makes the calls: "python", or "go" for rates that Python cannot make; see `lab.native`
+    connections : of the generator in Go; 0 means one for gRPC, and for HTTP as many as there are callers
     frame : time the whole way from a DataFrame to a Series: by our `Client` for `serve` (it cuts a large table into
         chunks by itself), by pandas for `article`
     model : the model to serve, if it differs from the experiment's
     rows : the numbers of rows at which the arm takes part; empty for all of them
     calls : calls in each half of a block, if the number differs from the experiment's
+
+    Raises
+    ------
+    InvalidInput
+        There is no such generator.
     """
 
     name: str
@@ -55,6 +64,12 @@ class Arm:
     model: str = ""
     rows: tuple[int, ...] = ()
     calls: int = 0
+    generator: str = "python"
+    connections: int = 0
+
+    def __post_init__(self) -> None:
+        if self.generator not in GENERATORS:
+            raise InvalidInput(f"no generator {self.generator!r}; there is {' and '.join(GENERATORS)}")
 
 
 @dataclass(frozen=True)
@@ -69,6 +84,7 @@ class Target:
     metadata : gRPC metadata sent with each call
     reply_bytes : the size of a reply that `echo` or `tcp` is asked for; 0 means all of the request from `echo`, and
         nothing from `tcp`
+    pids : the processes that answer, whose CPU time is counted
     """
 
     arm: Arm
@@ -77,6 +93,7 @@ class Target:
     metadata: tuple[tuple[str, str], ...] = ()
     reply_bytes: int = 0
     timeout_s: float = 60.0
+    pids: tuple[int, ...] = ()
 
 
 class Reply(NamedTuple):
@@ -91,6 +108,22 @@ class Reply(NamedTuple):
 Call = Callable[[], Awaitable[Reply]]  # makes one call; raises where it fails
 
 
+@dataclass(frozen=True)
+class Grpc:
+    """A gRPC method that takes the ready bytes: one message, or a stream of them."""
+
+    method: str
+    stream: bool = False
+
+
+@dataclass(frozen=True)
+class Http:
+    """A path of an HTTP server, to which the ready bytes are posted."""
+
+    path: str
+    content_type: str
+
+
 class Way:
     """One thing that can be measured. A way overrides what differs; here are the messages that `serve` takes.
 
@@ -101,6 +134,8 @@ class Way:
     """What `Arm.server` says."""
     title: ClassVar[str] = ""
     """The name in figures of a competitor, which makes it take part in the study of rows."""
+    wire: ClassVar[Grpc | Http | None] = None
+    """How ready bytes travel, for the generator in Go; None: neither by gRPC nor by HTTP."""
 
     def start(self, arm: Arm, model: str, stack: ExitStack) -> str:
         """Start the server, to be closed with the stack, and return its address."""
@@ -117,6 +152,20 @@ class Way:
         step = arm.chunk_rows or len(table)
         chunks = (table.iloc[start : start + step].reset_index(drop=True) for start in range(0, len(table), step))
         return tuple(request_of(chunk, arm.encoding).SerializeToString() for chunk in chunks)
+
+    def wire_of(self, arm: Arm) -> Grpc | Http:
+        """Return how an arm's ready bytes travel. Raises InvalidInput where only Python can make its calls."""
+        if arm.frame:
+            raise InvalidInput(f"{arm.name}: only Python calls with a DataFrame; its generator must be python")
+        if self.wire is None:
+            raise InvalidInput(f"{arm.name}: the generator in Go speaks gRPC and HTTP, and {self.name!r} is neither")
+        if isinstance(self.wire, Grpc) and arm.chunk_rows and not self.wire.stream:
+            return Grpc(f"{self.wire.method}Stream", stream=True)
+        return self.wire
+
+    def metadata(self, target: Target) -> tuple[tuple[str, str], ...]:
+        """Return the metadata of each call."""
+        return target.metadata
 
     def connect(self, target: Target, stack: AsyncExitStack) -> Call:
         """Connect, inside a running event loop, and return the function that makes one call."""
