@@ -61,7 +61,7 @@ func (l *loop) closed(calls, callers int) {
 	for range callers {
 		running.Go(func() {
 			for number := int(next.Add(1)) - 1; number < calls; number = int(next.Add(1)) - 1 {
-				l.call(number, l.now())
+				l.call(number, unscheduled)
 			}
 		})
 	}
@@ -88,12 +88,18 @@ func (l *loop) open(due []int64) {
 	running.Wait()
 }
 
-// call makes one call, and notes what became of it. A call that waits for its caller alone was scheduled when it was sent.
+// unscheduled is a call's time in a closed loop: it waits for its caller alone.
+const unscheduled = -1
+
+// call makes one call, and notes what became of it.
 func (l *loop) call(number int, scheduledNs int64) {
 	r := l.report
-	sent := l.now()
+	sentNs := l.now()
 	o := l.target.call(number, l.now)
 	r.DoneNs[number] = l.now()
-	r.ScheduledNs[number], r.SentNs[number], r.FirstNs[number] = scheduledNs, sent, o.firstNs
+	if scheduledNs == unscheduled {
+		scheduledNs = sentNs
+	}
+	r.ScheduledNs[number], r.SentNs[number], r.FirstNs[number] = scheduledNs, sentNs, o.firstNs
 	r.Code[number], r.ReplyBytes[number], r.Timing[number] = o.code, o.replyBytes, o.timing
 }
