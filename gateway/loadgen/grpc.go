@@ -7,7 +7,6 @@ import (
 	"math"
 	"net"
 	"sync/atomic"
-	"time"
 
 	rpccode "google.golang.org/genproto/googleapis/rpc/code"
 	"google.golang.org/grpc"
@@ -43,14 +42,14 @@ func (t *grpcTarget) renew() {
 		if connection != nil {
 			connection.Close()
 		}
-		t.connections[i] = dial(t.Address, t.timeout())
+		t.connections[i] = dial(t.Address)
 	}
 }
 
 var errLost = errors.New("the connection was lost, and no call makes another")
 
 // dial returns a connection that is ready, or whose calls fail. It connects once: a connection that is lost stays lost.
-func dial(address string, timeout time.Duration) *grpc.ClientConn {
+func dial(address string) *grpc.ClientConn {
 	var dialled atomic.Bool
 	once := func(ctx context.Context, address string) (net.Conn, error) {
 		if dialled.Swap(true) {
@@ -76,7 +75,7 @@ func dial(address string, timeout time.Duration) *grpc.ClientConn {
 		panic(err) // only options and the scheme are looked at
 	}
 	made.Connect()
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
 	defer cancel()
 	for state := made.GetState(); state != connectivity.Ready && state != connectivity.TransientFailure; state = made.GetState() {
 		if !made.WaitForStateChange(ctx, state) {

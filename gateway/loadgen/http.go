@@ -55,7 +55,7 @@ func newHTTP(c connection) *httpTarget {
 func (t *httpTarget) renew() {
 	for _, connection := range t.idle { // all of them are, between segments
 		if connection.lost() {
-			connection.dial(t.Address, t.timeout()) // an error is the next call's to meet
+			connection.dial(t.Address, dialTimeout) // an error is the next call's to meet
 		}
 	}
 }

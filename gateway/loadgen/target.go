@@ -1,5 +1,10 @@
 package main
 
+import "time"
+
+// dialTimeout is for a connection that is made before the clock starts.
+const dialTimeout = 10 * time.Second
+
 // outcome is what became of one call.
 type outcome struct {
 	code       string // the name of a gRPC status, or HTTP and its status where that is none of success
