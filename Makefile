@@ -85,6 +85,8 @@ bench: setup .venv/test-ready  ## measure how fast it is: the published results,
 	$(BENCH)/rows_wide.parquet --model wide --rows 1 10 100
 	$(BENCH)/chunks.parquet --model linear --varies chunks --rows 1000000 --unpinned
 	$(BENCH)/load.parquet --model linear --varies load
+	$(BENCH)/load_flights.parquet --model flights --varies load
+	$(BENCH)/callers.parquet --varies callers
 	$(BENCH)/ladder.parquet --model flights --varies ladder
 	$(BENCH)/parts.parquet --model linear --varies parts
 	$(BENCH)/floor.parquet --varies floor

@@ -281,7 +281,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], str, list[Argume
             _argument(
                 "--varies",
                 "what is varied",
-                choices=["rows", "load", "chunks", "ladder", "parts", "floor"],
+                choices=["rows", "load", "callers", "chunks", "ladder", "parts", "floor"],
                 default="rows",
             ),
             _argument(

@@ -30,6 +30,7 @@ from pred_server.lab.ways import CARRIERS, WAYS, Arm, Target, messages_of
 from pred_server.model.model import Model
 from pred_server.store.loading import load
 
+MANY_CALLERS, FIRST_CALLS = 32, 200  # of the closed loop that finds a server's capacity
 LIBRARIES = ("grpcio", "protobuf", "pandas", "scikit-learn", "numpy", "pyarrow", "onnxruntime")
 
 
@@ -214,6 +215,7 @@ class Bench:
         experiment = self.experiment
         arms = experiment.arms_at(rows)
         targets, encode_ms = self._targets(arms, rows)
+        arms = self._at_rates(arms, targets)
         order, groups = random.Random(f"{experiment.seed} {repetition} {rows}"), experiment.groups(arms)
         segments = [
             Segment(arm.name, min(experiment.warmup, experiment.calls_of(arm, rows)), warmup=True) for arm in arms
@@ -235,6 +237,30 @@ class Bench:
                     )
                 )  # fmt: skip
         return self.generator.run(list(targets.values()), segments)
+
+    def _at_rates(self, arms: Sequence[Arm], targets: dict[str, Target]) -> list[Arm]:
+        """Return the arms, with a rate in place of a share of the capacity, which is measured for each way."""
+        capacities: dict[Arm, float] = {}
+        rated = []
+        for arm in arms:
+            if arm.share:
+                way = replace(arm, name="", share=0.0, arrivals="", process=0)
+                if way not in capacities:
+                    capacities[way] = self._capacity(targets[arm.name])
+                arm = replace(arm, rate_per_s=arm.share * capacities[way])
+            rated.append(arm)
+        return rated
+
+    def _capacity(self, target: Target) -> float:
+        """Return the answers a second that many callers get, from a closed loop about as long as half of a block."""
+        first = self._rate(target, FIRST_CALLS)
+        return self._rate(target, max(FIRST_CALLS, round(first * self.experiment.seconds)))
+
+    def _rate(self, target: Target, calls: int) -> float:
+        made = self.generator.run([target], [Segment(target.arm.name, calls, MANY_CALLERS)])
+        if not made["ok"].any():
+            raise InvalidInput(f"{target.arm.name}: its capacity cannot be measured, since no call was answered")
+        return float(made["ok"].sum() / (made["done_ns"].max() - made["sent_ns"].min()) * 1e9)
 
     def _targets(self, arms: Sequence[Arm], rows: int) -> tuple[dict[str, Target], dict[str, float]]:
         """Return, by arm, where its calls go, and the milliseconds that its messages take to encode."""

@@ -51,7 +51,7 @@ class Native(AbstractContextManager["Native"]):
         if isinstance(wire, Grpc):
             order |= {"method": wire.method, "stream": wire.stream, "connections": arm.connections or 1}
         else:
-            usual = OPEN_LOOP_CONNECTIONS if arm.rate_per_s else arm.callers
+            usual = OPEN_LOOP_CONNECTIONS if arm.rate_per_s or arm.share else arm.callers
             order |= {"path": wire.path, "content_type": wire.content_type, "connections": arm.connections or usual}
         self._ask(connect=order)
 

@@ -37,6 +37,8 @@ class Arm:
     flags : further flags of the server
     process : arms with equal server, flags, model and process share one server process
     callers : the number of callers in a closed loop; ignored if `rate_per_s` is given, which makes an open loop
+    share : if above 0, an open loop at this share of the arm's capacity, which is its rate in a closed loop of many
+        callers. The capacity is measured before the first block, and decides `rate_per_s`
     generator : what makes the calls: "python", or "go" for rates that Python cannot make; see `lab.native`
     connections : of the generator in Go; 0 means one for gRPC, and for HTTP as many as there are callers
     frame : time the whole way from a DataFrame to a Series: by our `Client` for `serve` (it cuts a large table into
@@ -64,6 +66,7 @@ class Arm:
     model: str = ""
     rows: tuple[int, ...] = ()
     calls: int = 0
+    share: float = 0.0
     generator: str = "python"
     connections: int = 0
 
