@@ -212,20 +212,20 @@ def shared_step(points: pd.DataFrame) -> float:
 
 
 def loops(calls: pd.DataFrame) -> pd.DataFrame:
-    """Return why the medians of closed and open loops differ, by server; empty if no closed loop was measured.
+    """Return why the medians of closed and open loops differ, by server, where all of these loops are valid.
 
     Returns
     -------
     DataFrame with the columns server, share (of the capacity, in the open loops), closed_ms (one caller, who waits for
     each answer), even_ms (an open loop in which calls do not meet), open_ms (one in which they may)
     """
-    p50_ms = calls[calls["process"] == 0].groupby("arm", sort=False)["latency_ms"].median()
+    arms = stats.throughput(calls, ("arm",)).query("valid").set_index("arm")["p50_ms"].to_dict()
     lines = []
     for server, points in load_points(calls).groupby("server", sort=False):
-        if f"{server}, {CLOSED}" in p50_ms:
-            first = points.sort_values("step").iloc[0]
-            medians = {"closed_ms": p50_ms[f"{server}, {CLOSED}"], "even_ms": p50_ms[f"{server}, {EVEN}"]}
-            lines.append({"server": server, "share": first["step"], **medians, "open_ms": first["p50_ms"]})
+        first, closed, even = points.sort_values("step").iloc[0], f"{server}, {CLOSED}", f"{server}, {EVEN}"
+        if first["valid"] and closed in arms and even in arms:
+            lines.append({"server": server, "share": first["step"], "closed_ms": arms[closed], "even_ms": arms[even]})
+            lines[-1]["open_ms"] = first["p50_ms"]
     return pd.DataFrame(lines)
 
 

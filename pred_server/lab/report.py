@@ -155,8 +155,8 @@ def _load(calls: pd.DataFrame) -> list[str]:
         closed, even, opened = (words.duration(loop[name]) for name in ("closed_ms", "even_ms", "open_ms"))
         lines.append(
             f"{loop['server']}, medians: {closed} in a closed loop of one caller, {even} in an open loop at "
-            f"{loop['share']:.0%} of the capacity whose calls come evenly, {opened} where they come at random. The first "
-            "step is what a pause costs (threads sleep, caches cool), the second what it costs to meet other calls"
+            f"{loop['share']:.0%} of the capacity whose calls come evenly, {opened} where they come at random. The "
+            "first step is what a pause costs (threads sleep, caches cool), the second what meeting other calls costs"
         )
     return [*_titles(calls), *words.bullets(lines)]
 

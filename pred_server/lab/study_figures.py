@@ -126,7 +126,7 @@ def rates(found: pd.DataFrame, stamp: figures.Stamp = None) -> Figure:
     sure = found[(found["low"] > 1) & (found["doubt"] == "")]
     title = f"{len(sure)} of {len(found)} comparisons: the first answers more calls a second than the second"
     alt = "; ".join(f"{label} {ratio:.3g} times" for label, ratio in zip(labels, found["ratio"], strict=True))
-    texts = [f"{row.ratio:.3g}× (CPU of a call {row.cpu:.3g}×) {row.doubt}".strip() for row in found.itertuples()]
+    texts = [f"{row.ratio:.3g}× (CPU {row.cpu:.3g}×) {row.doubt}".strip() for row in found.itertuples()]
     lines = found.assign(label=labels, text=texts, style=np.where(found["low"] > 1, 2, 1))
     return figures.factors(lines, title, alt, "times as many calls a second, 95 %", stamp)
 

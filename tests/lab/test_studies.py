@@ -21,6 +21,7 @@ def test_experiments_are_declared_for_what_can_carry_the_table(
         names = [arm.name for arm in experiment.arms]
         assert len(set(names)) == len(names)
         assert {name for pair in (*experiment.compare, experiment.control or ()) for name in pair} <= set(names)
+    assert set(studies.FIXED) == {"floor", "callers"}
     cases = studies.declared("floor", "flights")
     sides = [side for pair in cases.compare for side in pair]
     assert {name for side in sides for name in side.split(stats.SUM)} <= {arm.name for arm in cases.arms}
