@@ -62,9 +62,9 @@ demo: setup  ## the whole story without a browser: train, stubs, serve, predict,
 
 setup: .venv/ready $(MODEL) gateway  ## only set up: .venv with what the lessons need, the trained model, bin/gateway
 
-gateway: .venv/ready  ## build the HTTP gateway, bin/gateway
+gateway: .venv/ready  ## build the HTTP gateway, bin/gateway, and what calls servers to measure them, bin/loadgen
 	@mkdir -p bin; [ -x bin/gateway ] || echo "building the gateway, bin/gateway; the first time this takes a minute or two"
-	@{ $(GO) build ./... && $(GO) build -o bin/gateway ./gateway/cmd/gateway; } 2> bin/build.log || { \
+	@{ $(GO) build ./... && $(GO) build -o bin/ ./gateway/cmd/gateway ./gateway/loadgen; } 2> bin/build.log || { \
 	  if [ -n "$$CI" ]; then cat bin/build.log; exit 1; else echo "$(NO_GO) (bin/build.log)"; fi; }
 
 stubs: .venv/ready  ## generate the stubs in generated/ from proto/
@@ -97,6 +97,8 @@ bench: setup rivals  ## measure how fast it is: the published results, data/resu
 	$(BENCH)/encodings_linear.parquet --model linear --varies encodings --rows 1 100 10000 1000000
 	$(BENCH)/chunks.parquet --model linear --varies chunks --rows 1000000 --unpinned
 	$(BENCH)/load.parquet --model linear --varies load
+	$(BENCH)/load_flights.parquet --model flights --varies load
+	$(BENCH)/callers.parquet --varies callers
 	$(BENCH)/ladder.parquet --model flights --varies ladder
 	$(BENCH)/parts.parquet --model linear --varies parts
 	$(BENCH)/floor.parquet --varies floor

@@ -13,8 +13,8 @@ import pandas as pd
 
 from pred_server.checkout import FLIGHTS, ROOT
 from pred_server.lab import experiments, figures, report
+from pred_server.lab.arms import ARTICLE, IN_PROCESS
 from pred_server.lab.experiments import Experiment
-from pred_server.lab.studies import ARTICLE, IN_PROCESS
 from pred_server.lab.study_figures import figures_of
 from pred_server.lab.ways import Arm
 from pred_server.store.loading import load

@@ -18,16 +18,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 from tqdm.auto import tqdm
 
 from pred_server.checkout import FLIGHTS, ROOT
 from pred_server.errors import InvalidInput
+from pred_server.lab import native
 from pred_server.lab.load import Generator, Segment, on_cores
 from pred_server.lab.stats import SUM
 from pred_server.lab.ways import CARRIERS, WAYS, Arm, Target, messages_of
 from pred_server.model.model import Model
 from pred_server.store.loading import load
 
+MANY_CALLERS, FIRST_CALLS = 32, 200  # of the closed loop that finds a server's capacity
 LIBRARIES = ("grpcio", "protobuf", "pandas", "scikit-learn", "numpy", "pyarrow", "onnxruntime")
 
 
@@ -158,20 +161,36 @@ def run(experiment: Experiment, out: Path, progress: bool = True) -> pd.DataFram
 
 @contextmanager
 def running(experiment: Experiment) -> Iterator["Bench"]:
-    """Start the servers of an experiment and the generator; stop them at the end of the `with` block."""
+    """Start the servers of an experiment and the generator; stop them at the end of the `with` block.
+
+    Raises
+    ------
+    InvalidInput
+        An arm is to be called from Go, and its way speaks neither gRPC nor HTTP.
+    ServerStartError
+        A server cannot start, or the generator in Go is not built.
+    """
+    for arm in experiment.arms:
+        native.check(arm)
     models = {arm.model or experiment.model for arm in experiment.arms}
     tables = {model: table_of(load(model)) for model in models}
     on_servers, on_generator = experiment.cores
-    started: dict[tuple[Any, ...], str] = {}
+    started: dict[tuple[Any, ...], tuple[str, tuple[int, ...]]] = {}
     with ExitStack() as stack:
-        bench = Bench(experiment, tables, stack.enter_context(Generator(on_generator)), {})
+        bench = Bench(experiment, tables, stack.enter_context(Generator(on_generator)), {}, {})
         with on_cores(on_servers):
             for arm in experiment.arms:
                 key = (arm.server, arm.flags, arm.process, model := arm.model or experiment.model)
                 if key not in started:
-                    started[key] = WAYS[arm.server].start(arm, model, stack)
-                bench.addresses[arm.name] = started[key]
+                    before = _children()
+                    address = WAYS[arm.server].start(arm, model, stack)
+                    started[key] = address, tuple(_children() - before)
+                bench.addresses[arm.name], bench.pids[arm.name] = started[key]
         yield bench
+
+
+def _children() -> set[int]:
+    return {process.pid for process in psutil.Process().children()}
 
 
 @dataclass(frozen=True)
@@ -182,18 +201,21 @@ class Bench:
     ----------
     tables : by model, the rows to ask it for
     addresses : of the servers, by the arm's name
+    pids : of the processes that were started for an arm, by its name
     """
 
     experiment: Experiment
     tables: dict[str, pd.DataFrame]
     generator: Generator
     addresses: dict[str, str]
+    pids: dict[str, tuple[int, ...]]
 
     def measure(self, rows: int, repetition: int) -> pd.DataFrame:
         """Run all blocks of one number of rows."""
         experiment = self.experiment
         arms = experiment.arms_at(rows)
         targets, encode_ms = self._targets(arms, rows)
+        arms = self._at_rates(arms, targets)
         order, groups = random.Random(f"{experiment.seed} {repetition} {rows}"), experiment.groups(arms)
         segments = [
             Segment(arm.name, min(experiment.warmup, experiment.calls_of(arm, rows)), warmup=True) for arm in arms
@@ -216,6 +238,30 @@ class Bench:
                 )  # fmt: skip
         return self.generator.run(list(targets.values()), segments)
 
+    def _at_rates(self, arms: Sequence[Arm], targets: dict[str, Target]) -> list[Arm]:
+        """Return the arms, with a rate in place of a share of the capacity, which is measured for each way."""
+        capacities: dict[Arm, float] = {}
+        rated = []
+        for arm in arms:
+            if arm.share:
+                way = replace(arm, name="", share=0.0, arrivals="", process=0)
+                if way not in capacities:
+                    capacities[way] = self._capacity(targets[arm.name])
+                arm = replace(arm, rate_per_s=arm.share * capacities[way])
+            rated.append(arm)
+        return rated
+
+    def _capacity(self, target: Target) -> float:
+        """Return the answers a second that many callers get, from a closed loop about as long as half of a block."""
+        first = self._rate(target, FIRST_CALLS)
+        return self._rate(target, max(FIRST_CALLS, round(first * self.experiment.seconds)))
+
+    def _rate(self, target: Target, calls: int) -> float:
+        made = self.generator.run([target], [Segment(target.arm.name, calls, MANY_CALLERS)])
+        if not made["ok"].any():
+            raise InvalidInput(f"{target.arm.name}: its capacity cannot be measured, since no call was answered")
+        return float(made["ok"].sum() / (made["done_ns"].max() - made["sent_ns"].min()) * 1e9)
+
     def _targets(self, arms: Sequence[Arm], rows: int) -> tuple[dict[str, Target], dict[str, float]]:
         """Return, by arm, where its calls go, and the milliseconds that its messages take to encode."""
         sent: dict[tuple[Any, ...], tuple[tuple[bytes, ...], float]] = {}
@@ -231,7 +277,7 @@ class Bench:
                 sent[recipe] = _encoded(arm, sample(self.tables[model], rows, self.experiment.seed))
             messages, took_ms = sent[recipe]
             encode_ms[arm.name] = 0.0 if arm.frame else took_ms  # a client writes its message in the measured time
-            targets[arm.name] = Target(arm, self.addresses[arm.name], messages)
+            targets[arm.name] = Target(arm, self.addresses[arm.name], messages, pids=self.pids[arm.name])
             served = [like for like in targets.values() if like.messages is messages and like.arm.server == "serve"]
             if arm.server in CARRIERS and served:
                 reply = self.generator.run(served[:1], [Segment(served[0].arm.name, 1)])

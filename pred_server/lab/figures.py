@@ -147,16 +147,18 @@ def spectrum(calls: pd.DataFrame, title: str, stamp: Stamp = None) -> Figure:
     """
     figure, axes = titled(title, "Latency by percentile, both axes logarithmic", stamp)
     for (arm, group), style in zip(calls.groupby("arm", sort=False), _styles(), strict=False):
-        slower = len(group) / np.arange(len(group), 0, -1)  # one call in so many takes this long or longer
+        # One call in so many takes this long or longer. Beyond 99 % few calls say too little.
+        slower = len(group) / np.arange(len(group), 0, -1)
+        slower = slower[slower <= (slower[-1] if len(group) >= stats.MIN_CALLS_FOR_P999 else 100)]
         style |= {"markevery": max(1, len(group) // 12), "markersize": 5}
-        response, service = np.sort(group["latency_ms"]), np.sort(group["service_ms"])
+        response, service = (np.sort(group[column])[: len(slower)] for column in ("latency_ms", "service_ms"))
         dashes = {"linestyle": ":"}
         if not np.allclose(response, service):
             axes.plot(slower, response, label=f"{arm}: response time", **style | {"linestyle": "-"})
             dashes = {"linestyle": "--", "fillstyle": "none"}
         axes.plot(slower, service, label=f"{arm}: service time", **style | dashes)
     most = calls.groupby("arm").size().max()
-    ticks = [tick for tick in (2, 10, 100, 1_000, 10_000, 100_000) if tick <= most]
+    ticks = [tick for tick in (2, 10, 100, 1_000, 10_000) if tick <= max(most // 100, 100)]
     _logarithmic(axes, "percentile", "latency (ms)", legend="upper left")
     axes.set_xticks(ticks, [f"{100 - 100 / tick:g} %" for tick in ticks])
     if most < stats.MIN_CALLS_FOR_P99:

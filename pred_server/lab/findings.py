@@ -9,6 +9,7 @@ import pandas as pd
 
 from pred_server.lab import stats
 
+CLOSED, EVEN = "closed loop", "evenly"  # of the names of arms beside an offered load
 AS_AN_END = ", as an end"  # of the names of arms that measure a ladder's ends a second time
 # Names of steps in results that were published before the steps had plainer names.
 RENAMED = {"what waits, as one": "batching", "ours, each call by itself": "ours, no batching"}
@@ -135,13 +136,33 @@ def _measured(calls: pd.DataFrame, case: Case) -> pd.DataFrame:
     if case.over == FIRST:
         first = calls[calls["arm"] == case.under]
         return pd.concat([calls, first.assign(arm=FIRST, latency_ms=first["first_ms"])])
-    if not case.rates:
-        return calls
+    return _stretches(calls) if case.rates else calls
+
+
+def _stretches(calls: pd.DataFrame) -> pd.DataFrame:
+    """Return stretches of calls, with the time that one call takes of it, the inverse of the rate, as latency."""
     stretches = calls.groupby(["arm", "rows", "block", "half"], as_index=False)
     times = stretches.agg(
         first=("sent_ns", "min"), last=("done_ns", "max"), n=("call", "size"), ok=("ok", "all"), valid=("valid", "all")
     )
     return times.assign(latency_ms=(times["last"] - times["first"]) / times["n"] / 1e6)
+
+
+def rates(calls: pd.DataFrame) -> pd.DataFrame:
+    """Return how many times as many calls a second each base answers as the arm that was declared beside it.
+
+    Returns
+    -------
+    DataFrame with the columns arm, base, ratio, low, high (of the rates, 95 %), doubt, cpu, cpu_low, cpu_high (how many
+    times as long the arm's servers compute for a call as the base's)
+    """
+    lines = []
+    cpu = calls.assign(latency_ms=calls["server_cpu_ms"])
+    for arm, base in [*filter(None, [stats.control(calls)]), *map(tuple, calls.attrs["experiment"]["compare"])]:
+        rate, computed = (stats.ratio(these, arm, base).iloc[0] for these in (_stretches(calls), cpu))
+        lines.append({"arm": arm, "base": base, **rate[["ratio", "low", "high"]], "doubt": stats.doubt(rate)})
+        lines[-1] |= {f"cpu{end}": computed[name] for end, name in (("", "ratio"), ("_low", "low"), ("_high", "high"))}
+    return pd.DataFrame(lines)
 
 
 def ladders(calls: pd.DataFrame) -> list[tuple[int, int]]:
@@ -186,31 +207,58 @@ def _faster(calls: pd.DataFrame, arm: str, base: str) -> dict[str, Any]:
     return compared | {"factor": row["ratio"], "low": row["low"], "high": row["high"]}
 
 
+def offered(calls: pd.DataFrame) -> pd.DataFrame:
+    """Return the calls of a rising load, by server and step: its share of the capacity, or else its rate.
+
+    The capacity is measured anew in each repetition, so `rate_per_s` becomes the mean over them.
+    """
+    calls = calls[(calls["process"] == 0) & (calls["rate_per_s"] > 0) & ~calls["arm"].str.endswith(EVEN)]
+    shares = calls["share"] if "share" in calls else pd.Series(0.0, calls.index)
+    calls = calls.assign(
+        server=calls["arm"].str.rpartition(", ")[0],
+        step=shares.where(shares > 0, calls["rate_per_s"]),
+        rate_per_s=calls.groupby("arm")["rate_per_s"].transform("mean"),
+    )
+    return calls.sort_values(["server", "rate_per_s"])
+
+
 def load_points(calls: pd.DataFrame) -> pd.DataFrame:
-    """Return what became of each offered load: `stats.throughput` by server and rate_per_s, and whether it kept up."""
-    calls = calls[calls["process"] == 0]
-    calls = calls.assign(server=calls["arm"].str.rpartition(", ")[0]).sort_values(["server", "rate_per_s"])
-    points = stats.throughput(calls, ("server", "rate_per_s"))
+    """Return what became of each offered load: `stats.throughput` by server, step and rate, and whether it kept up."""
+    points = stats.throughput(offered(calls), ("server", "step", "rate_per_s"))
     answered = (points["calls_per_s"] > 0.95 * points["rate_per_s"]) & (points["failed_share"] == 0)
     return points.assign(kept_up=points["valid"] & answered)
 
 
-def kept_up(points: pd.DataFrame) -> "pd.Series[float]":
-    """Return the highest rate, in calls per second, that each server kept up with."""
-    return points[points["kept_up"]].groupby("server", sort=False)["rate_per_s"].max()
-
-
 def rates_in_words(points: pd.DataFrame) -> list[str]:
     """Return what each server kept up with: "csv 800/s (the highest rate tried)"."""
-    highest = points["rate_per_s"].max()
+    highest = points.groupby("server")["rate_per_s"].max().to_dict()
+    kept_up = points[points["kept_up"]].groupby("server", sort=False)["rate_per_s"].max()
     notes = {True: " (the highest rate tried)", False: ""}
-    return [f"{server} {rate:,.0f}/s{notes[bool(rate == highest)]}" for server, rate in kept_up(points).items()]
+    return [f"{server} {rate:,.0f}/s{notes[bool(rate == highest[server])]}" for server, rate in kept_up.items()]
 
 
-def shared_rate(points: pd.DataFrame) -> float:
-    """Return the highest rate that every server kept up with; the lowest of all rates, if there is none."""
-    most = kept_up(points)
-    return float((points["rate_per_s"] if most.empty else most).min())
+def shared_step(points: pd.DataFrame) -> float:
+    """Return the highest step that every server kept up with; the lowest of all steps, if there is none."""
+    most = points[points["kept_up"]].groupby("server", sort=False)["step"].max()
+    return float((points["step"] if most.empty else most).min())
+
+
+def loops(calls: pd.DataFrame) -> pd.DataFrame:
+    """Return why the medians of closed and open loops differ, by server, where all of these loops are valid.
+
+    Returns
+    -------
+    DataFrame with the columns server, share (of the capacity, in the open loops), closed_ms (one caller, who waits for
+    each answer), even_ms (an open loop in which calls do not meet), open_ms (one in which they may)
+    """
+    arms = stats.throughput(calls, ("arm",)).query("valid").set_index("arm")["p50_ms"].to_dict()
+    lines = []
+    for server, points in load_points(calls).groupby("server", sort=False):
+        first, closed, even = points.sort_values("step").iloc[0], f"{server}, {CLOSED}", f"{server}, {EVEN}"
+        if first["valid"] and closed in arms and even in arms:
+            lines.append({"server": server, "share": first["step"], "closed_ms": arms[closed], "even_ms": arms[even]})
+            lines[-1]["open_ms"] = first["p50_ms"]
+    return pd.DataFrame(lines)
 
 
 def echo_of(calls: pd.DataFrame) -> str:

@@ -2,6 +2,8 @@
 
 Its orders come over a pipe: targets, whose messages are ready bytes, and segments, each a stretch of calls to one
 target. Segments run one after the other. So nothing but the call itself is in the measured time.
+
+The calls of an arm whose `generator` is "go" are made by a program of its own, `native`, on this process's cores.
 """
 
 import asyncio
@@ -26,6 +28,8 @@ import numpy as np
 import pandas as pd
 
 from pred_server.checkout import ROOT
+from pred_server.lab.cpu import cpu_ms, with_workers
+from pred_server.lab.native import Native
 from pred_server.lab.ways import WAYS, Call, Reply, Target
 from pred_server.wire.timing import SERVER_PHASES, parse_header
 
@@ -52,6 +56,11 @@ class Segment:
     seed: int = 0
     warmup: bool = False
     labels: dict[str, Any] = field(default_factory=dict)
+
+    def order(self) -> dict[str, Any]:
+        """Return what the native generator is asked to do."""
+        names = ("target", "calls", "callers", "rate_per_s", "arrivals", "seed")
+        return {name: getattr(self, name) for name in names}
 
 
 class Generator(AbstractContextManager["Generator"]):
@@ -86,7 +95,9 @@ class Generator(AbstractContextManager["Generator"]):
         send in an open loop), service_ms (from the actual send), first_ms (to a stream's first reply), scheduled_ns,
         sent_ns and done_ns (monotonic), request_bytes, reply_bytes, decode_ms, queue_ms, predict_ms, encode_ms and
         batch_rows (NaN if the server does not say), busy_share of the segment, late_share of all calls to the target,
-        and valid: False if the generator itself was the bottleneck.
+        valid: False if the generator itself was the bottleneck, server_cpu_ms: what the target's processes computed in
+        the segment, divided by its calls (NaN if there are none), and redials: connections that the server had closed
+        and that the segment's calls made anew (NaN from Python, whose libraries do not say).
 
         Raises
         ------
@@ -151,12 +162,28 @@ async def _run(targets: Sequence[Target], segments: Sequence[Segment]) -> pd.Dat
     idle_turn_ns = await _idle_turn_ns()
     frames = []
     async with AsyncExitStack() as stack:
-        connected = {target.arm.name: (target, WAYS[target.arm.server].connect(target, stack)) for target in targets}
+        in_go = [target for target in targets if target.arm.generator == "go"]
+        native = stack.enter_context(Native(in_go)) if in_go else None
+        connected = {
+            target.arm.name: (
+                target,
+                WAYS[target.arm.server].connect(target, stack) if target not in in_go else None,
+                with_workers(target.pids),
+            )
+            for target in targets
+        }
         for segment in segments:
-            target, call = connected[segment.target]
-            log, busy_share = await drive(segment, call, idle_turn_ns)
+            target, call, pids = connected[segment.target]
+            before_ms, redials = cpu_ms(pids), np.nan
+            if call:
+                log, busy_share = await drive(segment, call, idle_turn_ns)
+            else:
+                assert native
+                log, busy_share, redials = native.drive(segment.order())
+            server_cpu_ms = (cpu_ms(pids) - before_ms) / segment.calls
             if not segment.warmup:
-                frames.append(_frame(segment, target, log, busy_share))
+                frame = _frame(segment, target, log, busy_share)
+                frames.append(frame.assign(server_cpu_ms=server_cpu_ms, redials=redials))
     calls = pd.concat(frames, ignore_index=True)
     late = calls["sent_ns"] - calls["scheduled_ns"] > LATE_NS
     calls["late_share"] = late.groupby(calls["arm"]).transform("mean")  # of all segments: 50 calls say too little

@@ -39,8 +39,11 @@ def text(calls: pd.DataFrame) -> str:
         lines += [rates.round(3).to_string(index=False), ""]
     if experiment["varies"] == "floor":
         lines += cases_table(findings.cases(calls))
+    elif experiment["varies"] == "callers":
+        lines += _callers(calls)
     else:
         lines += [words.sentence(row) for _, row in stats.declared(calls).iterrows()]
+        lines += _load(calls) if experiment["varies"] == "load" else []
     return "\n".join([*lines, "", *(f"doubt: {doubt}" for doubt in stats.doubts(calls, stats.control(calls)))])
 
 
@@ -198,10 +201,38 @@ def _chunks(calls: pd.DataFrame) -> list[str]:
 
 def _load_short(calls: pd.DataFrame) -> list[str]:
     points = findings.load_points(calls)
-    rate, rates = findings.shared_rate(points), " and ".join(findings.rates_in_words(points))
-    p99_ms = points[points["rate_per_s"] == rate].set_index("server")["p99_ms"]
+    step, rates = findings.shared_step(points), " and ".join(findings.rates_in_words(points))
+    p99_ms = points[points["step"] == step].set_index("server")["p99_ms"]
     servers = " and ".join(f"{words.duration(ms)} ({server})" for server, ms in p99_ms.items())
-    return [f"One process keeps up with these loads: {rates}. At {rate:,.0f}/s, 99 % of calls end within {servers}."]
+    load = f"{step:,.0f}/s" if "share" not in calls or not calls["share"].any() else f"{step:.0%} of what each can do"
+    return [f"One process keeps up with these loads: {rates}. At {load}, 99 % of calls end within {servers}."]
+
+
+def _load(calls: pd.DataFrame) -> list[str]:
+    lines = []
+    for _, loop in findings.loops(calls).iterrows():
+        closed, even, opened = (words.duration(loop[name]) for name in ("closed_ms", "even_ms", "open_ms"))
+        lines.append(
+            f"{loop['server']}, medians: {closed} in a closed loop of one caller, {even} in an open loop at "
+            f"{loop['share']:.0%} of the capacity whose calls come evenly, {opened} where they come at random. The "
+            "first step is what a pause costs (threads sleep, caches cool), the second what meeting other calls costs"
+        )
+    return [*_titles(calls), *words.bullets(lines)]
+
+
+def _callers(calls: pd.DataFrame) -> list[str]:
+    lines = []
+    for _, row in findings.rates(calls).iterrows():
+        rate = f"{row['ratio']:.3g} [{row['low']:.3g}, {row['high']:.3g}]"
+        cpu = f"{row['cpu']:.3g} [{row['cpu_low']:.3g}, {row['cpu_high']:.3g}]"
+        lines.append([row["base"], row["arm"], rate, cpu, row["doubt"]])
+    return words.table(["the first", "the second", "calls a second, first ÷ second", "CPU, second ÷ first", ""], lines)
+
+
+def _callers_short(calls: pd.DataFrame) -> list[str]:
+    found = findings.rates(calls).query("doubt == ''")
+    rates = (f"{row.ratio:.3g} (`{row.base}` ÷ `{row.arm}`)" for row in found.itertuples())
+    return [f"Calls a second, from many callers with a row each: {'; '.join(rates)}."]
 
 
 def _ladder_short(calls: pd.DataFrame) -> list[str]:
@@ -259,8 +290,9 @@ def _encodings_claims(calls: pd.DataFrame) -> set[Claim]:
 
 
 def _load_claims(calls: pd.DataFrame) -> set[Claim]:
-    at_rate = calls[calls["rate_per_s"] == findings.shared_rate(findings.load_points(calls))]
-    return _pairs(calls, {rows: set(at_rate["arm"]) for rows in calls.attrs["experiment"]["rows"]})
+    offered = findings.offered(calls)
+    at_step = offered[offered["step"] == findings.shared_step(findings.load_points(calls))]
+    return _pairs(calls, {rows: set(at_step["arm"]) for rows in calls.attrs["experiment"]["rows"]})
 
 
 def _chunks_claims(calls: pd.DataFrame) -> set[Claim]:
@@ -287,7 +319,8 @@ Lines = Callable[[pd.DataFrame], list[str]]
 FULL: dict[str, Lines] = {
     "rows": _rows,
     "encodings": _encodings,
-    "load": _titles,
+    "load": _load,
+    "callers": _callers,
     "chunks": _chunks,
     "ladder": _titles,
     "parts": _parts,
@@ -295,10 +328,10 @@ FULL: dict[str, Lines] = {
 }
 SHORT: dict[str, Lines] = {
     "rows": _rows_short, "encodings": _encodings_short, "load": _load_short, "chunks": _titles, "ladder": _ladder_short,
-    "parts": _parts, "floor": _floor_short,
+    "parts": _parts, "floor": _floor_short, "callers": _callers_short,
 }  # fmt: skip
 # The comparisons that a short block states, in its words or by two cells of its table. Who changes one changes both.
 CLAIMS: dict[str, Callable[[pd.DataFrame], set[Claim]]] = {
     "rows": _all_claims, "encodings": _encodings_claims, "load": _load_claims, "chunks": _chunks_claims,
-    "ladder": _ladder_claims, "parts": _all_claims, "floor": _all_claims,
+    "ladder": _ladder_claims, "parts": _all_claims, "floor": _all_claims, "callers": _all_claims,
 }  # fmt: skip

@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 
 from pred_server.errors import InvalidInput, PredServerError
-from pred_server.lab import experiments, stats, studies, words
+from pred_server.lab import experiments, stats, words
+from pred_server.lab.arms import TRAINED, trained
 from pred_server.lab.experiments import Experiment
 from pred_server.lab.ways import CARRIERS, WAYS, Arm, messages_of
 from pred_server.limits import MIB
@@ -106,8 +107,8 @@ def able(experiment: Experiment, notes: list[str]) -> Experiment:
 
     Each server is started once, by itself: what is not installed shows before the hour of measuring, not in it.
     """
-    for name in {arm.model or experiment.model for arm in experiment.arms} & set(studies.TRAINED):
-        studies.trained(name)
+    for name in {arm.model or experiment.model for arm in experiment.arms} & set(TRAINED):
+        trained(name)
     tables = {arm.model or experiment.model: pd.DataFrame() for arm in experiment.arms}
     for name in tables:
         tables[name] = experiments.sample(experiments.table_of(load(name)), 10, experiment.seed)

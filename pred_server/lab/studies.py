@@ -1,7 +1,7 @@
 """The declared experiments: what `pred-server bench --varies` offers.
 
 A study takes the model, the served arms (one for each encoding), the streamed arm, the numbers of rows (empty for its
-default) and whether to be quick. `floor` has models and sizes of its own.
+default) and whether to be quick. `floor` and `callers` have models and sizes of their own.
 """
 
 import itertools
@@ -9,14 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
-from pred_server.checkout import MODELS
 from pred_server.client.client import CHUNK_BYTES
 from pred_server.client.prepare import FEW_ROWS, Known, prepare
 from pred_server.engines.onnx import with_onnx
 from pred_server.errors import InvalidInput, ServerStartError
+from pred_server.lab import studies_load
+from pred_server.lab.arms import ARTICLE, IN_PROCESS, ROOMY, trained
 from pred_server.lab.experiments import Experiment, sample, table_of
 from pred_server.lab.findings import AS_AN_END, CASES, FIRST, OURS, callers_suffix
 from pred_server.lab.stats import SUM
@@ -24,18 +22,12 @@ from pred_server.lab.ways import RIVALS, Arm, messages_of
 from pred_server.lab.ways.open_inference import OpenInference
 from pred_server.limits import MIB, ROW_BLOCK
 from pred_server.store.loading import load
-from pred_server.store.saving import save
 from pred_server.wire.codec import CODECS
 from pred_server.wire.description import Description
 
-ARTICLE = Arm("the article's server", "article")
-IN_PROCESS = Arm("in process", "predict")
 STREAMED = ("tensor", "arrow", "columns", "csv")  # the first of them that can carry the table is also streamed
-# With the default limit of 64 MiB the largest tables would be refused, and have no time.
-ROOMY = ("--max-message-bytes", str(512 * MIB))
 ONNX = ("--engine", "onnx")
 CALLERS = 32
-TRAINED = ("forest", "boosting")  # the models that `trained` makes
 HTTP2_OPTIONS = {
     "frames of 1 MiB": ("--option", "grpc.http2.max_frame_size", str(MIB)),
     "a window of 16 MiB": ("--option", "grpc.http2.lookahead_bytes", str(16 * MIB)),
@@ -50,7 +42,7 @@ def declared(
 
     Parameters
     ----------
-    varies : a key of `STUDIES`, or "floor"
+    varies : a key of `STUDIES` or `FIXED`
     encodings : all of them by default
     rows : rows in one call; by default a sweep
     quick : measure less, in two minutes instead of fifteen
@@ -58,12 +50,12 @@ def declared(
     Raises
     ------
     InvalidInput
-        No encoding can carry the table, or "floor" was asked for with another model, encodings or rows.
+        No encoding can carry the table, or another model, encodings or rows were named for a study that has its own.
     """
-    if varies == "floor":
+    if varies in FIXED:
         if model != "flights" or encodings or rows:
-            raise InvalidInput("floor has models and sizes of its own; leave out --model, --encodings and --rows")
-        return floor(quick)
+            raise InvalidInput(f"{varies} has models and sizes of its own; leave out --model, --encodings and --rows")
+        return FIXED[varies](quick)
     loaded = load(model)
     table = sample(table_of(loaded), 1_000, seed=0)
     arms, sizes = {}, {}
@@ -163,26 +155,6 @@ def encodings(model: str, served: Sequence[Arm], stream: Arm, rows: tuple[int, .
         blocks=3 if quick else 5,
         calls=8 if quick else 20,
         most_rows=20_000 if quick else 200_000,
-    )
-
-
-def offered_load(model: str, served: Sequence[Arm], stream: Arm, rows: tuple[int, ...], quick: bool) -> Experiment:
-    """Response time by offered load: an open loop at rising rates, our server and the article's."""
-    rates = (50, 200, 800) if quick else (50, 100, 200, 400, 800)
-    ours, theirs = (
-        [replace(arm, name=f"{arm.name}, {rate}/s", rate_per_s=rate) for rate in rates] for arm in (served[0], ARTICLE)
-    )
-    again = replace(ours[0], name=f"{ours[0].name}, again", process=1)
-    return Experiment(
-        (*ours, *theirs, again),
-        tuple((arm.name, base.name) for arm, base in zip(ours, theirs, strict=True)),
-        (again.name, ours[0].name),
-        "load",
-        model,
-        rows or (1,),
-        blocks=3,
-        most_rows=10**9,
-        seconds=0.5 if quick else 1.5,
     )
 
 
@@ -359,22 +331,7 @@ def against(experiment: Experiment, checkout: Path) -> Experiment:
     return replace(experiment, arms=(*ours, *theirs), compare=compare, varies="rows")
 
 
-def trained(name: str) -> str:
-    """Train a model on ten numbers, unless it exists already. Return its name."""
-    if not (MODELS / name / "manifest.json").exists():
-        from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
-
-        rng = np.random.default_rng(0)
-        table = pd.DataFrame(rng.normal(size=(2_000, 10))).add_prefix("x")
-        target = table["x0"] * table["x1"] + np.sin(table["x2"]) + rng.normal(scale=0.1, size=len(table))
-        estimators = {
-            "forest": RandomForestRegressor(n_estimators=100, random_state=0),
-            "boosting": HistGradientBoostingRegressor(random_state=0),
-        }
-        save(estimators[name].fit(table, target), table, MODELS / name)
-    return name
-
-
+FIXED = {"floor": floor, "callers": studies_load.callers}
 STUDIES = {
-    "rows": rows, "encodings": encodings, "load": offered_load, "chunks": chunks, "ladder": ladder, "parts": parts,
+    "rows": rows, "encodings": encodings, "load": studies_load.load, "chunks": chunks, "ladder": ladder, "parts": parts,
 }  # fmt: skip

@@ -92,7 +92,7 @@ def _load(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
         title = f"Kept up with: {', '.join(rates) or 'none of the offered loads'}"
     result = {"load": figures.load(points, title, stamp)}
     if points["valid"].any():
-        shown = calls[(calls["process"] == 0) & (calls["rate_per_s"] == findings.shared_rate(points))]
+        shown = findings.offered(calls).query("step == @step", local_dict={"step": findings.shared_step(points)})
         shown = shown.sort_values("arm", kind="stable")
         result["spectrum"] = figures.spectrum(shown, figures.p99_title(shown), stamp)
     return result
@@ -136,6 +136,26 @@ def ladder(steps: pd.DataFrame, rows: int, callers: int = 1, stamp: figures.Stam
     lines.loc[0, ["ratio", "low", "high", "text"]] = 1, 1, 1, words.duration(steps["p50_ms"].iloc[0])
     xlabel = "times as fast as the step before, 95 % interval"
     return figures.factors(lines, title, f"Each step against the one before it: {alt}", xlabel, stamp)
+
+
+def _callers(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
+    return {"rates": rates(findings.rates(calls), stamp)}
+
+
+def rates(found: pd.DataFrame, stamp: figures.Stamp = None) -> Figure:
+    """Draw how many times as many calls a second each base answers as what was declared beside it.
+
+    Parameters
+    ----------
+    found : what `findings.rates` returns
+    """
+    labels = found["base"] + " against " + found["arm"]
+    sure = found[(found["low"] > 1) & (found["doubt"] == "")]
+    title = f"{len(sure)} of {len(found)} comparisons: the first answers more calls a second than the second"
+    alt = "; ".join(f"{label} {ratio:.3g} times" for label, ratio in zip(labels, found["ratio"], strict=True))
+    texts = [f"{row.ratio:.3g}× (CPU {row.cpu:.3g}×) {row.doubt}".strip() for row in found.itertuples()]
+    lines = found.assign(label=labels, text=texts, style=np.where(found["low"] > 1, 2, 1))
+    return figures.factors(lines, title, alt, "times as many calls a second, 95 %", stamp)
 
 
 def _floor(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
@@ -197,5 +217,6 @@ def machines(verdicts_on: pd.DataFrame) -> Figure:
 
 STUDIES: dict[str, Callable[[pd.DataFrame, dict[str, Any]], Drawn]] = {
     "rows": _rows, "encodings": _encodings, "load": _load, "chunks": _chunks, "ladder": _ladder, "floor": _floor,
+    "callers": _callers,
     "parts": lambda calls, stamp: {},  # two sentences say it all
 }  # fmt: skip

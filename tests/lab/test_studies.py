@@ -24,6 +24,7 @@ def test_experiments_are_declared_for_what_can_carry_the_table(
         assert len(set(names)) == len(names)
         sides = [side for pair in (*experiment.compare, experiment.control or ()) for side in pair]
         assert {name for side in sides for name in side.split(stats.SUM)} <= set(names)
+    assert set(studies.FIXED) == {"floor", "callers"}
     cases = studies.declared("floor", "flights")
     sides = [side for pair in cases.compare for side in pair]
     assert {name for side in sides for name in side.split(stats.SUM)} <= {arm.name for arm in cases.arms}

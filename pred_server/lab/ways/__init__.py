@@ -33,11 +33,23 @@ from pred_server.lab.ways.rest import Rest
 from pred_server.lab.ways.rest_pydantic import RestPydantic
 from pred_server.lab.ways.serve import Serve
 from pred_server.lab.ways.tcp import Tcp
-from pred_server.lab.ways.way import CARRIERS, FLOORS, Arm, Call, Launch, Reply, Target, Way, start_own
+from pred_server.lab.ways.way import (
+    CARRIERS,
+    FLOORS,
+    Arm,
+    Call,
+    Launch,
+    OverGrpc,
+    OverHttp,
+    Reply,
+    Target,
+    Way,
+    start_own,
+)  # fmt: skip
 
 __all__ = [
-    "CARRIERS", "FLOORS", "RIVALS", "WAYS", "Arm", "Call", "Launch", "Reply", "Target", "Way", "messages_of",
-    "start_own",
+    "CARRIERS", "FLOORS", "RIVALS", "WAYS", "Arm", "Call", "Launch", "OverGrpc", "OverHttp", "Reply", "Target", "Way",
+    "messages_of", "start_own",
 ]  # fmt: skip
 
 RIVALS: tuple[Way, ...] = (Rest(), RestPydantic(), Flight(), KServe(), MLServer())

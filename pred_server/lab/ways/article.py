@@ -9,13 +9,13 @@ import pandas as pd
 
 from pred_server.generated.pred_pb2 import Request
 from pred_server.generated.pred_pb2_grpc import PredictionStub, add_PredictionServicer_to_server
-from pred_server.lab.ways.transports import OPTIONS, grpc_bytes
+from pred_server.lab.ways.transports import OPTIONS, PREDICT, grpc_bytes
 from pred_server.lab.ways.way import UNLIMITED, Call, Caller, Launch, Target, Way, ready
 from pred_server.tutorial.article import Prediction, model_named
 
 
 class Article(Way):
-    name = "article"
+    name, wire = "article", PREDICT
 
     def run(self, launch: Launch) -> None:
         server = grpc.server(futures.ThreadPoolExecutor(max_workers=10), options=[*UNLIMITED, *launch.options])

@@ -8,12 +8,12 @@ from typing import Any
 
 import grpc
 
-from pred_server.lab.ways.transports import grpc_bytes
+from pred_server.lab.ways.transports import PREDICT, grpc_bytes
 from pred_server.lab.ways.way import UNLIMITED, Call, Launch, Target, Way, ready
 
 
 class Echo(Way):
-    name = "echo"
+    name, wire = "echo", PREDICT
 
     def run(self, launch: Launch) -> None:
         asyncio.run(self._serve(launch))
@@ -30,10 +30,12 @@ class Echo(Way):
         ready(self, launch, port)
         await server.wait_for_termination()
 
-    def send(self, target: Target, stack: AsyncExitStack) -> Call:
+    def metadata(self, target: Target) -> tuple[tuple[str, str], ...]:
         wanted = str(target.reply_bytes // len(target.messages))  # in each message of the reply
-        metadata = (("reply-bytes", wanted),) if target.reply_bytes else ()
-        return grpc_bytes(replace(target, metadata=(*target.metadata, *metadata)), stack)
+        return (*target.metadata, ("reply-bytes", wanted)) if target.reply_bytes else target.metadata
+
+    def connect(self, target: Target, stack: AsyncExitStack) -> Call:
+        return grpc_bytes(replace(target, metadata=self.metadata(target)), stack)
 
 
 async def _echo(request: bytes, context: Any) -> bytes:

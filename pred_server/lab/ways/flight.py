@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from pred_server.lab.ways.transports import stream
-from pred_server.lab.ways.way import Arm, Call, Caller, Launch, Target, Way, ready
+from pred_server.lab.ways.way import Arm, Call, Caller, Launch, OverGrpc, Target, Way, ready
 from pred_server.limits import MIB, ROW_BLOCK
 from pred_server.model.model import Model
 from pred_server.wire.tables import from_arrow
@@ -24,6 +24,7 @@ AHEAD = 4
 
 class Flight(Way):
     name, title = "flight", "Arrow Flight"
+    wire = OverGrpc("/arrow.flight.protocol.FlightService/DoExchange", stream=True)
 
     def run(self, launch: Launch) -> None:
         from pyarrow import flight
@@ -81,7 +82,7 @@ class Flight(Way):
         )
 
     def send(self, target: Target, stack: AsyncExitStack) -> Call:
-        return stream(target, stack, "/arrow.flight.protocol.FlightService/DoExchange")
+        return stream(target, stack, self.wire.method)
 
 
 def _predict(model: Model, batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -12,15 +12,15 @@ from typing import Any
 import pandas as pd
 
 from pred_server.generated.pred_pb2 import Request, Response
-from pred_server.lab.ways.way import Caller, Target, request_of
-from pred_server.lab.ways.web import LoopOrThread, Web
+from pred_server.lab.ways.way import Caller, OverHttp, Target, request_of
+from pred_server.lab.ways.web import PATH, LoopOrThread, Web
 from pred_server.limits import Limits
 from pred_server.model.model import Model
 from pred_server.wire.codec import CODECS, codec_of
 
 
 class Http(Web):
-    name, content_type = "http", "application/x-protobuf"
+    name, wire = "http", OverHttp(PATH, "application/x-protobuf")
 
     def endpoint(self, model: Model) -> Callable[..., Any]:
         import fastapi
@@ -32,7 +32,7 @@ class Http(Web):
             codec = codec_of(message)
             rows, _ = codec.read_table(message, model.schema, limits)
             codec.write_result(await predictor.predict(rows), response)
-            return fastapi.Response(response.SerializeToString(), media_type=self.content_type)
+            return fastapi.Response(response.SerializeToString(), media_type=self.wire.content_type)
 
         return predict
 

@@ -19,7 +19,7 @@ import pandas as pd
 from pred_server.checkout import ROOT
 from pred_server.errors import ServerStartError
 from pred_server.lab.ways.transports import unary
-from pred_server.lab.ways.way import Arm, Call, Caller, Target, Way
+from pred_server.lab.ways.way import Arm, Call, Caller, OverGrpc, Target, Way
 from pred_server.model.sklearn_engine import SklearnEngine, flat, for_arrays
 from pred_server.store.loading import load
 from pred_server.tutorial.background import Server
@@ -31,6 +31,7 @@ START_TIMEOUT_S = 120.0
 
 class OpenInference(Way):
     packages = ("tritonclient",)
+    wire = OverGrpc("/inference.GRPCInferenceService/ModelInfer")
 
     def missing(self) -> str:
         if not self._python.exists():
@@ -77,7 +78,7 @@ class OpenInference(Way):
         return (request.SerializeToString(),)
 
     def send(self, target: Target, stack: AsyncExitStack) -> Call:
-        return unary(target, stack, "/inference.GRPCInferenceService/ModelInfer")
+        return unary(target, stack, self.wire.method)
 
 
 def _tensors(table: pd.DataFrame) -> Iterator[tuple[str, np.ndarray]]:

@@ -28,7 +28,7 @@ class Rest(Web):
 
         async def predict(request: Request) -> Response:
             rows = _read(orjson.loads(await request.body()), model.schema)
-            return Response(_dumps((await predictor.predict(rows)).values), media_type=self.content_type)
+            return Response(_dumps((await predictor.predict(rows)).values), media_type=self.wire.content_type)
 
         return predict
 

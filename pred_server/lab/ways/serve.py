@@ -3,14 +3,14 @@
 from contextlib import AsyncExitStack, ExitStack
 
 from pred_server.client.client import Client
-from pred_server.lab.ways.transports import grpc_bytes
+from pred_server.lab.ways.transports import PREDICT, grpc_bytes
 from pred_server.lab.ways.way import Arm, Call, Caller, Target, Way
 from pred_server.limits import Limits
 from pred_server.tutorial.background import serve
 
 
 class Serve(Way):
-    name = "serve"
+    name, wire = "serve", PREDICT
 
     def start(self, arm: Arm, model: str, stack: ExitStack) -> str:
         return stack.enter_context(serve(model, *arm.flags)).address

@@ -9,9 +9,10 @@ from typing import Any
 
 import grpc
 
-from pred_server.lab.ways.way import Call, Reply, Target
+from pred_server.lab.ways.way import Call, OverGrpc, OverHttp, Reply, Target
 
 METHOD = "/prediction.Prediction/Predict"
+PREDICT = OverGrpc(METHOD)
 OPTIONS = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),  # or equal channels would share one socket
@@ -67,13 +68,14 @@ async def _timing(sent: Any) -> str:
     return next((value for key, value in trailing or () if key == "server-timing"), "")
 
 
-def http(target: Target, stack: AsyncExitStack, path: str, content_type: str) -> Call:
-    """Post the message to a path of an HTTP server."""
+def http(target: Target, stack: AsyncExitStack, wire: OverHttp) -> Call:
+    """Post the message to an HTTP server."""
     import httpx
 
-    client = httpx.AsyncClient(trust_env=False, timeout=target.timeout_s, headers={"content-type": content_type})
+    headers = {"content-type": wire.content_type}
+    client = httpx.AsyncClient(trust_env=False, timeout=target.timeout_s, headers=headers)
     stack.push_async_callback(client.aclose)
-    (message,), url = target.messages, target.address + path
+    (message,), url = target.messages, target.address + wire.path
 
     async def call() -> Reply:
         answer = await client.post(url, content=message)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import pandas as pd
 
 from pred_server.engines.threads import with_threads
-from pred_server.errors import ServerStartError
+from pred_server.errors import InvalidInput, ServerStartError
 from pred_server.generated.pred_pb2 import Request
 from pred_server.model.model import Model
 from pred_server.store.loading import load
@@ -23,6 +23,7 @@ from pred_server.wire.codec import CODECS
 
 CARRIERS = ("echo", "tcp")  # carry the same bytes as `serve`, and compute nothing
 FLOORS = (*CARRIERS, "predict")
+GENERATORS = ("python", "go")
 
 Options = list[tuple[str, int]]
 UNLIMITED: Options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -42,11 +43,20 @@ class Arm:
     flags : further flags of the server
     process : arms with equal server, flags, model and process share one server process
     callers : the number of callers in a closed loop; ignored if `rate_per_s` is given, which makes an open loop
+    share : if above 0, an open loop at this share of the arm's capacity, which is its rate in a closed loop of many
+        callers. The capacity is measured before the first block, and decides `rate_per_s`
+    generator : what makes the calls: "python", or "go" for rates that Python cannot make; see `lab.native`
+    connections : of the generator in Go; 0 means one for gRPC, and for HTTP as many as there are callers
     frame : measure at the caller's hand: time the whole way from a DataFrame to predictions, by the client that this
         server's users have. Else messages are ready bytes, and the time is the server's and the network's
     model : the model to serve, if it differs from the experiment's
     rows : the numbers of rows at which the arm takes part; empty for all of them
     calls : calls in each half of a block, if the number differs from the experiment's
+
+    Raises
+    ------
+    InvalidInput
+        There is no such generator.
     """
 
     name: str
@@ -62,6 +72,13 @@ class Arm:
     model: str = ""
     rows: tuple[int, ...] = ()
     calls: int = 0
+    share: float = 0.0
+    generator: str = "python"
+    connections: int = 0
+
+    def __post_init__(self) -> None:
+        if self.generator not in GENERATORS:
+            raise InvalidInput(f"no generator {self.generator!r}; there is {' and '.join(GENERATORS)}")
 
 
 @dataclass(frozen=True)
@@ -76,6 +93,7 @@ class Target:
     metadata : gRPC metadata sent with each call
     reply_bytes : the size of a reply that `echo` or `tcp` is asked for; 0 means all of the request from `echo`, and
         nothing from `tcp`
+    pids : the processes that answer, whose CPU time is counted
     """
 
     arm: Arm
@@ -84,6 +102,7 @@ class Target:
     metadata: tuple[tuple[str, str], ...] = ()
     reply_bytes: int = 0
     timeout_s: float = 60.0
+    pids: tuple[int, ...] = ()
 
 
 class Reply(NamedTuple):
@@ -120,6 +139,22 @@ class Launch:
         return with_threads(load(self.model), *self.threads)
 
 
+@dataclass(frozen=True)
+class OverGrpc:
+    """A gRPC method that takes the ready bytes: one message, or a stream of them."""
+
+    method: str
+    stream: bool = False
+
+
+@dataclass(frozen=True)
+class OverHttp:
+    """A path of an HTTP server, to which the ready bytes are posted."""
+
+    path: str
+    content_type: str
+
+
 class Way:
     """One thing that can be measured. A way overrides what differs; here are the messages that `serve` takes.
 
@@ -130,6 +165,8 @@ class Way:
     """What `Arm.server` says."""
     title: ClassVar[str] = ""
     """The name in figures of a competitor, which makes it take part in the study of rows."""
+    wire: ClassVar[OverGrpc | OverHttp | None] = None
+    """How ready bytes travel, for the generator in Go; None: neither by gRPC nor by HTTP."""
     most_rows: ClassVar[int] = 10**9
     """The study of rows asks a competitor for no larger table."""
     packages: ClassVar[tuple[str, ...]] = ()
@@ -173,6 +210,20 @@ class Way:
         step = arm.chunk_rows or len(table)
         chunks = (table.iloc[start : start + step].reset_index(drop=True) for start in range(0, len(table), step))
         return tuple(request_of(chunk, arm.encoding).SerializeToString() for chunk in chunks)
+
+    def wire_of(self, arm: Arm) -> OverGrpc | OverHttp:
+        """Return how an arm's ready bytes travel. Raises InvalidInput where only Python can make its calls."""
+        if arm.frame:
+            raise InvalidInput(f"{arm.name}: only Python calls with a DataFrame; its generator must be python")
+        if self.wire is None:
+            raise InvalidInput(f"{arm.name}: the generator in Go speaks gRPC and HTTP, and {self.name!r} is neither")
+        if isinstance(self.wire, OverGrpc) and arm.chunk_rows and not self.wire.stream:
+            return OverGrpc(f"{self.wire.method}Stream", stream=True)
+        return self.wire
+
+    def metadata(self, target: Target) -> tuple[tuple[str, str], ...]:
+        """Return the metadata of each call."""
+        return target.metadata
 
 
 def frame_of(target: Target) -> pd.DataFrame:

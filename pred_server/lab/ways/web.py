@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from typing import Any, ClassVar
 
 from pred_server.lab.ways.transports import http
-from pred_server.lab.ways.way import Call, Launch, Target, Way, listen, ready
+from pred_server.lab.ways.way import Call, Launch, OverHttp, Target, Way, listen, ready
 from pred_server.limits import Limits
 from pred_server.model.model import Model
 from pred_server.server.inline import QuickModels
@@ -20,7 +20,7 @@ class Web(Way):
     """A way over HTTP/1.1. A subclass says how it answers, and how its client asks."""
 
     packages = ("fastapi", "httptools", "httpx", "orjson", "uvicorn", "uvloop")
-    content_type: ClassVar[str] = "application/json"
+    wire: ClassVar[OverHttp] = OverHttp(PATH, "application/json")
 
     def endpoint(self, model: Model) -> Callable[..., Any]:
         """Return what answers a Request with a Response."""
@@ -48,7 +48,7 @@ class Web(Way):
         """Return httpx's `post` to the server, which raises where it does not succeed."""
         import httpx
 
-        headers = {"content-type": self.content_type}
+        headers = {"content-type": self.wire.content_type}
         client = stack.enter_context(httpx.Client(trust_env=False, timeout=target.timeout_s, headers=headers))
         url = target.address + PATH
 
@@ -58,7 +58,7 @@ class Web(Way):
         return post
 
     def send(self, target: Target, stack: AsyncExitStack) -> Call:
-        return http(target, stack, PATH, self.content_type)
+        return http(target, stack, self.wire)
 
 
 class LoopOrThread:

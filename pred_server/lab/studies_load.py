@@ -1,0 +1,82 @@
+"""The declared experiments with many callers: all their calls come from the generator in Go."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pred_server.lab.arms import ROOMY, trained
+from pred_server.lab.experiments import Experiment
+from pred_server.lab.findings import CLOSED, EVEN, callers_suffix
+from pred_server.lab.ways import WAYS, Arm
+
+CALLERS, CROWD = 16, 32
+MODELS = ("linear", "boosting", "forest")
+SHARES = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
+
+
+def callers(quick: bool = False) -> Experiment:
+    """One row from each of 16 callers, three models, every rival that takes ready bytes; and CPU beside the echo.
+
+    What is compared is the rate, and what the server's processes compute for a call: see `findings.rates`.
+    """
+    calls = CALLERS * (5 if quick else 50)
+    arms, compare = [], []
+    for model in MODELS:
+        named = model if model == "linear" else trained(model)
+        ours = Arm(
+            f"ours, {model}", encoding="tensor", flags=ROOMY, model=named, callers=CALLERS, calls=calls, generator="go"
+        )
+        rivals = [
+            replace(ours, name=f"{way.title}, {model}", server=way.name, encoding="csv", flags=())
+            for way in WAYS.values()
+            if way.title and way.wire
+        ]
+        arms += [ours, *rivals]
+        compare += [(rival.name, ours.name) for rival in rivals]
+    crowd = replace(arms[0], name=arms[0].name + callers_suffix(CROWD), callers=CROWD, calls=2 * calls)
+    echo = replace(crowd, name="echo" + callers_suffix(CROWD), server="echo", flags=())
+    again = replace(arms[0], name=f"{arms[0].name}, again", process=1)
+    return Experiment(
+        (*arms, again, crowd, echo),
+        (*compare, (crowd.name, echo.name)),
+        (again.name, arms[0].name),
+        "callers",
+        "linear",
+        (1,),
+        blocks=3 if quick else 10,
+        warmup=calls,
+    )
+
+
+def load(model: str, served: Sequence[Arm], stream: Arm, rows: tuple[int, ...], quick: bool) -> Experiment:
+    """Response time as the load rises beyond what a server can do: direct, and as JSON through the gateway.
+
+    Loads are shares of each way's own capacity, which is found first. Beside them stand one caller that waits for each
+    answer, and an open loop whose calls come evenly and so do not meet: they tell why the medians of loops differ.
+    """
+    direct = next((arm for arm in served if arm.encoding == "columns"), served[0])
+    direct = replace(direct, name=direct.encoding, generator="go")
+    bases = [direct, replace(direct, name="JSON, gateway", server="gateway", encoding="json")]
+    shares = (0.2, 0.8, 1.2) if quick else SHARES
+    loads = [[replace(base, name=f"{base.name}, {share:.0%}", share=share) for share in shares] for base in bases]
+    closed = [replace(base, name=f"{base.name}, {CLOSED}") for base in bases]
+    even = [
+        replace(arms[0], name=f"{base.name}, {EVEN}", arrivals="constant")
+        for base, arms in zip(bases, loads, strict=True)
+    ]
+    again = replace(loads[0][0], name=f"{loads[0][0].name}, again", process=1)
+    pairs = list(zip(loads[1], loads[0], strict=True))
+    for first, caller, evenly in zip((arms[0] for arms in loads), closed, even, strict=True):
+        pairs += [(first, evenly), (evenly, caller)]
+    return Experiment(
+        (*loads[0], *loads[1], *closed, *even, again),
+        tuple((arm.name, base.name) for arm, base in pairs),
+        (again.name, loads[0][0].name),
+        "load",
+        model,
+        rows or (1,),
+        blocks=3,
+        calls=100 if quick else 1_000,
+        most_rows=10**9,
+        seconds=0.5 if quick else 5.0,
+        warmup=100,
+    )
