@@ -10,6 +10,7 @@ from pred_server.lab.ways import WAYS, Arm
 
 CALLERS, CROWD = 16, 32
 MODELS = ("linear", "boosting", "forest")
+MOST_CALLS = 600  # in half of a block of rising load: a result keeps every call, and must stay small
 SHARES = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 
 
@@ -78,8 +79,7 @@ def load(model: str, served: Sequence[Arm], stream: Arm, rows: tuple[int, ...], 
         rows or (1,),
         blocks=3,
         calls=100 if quick else 500,
-        most_rows=600
-        * max(rows, default=1),  # 600 calls in half of a block: a result keeps every call, and stays small
+        most_rows=MOST_CALLS * max(rows, default=1),
         seconds=0.5 if quick else 3.0,
         warmup=50,
     )
