@@ -114,7 +114,7 @@ func TestTheBusyShareIsThatOfTheCoresThatMayBeUsed(t *testing.T) {
 		for start := cpuTime(); cpuTime() < start+20*time.Millisecond; {
 		}
 	}}
-	if r := (segment{Calls: 5, Callers: 1}).drive(computes); r.CPUS < 0.1 || r.BusyShare > 1 {
+	if r := (segment{Calls: 5, Callers: 1}).drive(computes); r.CPUS < 0.1 || r.BusyShare > 1.05 {
 		t.Errorf("five calls of 20 ms of computing: %g s of CPU, a share of %g", r.CPUS, r.BusyShare)
 	}
 }

@@ -10,6 +10,7 @@ from pred_server.lab.ways import WAYS, Arm
 
 CALLERS, CROWD = 16, 32
 MODELS = ("linear", "boosting", "forest")
+MOST_CALLS = 600  # in half of a block of rising load: a result keeps every call, and must stay small
 SHARES = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 
 
@@ -18,7 +19,7 @@ def callers(quick: bool = False) -> Experiment:
 
     What is compared is the rate, and what the server's processes compute for a call: see `findings.rates`.
     """
-    calls = CALLERS * (5 if quick else 50)
+    calls = CALLERS * (6 if quick else 20)
     arms, compare = [], []
     for model in MODELS:
         named = model if model == "linear" else trained(model)
@@ -32,7 +33,7 @@ def callers(quick: bool = False) -> Experiment:
         ]
         arms += [ours, *rivals]
         compare += [(rival.name, ours.name) for rival in rivals]
-    crowd = replace(arms[0], name=arms[0].name + callers_suffix(CROWD), callers=CROWD, calls=2 * calls)
+    crowd = replace(arms[0], name=arms[0].name + callers_suffix(CROWD), callers=CROWD)
     echo = replace(crowd, name="echo" + callers_suffix(CROWD), server="echo", flags=())
     again = replace(arms[0], name=f"{arms[0].name}, again", process=1)
     return Experiment(
@@ -42,8 +43,8 @@ def callers(quick: bool = False) -> Experiment:
         "callers",
         "linear",
         (1,),
-        blocks=3 if quick else 10,
-        warmup=calls,
+        blocks=3 if quick else 5,
+        warmup=50,
     )
 
 
@@ -52,6 +53,8 @@ def load(model: str, served: Sequence[Arm], stream: Arm, rows: tuple[int, ...], 
 
     Loads are shares of each way's own capacity, which is found first. Beside them stand one caller that waits for each
     answer, and an open loop whose calls come evenly and so do not meet: they tell why the medians of loops differ.
+
+    Beyond the capacity the queue grows as long as calls come. Response times there say that it grows, and no more.
     """
     direct = next((arm for arm in served if arm.encoding == "columns"), served[0])
     direct = replace(direct, name=direct.encoding, generator="go")
@@ -75,8 +78,8 @@ def load(model: str, served: Sequence[Arm], stream: Arm, rows: tuple[int, ...], 
         model,
         rows or (1,),
         blocks=3,
-        calls=100 if quick else 1_000,
-        most_rows=10**9,
-        seconds=0.5 if quick else 5.0,
-        warmup=100,
+        calls=100 if quick else 500,
+        most_rows=MOST_CALLS * max(rows, default=1),
+        seconds=0.5 if quick else 3.0,
+        warmup=50,
     )
