@@ -53,8 +53,6 @@ class Admission:
         self.is_stopping = False
         self.last_large_s = -math.inf
         self.tickets: set[Ticket] = set()
-        self.n_unanswered = 0
-        """Calls that are being worked on. The others wait for their answers to leave."""
 
     def __len__(self) -> int:
         return len(self.tickets)
@@ -80,7 +78,6 @@ class Admission:
             logger.info("refused code=%s: %s", error.code, error)
             raise
         self.tickets.add(ticket := Ticket(peer))
-        self.n_unanswered += 1
         self._calls_of[peer] += 1
         return ticket
 
@@ -102,15 +99,9 @@ class Admission:
                 raise LimitExceeded(message, "OVERLOADED", limit, flag("max_bytes_in_flight"))
         ticket.n_bytes = max(ticket.n_bytes, n_bytes)
 
-    def answered(self, ticket: Ticket) -> None:
-        """Note that a call has its answer, which is not with its caller yet."""
-        ticket.is_answered = True
-        self.n_unanswered -= 1
-
     def leave(self, ticket: Ticket, is_large: bool = False) -> None:
         """Forget a call that has its answer, which may still be on its way where it is large."""
         self.tickets.discard(ticket)
-        self.n_unanswered -= not ticket.is_answered
         self._calls_of[ticket.peer] -= 1
         if not self._calls_of[ticket.peer]:
             del self._calls_of[ticket.peer]

@@ -157,8 +157,8 @@ class Call:
         finally:
             if error:
                 let_go(error)
-            if self.ticket and error is None:
-                self._admission.answered(self.ticket)
+            if self.ticket:
+                self.ticket.is_answered = error is None
             if self.ticket and logger.isEnabledFor(logging.INFO):  # admission has logged a refusal
                 self._log(code)
 

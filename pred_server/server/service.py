@@ -57,7 +57,8 @@ class PredictionService:
 
     def __init__(self, models: Sequence[Model], limits: Limits, admission: Admission, timing: bool = True):
         # Large tables have a thread of their own: a small one does not wait for them.
-        self._small, self._large = Predictor(limits, lambda: admission.n_unanswered), Predictor(limits)
+        # The answer to a lone caller's last call may still be on its way: one call more is no crowd.
+        self._small, self._large = Predictor(limits, lambda: len(admission) - 1), Predictor(limits)
         self._models = models
         self._limits = limits
         self._admission = admission
