@@ -86,8 +86,9 @@ CASES = (
 def study_of(calls: pd.DataFrame) -> str:
     """Return the name of a result's study. Results of rows without a client at the caller's hand compare encodings."""
     experiment = calls.attrs["experiment"]
-    at_hand = any(arm["frame"] for arm in experiment["arms"])
-    return "encodings" if experiment["varies"] == "rows" and not at_hand else str(experiment["varies"])
+    if experiment["varies"] == "rows" and not any(arm["frame"] for arm in experiment["arms"]):
+        return "encodings"
+    return str(experiment["varies"])
 
 
 def at_hand(calls: pd.DataFrame) -> pd.DataFrame:

@@ -147,13 +147,13 @@ def test_what_a_file_of_another_version_says_is_read_or_refused(measured: pd.Dat
     once = measured.attrs["experiment"]
     experiment, notes = rerun.experiment_of(once)
     assert (experiment, notes) == (SMALL, [])
-    older = [arm | {"connections": 1} for arm in once["arms"]]
+    older = [arm | {"pipes": 1} for arm in once["arms"]]
     experiment, notes = rerun.experiment_of(once | {"arms": older})
     assert experiment == SMALL
-    assert notes == ["this version has no setting `connections`, which is 1 for every arm of the result"]
-    older[0]["connections"] = 2
+    assert notes == ["this version has no setting `pipes`, which is 1 for every arm of the result"]
+    older[0]["pipes"] = 2
     for changed, complaint in (
-        (once | {"arms": older}, "differ in `connections`, a setting that this version lacks"),
+        (once | {"arms": older}, "differ in `pipes`, a setting that this version lacks"),
         (once | {"compare": []}, "compares nothing"),
         (once | {"arms": [{"server": "serve"}]}, "no experiment that can be run"),
         ({}, "no experiment that can be run"),
