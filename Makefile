@@ -13,6 +13,8 @@ COMMA := ,
 BENCH := $(BIN)/pred-server bench $(QUICK) --out data/results
 # They clash with our pins. A lock beside its program in lab/rivals names all that an environment holds.
 RIVALS := kserve mlserver
+# Most tests wait for a server to start. A file's tests stay together: they share its servers.
+PARALLEL := --numprocesses 2 --dist loadfile
 GO := GOTOOLCHAIN=local $(BIN)/go
 # Go modules of their own: with Arrow and gota in it, the one at the top would fetch five times as much.
 GO_EXAMPLES := gateway/examples/encodings gateway/examples/gota
@@ -30,7 +32,7 @@ lab: setup  ## set up what the lessons need and open JupyterLab on the first one
 	  $(if $(filter 0,$(shell id -u)),--allow-root)
 
 test: setup .venv/test-ready  ## set up everything and run every test: Python, notebooks, Go
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_FLAGS)
 	@if [ -x bin/gateway ]; then $(MAKE) --no-print-directory test-go; else echo "$(NO_GO)"; fi
 
 test-go: .venv/ready  ## only the tests in Go; FUZZ=10m fuzzes what reads bodies and replies, so long each

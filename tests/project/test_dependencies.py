@@ -53,7 +53,7 @@ def extras_of_the_lessons() -> list[str]:
 
 def test_make_test_installs_every_extra_and_make_lab_only_those_of_the_lessons() -> None:
     assert set(EXTRAS) - set(extras_of_the_lessons()) == {"bench", "test"}
-    assert re.findall(r"--require-hashes --requirement (\S+)", MAKEFILE) == [LESSONS_LOCK, TEST_LOCK]
+    assert re.findall(r"INSTALL\) --require-hashes --requirement (\S+)", MAKEFILE) == [LESSONS_LOCK, TEST_LOCK]
     assert MAKEFILE.count("$(INSTALL)") == 3, "and the checkout itself, which needs nothing more"
 
 

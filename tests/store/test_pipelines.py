@@ -155,7 +155,8 @@ def check_over_socket(case: Case, model: Model, client: Any) -> None:
     for output in ("labels", "probabilities") if model.classes else ("labels",):
         for encoding in ("auto", "csv", "columns", "arrow", "tensor")[: 5 if model.schema.uniform else 4]:
             try:
-                expected = model.predict(to_frame(table, model.schema.names), output)
+                with warnings.catch_warnings(action="ignore"):  # pytest would make errors of them
+                    expected = model.predict(to_frame(table, model.schema.names), output)
             except InvalidInput:
                 with pytest.raises(InvalidInput):
                     client.predict(table, encoding=encoding, output=output)
