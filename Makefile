@@ -93,10 +93,11 @@ rivals: .venv/test-ready $(RIVALS:%=.venv-rivals/%/ready)  ## install the server
 
 bench: setup rivals  ## measure how fast it is: the published results, data/results; QUICK=--quick for a shorter, less sure run
 	@mkdir -p data/results
-	$(BENCH)/rows_linear.parquet --model linear --rows 1 10 100 1000 10000 100000 1000000
-	$(BENCH)/rows_flights.parquet --model flights --rows 1 100 10000 100000
-	$(BENCH)/rows_wide.parquet --model wide --rows 1 10 100
-	$(BENCH)/encodings_linear.parquet --model linear --varies encodings --rows 1 100 10000 1000000
+	$(BENCH)/hand_linear.parquet --model linear --rows 1 100 1000 10000 100000 1000000
+	$(BENCH)/hand_boosting.parquet --model boosting --rows 1 1000 10000 100000
+	$(BENCH)/rows_linear.parquet --model linear --varies encodings --rows 1 10 100 1000 10000 100000 1000000
+	$(BENCH)/rows_flights.parquet --model flights --varies encodings --rows 1 100 10000 100000
+	$(BENCH)/rows_wide.parquet --model wide --varies encodings --rows 1 10 100
 	$(BENCH)/chunks.parquet --model linear --varies chunks --rows 1000000 --unpinned
 	$(BENCH)/load.parquet --model linear --varies load
 	$(BENCH)/load_flights.parquet --model flights --varies load

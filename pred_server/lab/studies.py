@@ -14,7 +14,7 @@ from pred_server.client.prepare import FEW_ROWS, Known, prepare
 from pred_server.engines.onnx import with_onnx
 from pred_server.errors import InvalidInput, ServerStartError
 from pred_server.lab import studies_load
-from pred_server.lab.arms import ARTICLE, IN_PROCESS, ROOMY, trained
+from pred_server.lab.arms import ARTICLE, IN_PROCESS, ROOMY, TRAINED, trained
 from pred_server.lab.experiments import Experiment, sample, table_of
 from pred_server.lab.findings import AS_AN_END, CASES, FIRST, OURS, callers_suffix
 from pred_server.lab.stats import SUM
@@ -56,7 +56,7 @@ def declared(
         if model != "flights" or encodings or rows:
             raise InvalidInput(f"{varies} has models and sizes of its own; leave out --model, --encodings and --rows")
         return FIXED[varies](quick)
-    loaded = load(model)
+    loaded = load(trained(model) if model in TRAINED else model)
     table = sample(table_of(loaded), 1_000, seed=0)
     arms, sizes = {}, {}
     for encoding in encodings or CODECS:
