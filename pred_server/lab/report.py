@@ -231,7 +231,9 @@ def _callers(calls: pd.DataFrame) -> list[str]:
 
 def _callers_short(calls: pd.DataFrame) -> list[str]:
     found = findings.rates(calls).query("doubt == ''")
-    rates = (f"{row.ratio:.3g} ({words.named(row.base)} ÷ {words.named(row.arm)})" for row in found.itertuples())
+    rates = (
+        f"{row.ratio:.3g} ({words.named(str(row.base))} ÷ {words.named(str(row.arm))})" for row in found.itertuples()
+    )
     return [f"Calls a second, from many callers with a row each: {'; '.join(rates)}."]
 
 
