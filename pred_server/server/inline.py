@@ -26,6 +26,7 @@ QUICK_LABELS = 1_000
 _TENSOR_TAG = Request.DESCRIPTOR.fields_by_name["tensor"].number << 3 | 2
 
 NEVER_AGAIN_NS = 10_000_000
+LAST_CALLS = 5  # by which a model is judged
 
 
 def read_inline(data: bytes, schema: Schema) -> Request | None:
@@ -73,13 +74,13 @@ def may_write_inline(codec: Codec, result: Result) -> bool:
 class QuickModels:
     """How long each model usually takes, by the number of rows; and so whether it may run on the event loop.
 
-    One call that waited for a core says little of the model. But after one that computed for very long, a model
+    One call that waited a moment for a core says little of the model. After one that computed for very long, a model
     never runs there again: its time may depend on the values.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._max_ns = limits.max_inline_ms * 1e6
-        self._last_ns: defaultdict[tuple[int, str, int], deque[float]] = defaultdict(lambda: deque(maxlen=5))
+        self._last_ns: defaultdict[tuple[int, str, int], deque[float]] = defaultdict(lambda: deque(maxlen=LAST_CALLS))
         self._usual_ns: dict[tuple[int, str, int], float] = {}
 
     def has(self, model: Model, output: str, n_rows: int) -> bool:
@@ -91,7 +92,8 @@ class QuickModels:
         key = _key(model, output, n_rows)
         usual_ns = self._usual_ns.get(key, 0.0)
         never_again = 0 < usual_ns <= self._max_ns and computed_ns > NEVER_AGAIN_NS
-        self._last_ns[key].append(took_ns)
+        # One call that took very long, whatever it waited for, is enough: others must not wait for the next.
+        self._last_ns[key].extend([took_ns] * (LAST_CALLS if took_ns > NEVER_AGAIN_NS else 1))
         if usual_ns < math.inf:
             self._usual_ns[key] = math.inf if never_again else statistics.median_high(self._last_ns[key])
 

@@ -16,6 +16,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.neighbors import KNeighborsRegressor
 from threadpoolctl import threadpool_info
 
+import pred_server.engines.threads as threads_module
 from pred_server import Model, save, serve
 from pred_server.engines.onnx import with_onnx
 from pred_server.engines.threads import SplitEngine, with_threads
@@ -53,7 +54,7 @@ def test_a_split_table_has_the_same_bits(trained: dict[str, Model], name: str, n
 
 
 class Sleeper:
-    """An engine that takes a time for each row, with Python's lock or without it, and notes who asks."""
+    """An engine that takes a time for each row, and notes who asks."""
 
     name = "sleeper"
 
@@ -67,22 +68,36 @@ class Sleeper:
         return np.zeros(len(rows))
 
 
-def spin(seconds: float) -> None:
-    until_s = time.thread_time() + seconds
-    while time.thread_time() < until_s:
-        pass
-
-
 def slow(wait: Callable[[float], None]) -> Model:
     sample = pd.DataFrame({"x": np.arange(100.0)})
     schema = Schema((Column("x", "float64"),), Column("y", "float64"))
     return Model("slow", "1", schema, None, Sleeper(wait), sample=sample)
 
 
-def test_what_gains_nothing_is_not_split_and_what_gains_is_split_from_where_it_gains() -> None:
-    assert with_threads(slow(spin), 2).threads == "1", "one thread at a time has Python's lock"
+@pytest.mark.parametrize(
+    ("share", "threads"),
+    [
+        (lambda n_rows: 1.0, "1"),
+        (lambda n_rows: 0.95, "1"),  # no more than the measurement may be wrong by
+        (lambda n_rows: 0.5, "2 from 256 rows on, 1 below"),
+        (lambda n_rows: 0.5 if n_rows > 300 else 2.0, "2 from 1,024 rows on, 1 below"),
+    ],
+)
+def test_a_table_is_split_from_where_that_is_quicker(
+    share: Callable[[int], float], threads: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if it had been measured: a test must not depend on how busy the machine is."""
+
+    def took_s(predict: Callable[[Rows, str], np.ndarray], rows: Rows) -> float:
+        return 1e-6 * len(rows) * (share(len(rows)) if predict.__name__ == "predict_split" else 1.0)
+
+    monkeypatch.setattr(threads_module, "_took_s", took_s)
+    assert with_threads(slow(lambda _: None), 2).threads == threads
+    assert with_threads(slow(lambda _: None), 1).threads == "1"
+
+
+def test_threads_that_do_not_wait_for_each_other_are_measured_to_be_quicker() -> None:
     assert with_threads(slow(time.sleep), 2).threads.startswith("2 from ")
-    assert with_threads(slow(time.sleep), 1).threads == "1"
 
 
 def test_threads_can_be_fixed() -> None:
