@@ -15,7 +15,7 @@ from typing import Any
 
 from pred_server.checkout import ROOT
 from pred_server.errors import InvalidInput, PredServerError
-from pred_server.limits import Limits, flag
+from pred_server.limits import SPLIT_ROWS, Limits, flag
 
 STREAM_TIMEOUT_S = 3_600.0
 ENCODINGS = ("csv", "columns", "tensor", "arrow")  # of `wire.codec.CODECS`, which takes a second to import
@@ -168,7 +168,7 @@ def _threads(text: str) -> tuple[int, ...]:
     if text == "auto":
         return ()
     n_threads, _, from_rows = text.partition(":")
-    return _at_least_one(n_threads), _at_least_one(from_rows or "1024")
+    return _at_least_one(n_threads), _at_least_one(from_rows or str(SPLIT_ROWS))
 
 
 def _seconds(text: str) -> float:
@@ -309,10 +309,10 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
         [
             _argument(
                 "result",
-                "a file that `bench` wrote",
+                "a file that `bench` wrote (default: data/results/rows_linear.parquet)",
                 type=Path,
                 nargs="?",
-                default=ROOT / "data/results/rows_linear.parquet",
+                default=argparse.SUPPRESS,
                 metavar="RESULT",
             ),
             _argument("--quick", "at most five minutes in place of an hour, and less sure", action="store_true"),

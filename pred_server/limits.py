@@ -11,6 +11,8 @@ MIB = 1024 * KIB
 # Rows that are predicted together, where a row's prediction would else depend on its neighbours (`model.row_blocks`).
 # Large tables are cut at multiples of it: a partial block is filled up, and costs extra.
 ROW_BLOCK = 16
+# Where a number of threads is given (`--threads`), tables of so many rows are split among them.
+SPLIT_ROWS = 1_024
 MAX_COLUMNS = 10_000  # of a table
 MAX_RECORD_BYTES = 64 * MIB  # of a CSV file that is cut into chunks
 # gRPC gives all metadata of a reply together 8 KiB. An error's message travels twice, and percent-encoded once.

@@ -176,9 +176,8 @@ def prepare(table: Table | CsvText, encoding: str, known: Known) -> Prepared:
     if encoding == "auto":
         best = _best_encoding(table)
         encoding = best if description and best in description.encodings else "csv"
-        if encoding == "tensor" and isinstance(
-            table, pd.DataFrame
-        ):  # all columns have one type: it has an array inside
+        if encoding == "tensor" and isinstance(table, pd.DataFrame):
+            # All columns have one type: it has an array inside.
             names, table = names_of(table), table.to_numpy()
     return Prepared(table, CODECS[encoding], known, ignored, names, index)
 

@@ -25,7 +25,7 @@ from pred_server.checkout import FLIGHTS, ROOT
 from pred_server.errors import InvalidInput
 from pred_server.lab import native
 from pred_server.lab.load import Generator, Segment, on_cores
-from pred_server.lab.stats import SUM
+from pred_server.lab.stats import names_in
 from pred_server.lab.ways import CARRIERS, WAYS, Arm, Target, messages_of
 from pred_server.model.model import Model
 from pred_server.store.loading import load
@@ -88,7 +88,7 @@ class Experiment:
         """
         groups = [{arm.name} for arm in arms]
         for pair in (*self.compare, self.control or ()):
-            names = {name for side in pair for name in side.split(SUM)}
+            names = set(names_in(*pair))
             joined = set().union(*(group for group in groups if group & names))
             groups = [group for group in groups if not group & names] + ([joined] if joined else [])
         several = [group for group in groups if len(group) > 1]

@@ -91,17 +91,22 @@ def study_of(calls: pd.DataFrame) -> str:
     return str(experiment["varies"])
 
 
+def in_order(calls: pd.DataFrame) -> pd.DataFrame:
+    """Return the calls in the order of the experiment's arms, without those of the control's second arm."""
+    order = {arm["name"]: place for place, arm in enumerate(calls.attrs["experiment"]["arms"])}
+    calls = calls[calls["arm"] != (stats.control(calls) or ("",))[0]]
+    return calls.sort_values("arm", key=lambda arms: arms.map(order), kind="stable")
+
+
 def at_hand(calls: pd.DataFrame) -> pd.DataFrame:
     """Return the calls of a study at the caller's hand, in its order, with one name for all bytes that ours sends.
 
     These are arms of several names, since our client chooses an encoding by the table's size. The control is left out.
     """
     arms = calls.attrs["experiment"]["arms"]
-    order = {arm["name"]: place for place, arm in enumerate(arms)}
     names = {arm["name"]: READY for arm in arms if arm["server"] == "serve" and not arm["frame"]}
     names |= {arm["name"]: "echo" for arm in arms if arm["server"] == "echo"}
-    calls = calls[calls["arm"] != (stats.control(calls) or ("",))[0]]
-    calls = calls.sort_values("arm", key=lambda arms: arms.map(order), kind="stable")
+    calls = in_order(calls)
     return calls.assign(arm=calls["arm"].replace(names))
 
 

@@ -223,8 +223,7 @@ def _load(calls: pd.DataFrame) -> list[str]:
 def _callers(calls: pd.DataFrame) -> list[str]:
     lines = []
     for _, row in findings.rates(calls).iterrows():
-        rate = f"{row['ratio']:.3g} [{row['low']:.3g}, {row['high']:.3g}]"
-        cpu = f"{row['cpu']:.3g} [{row['cpu_low']:.3g}, {row['cpu_high']:.3g}]"
+        rate, cpu = (_numbers(*row[names]) for names in (["ratio", "low", "high"], ["cpu", "cpu_low", "cpu_high"]))
         lines.append([row["base"], row["arm"], rate, cpu, row["doubt"]])
     return words.table(["the first", "the second", "calls a second, first ÷ second", "CPU, second ÷ first", ""], lines)
 
@@ -240,14 +239,18 @@ def _callers_short(calls: pd.DataFrame) -> list[str]:
 def _ladder_short(calls: pd.DataFrame) -> list[str]:
     sentences = []
     for rows, callers in findings.ladders(calls):
-        steps = findings.steps_at(calls, rows, callers)
-        largest, ends = steps.iloc[1:-2].sort_values("factor").iloc[-1], steps.iloc[-1]
+        largest, ends = _stated(findings.steps_at(calls, rows, callers))
         where = f"{words.at(rows)} and {callers} caller{'s' if callers > 1 else ''}"
         gain = f"ours with all steps is {words.factor(ends['factor'])} times as fast as the article's server"
         sentences.append(
             f"{where} {gain}; the largest step is {largest['step']} ({words.factor(largest['factor'])} times)"
         )
     return words.bullets(sentences)
+
+
+def _stated(steps: pd.DataFrame) -> "tuple[pd.Series[Any], pd.Series[Any]]":
+    """Return what a short block states of a ladder: its largest step, and its ends."""
+    return steps.iloc[1:-2].sort_values("factor").iloc[-1], steps.iloc[-1]
 
 
 def _parts(calls: pd.DataFrame) -> list[str]:
@@ -265,9 +268,12 @@ def cases_table(cases: pd.DataFrame) -> list[str]:
     lines = []
     for _, case in cases.iterrows():
         verdict = case["doubt"] or ("met" if case["margin"] >= 1 else "missed")
-        numbers = f"{case['ratio']:.3g} [{case['low']:.3g}, {case['high']:.3g}]"
-        lines.append([case["case"], case["target"], numbers, verdict])
+        lines.append([case["case"], case["target"], _numbers(*case[["ratio", "low", "high"]]), verdict])
     return words.table(["case", "target", "measured, 95 % interval", ""], lines)
+
+
+def _numbers(value: float, low: float, high: float) -> str:
+    return f"{value:.3g} [{low:.3g}, {high:.3g}]"
 
 
 def _floor_short(calls: pd.DataFrame) -> list[str]:
@@ -306,8 +312,7 @@ def _chunks_claims(calls: pd.DataFrame) -> set[Claim]:
 def _ladder_claims(calls: pd.DataFrame) -> set[Claim]:
     claims = set()
     for rows, callers in findings.ladders(calls):
-        steps = findings.steps_at(calls, rows, callers)
-        largest, ends = steps.iloc[1:-2].sort_values("factor").iloc[-1], steps.iloc[-1]
+        largest, ends = _stated(findings.steps_at(calls, rows, callers))
         claims |= {(step["arm"], step["base"], rows) for step in (largest, ends)}
     return claims
 

@@ -133,9 +133,9 @@ def reproduce(
 
 
 def command(
-    result: Path,
-    out: Path,
     *,
+    out: Path,
+    result: Path = DEFAULT,
     quick: bool = False,
     model: str = "",
     rows: Sequence[int] = (),

@@ -17,7 +17,7 @@ from pred_server.lab import studies_load
 from pred_server.lab.arms import ARTICLE, IN_PROCESS, ROOMY, TRAINED, trained
 from pred_server.lab.experiments import Experiment, sample, table_of
 from pred_server.lab.findings import AS_AN_END, CASES, FIRST, OURS, callers_suffix
-from pred_server.lab.stats import SUM
+from pred_server.lab.stats import SUM, Comparison
 from pred_server.lab.ways import RIVALS, Arm, messages_of
 from pred_server.lab.ways.open_inference import OpenInference
 from pred_server.limits import MIB, ROW_BLOCK
@@ -79,7 +79,7 @@ def rows(model: str, served: Sequence[Arm], stream: Arm, rows: tuple[int, ...], 
 
     Beside it stand our server alone, asked with the bytes that our client would send, and the floors.
     """
-    rows = rows or ((1, 100, 10_000) if quick else (1, 10, 100, 1_000, 10_000, 100_000))
+    rows = rows or _sizes(quick)
     by_encoding, chosen = {arm.encoding: arm for arm in served}, _as_our_client_chooses(model, rows)
     encoding = "auto" if set(chosen.values()) <= set(by_encoding) else stream.encoding
     ours = Arm(OURS, encoding=encoding, flags=ROOMY, frame=True)
@@ -95,11 +95,29 @@ def rows(model: str, served: Sequence[Arm], stream: Arm, rows: tuple[int, ...], 
     tcp = [] if quick else [replace(ready[-1], name="raw TCP", server="tcp", flags=())]  # for the largest tables
     compare = [(arm.name, ours.name) for arm in (*rivals, *ready)]
     compare += [(ours.name, SUM.join([echo.name, IN_PROCESS.name])) for echo in echoes]
+    arms = (ours, again, *rivals, *ready, IN_PROCESS, *echoes, *tcp)
+    return _sweep(arms, compare, (again.name, ours.name), "rows", model, rows, quick)
+
+
+def _sizes(quick: bool) -> tuple[int, ...]:
+    return (1, 100, 10_000) if quick else (1, 10, 100, 1_000, 10_000, 100_000)
+
+
+def _sweep(
+    arms: Sequence[Arm],
+    compare: Sequence[Comparison],
+    control: Comparison,
+    varies: str,
+    model: str,
+    rows: tuple[int, ...],
+    quick: bool,
+) -> Experiment:
+    """Return an experiment over numbers of rows, which measures as much as all such experiments do."""
     return Experiment(
-        (ours, again, *rivals, *ready, IN_PROCESS, *echoes, *tcp),
-        tuple(compare),
-        (again.name, ours.name),
-        "rows",
+        tuple(arms),
+        tuple(dict.fromkeys(compare)),
+        control,
+        varies,
         model,
         rows,
         blocks=3 if quick else 5,
@@ -145,17 +163,8 @@ def encodings(model: str, served: Sequence[Arm], stream: Arm, rows: tuple[int, .
     compare += [(arm.name, first.name) for arm in served[1:]]
     compare += [(http.name, arm.name) for http, arm in zip(over_http, served, strict=True) if http in others]
     compare += [(stream.name, whole.name), (first.name, IN_PROCESS.name), (whole.name, IN_PROCESS.name)]
-    return Experiment(
-        (ARTICLE, *served, stream, again, *others, IN_PROCESS, *echoes, *tcp),
-        tuple(dict.fromkeys(compare)),
-        (again.name, first.name),
-        "encodings",
-        model,
-        rows or ((1, 100, 10_000) if quick else (1, 10, 100, 1_000, 10_000, 100_000)),
-        blocks=3 if quick else 5,
-        calls=8 if quick else 20,
-        most_rows=20_000 if quick else 200_000,
-    )
+    arms = (ARTICLE, *served, stream, again, *others, IN_PROCESS, *echoes, *tcp)
+    return _sweep(arms, compare, (again.name, first.name), "encodings", model, rows or _sizes(quick), quick)
 
 
 def chunks(model: str, served: Sequence[Arm], stream: Arm, rows: tuple[int, ...], quick: bool) -> Experiment:
@@ -224,17 +233,8 @@ def ladder(model: str, served: Sequence[Arm], stream: Arm, rows: tuple[int, ...]
         for arm in (*steps, *ends):
             sizes.setdefault(arm, []).append(n_rows)
         pairs += [(after.name, before.name) for before, after in (*itertools.pairwise(steps), ends)]
-    return Experiment(
-        tuple(replace(arm, rows=tuple(its_sizes)) for arm, its_sizes in sizes.items()),
-        tuple(dict.fromkeys(pairs)),
-        (again.name, csv.name),
-        "ladder",
-        model,
-        rows,
-        blocks=3 if quick else 5,
-        calls=8 if quick else 20,
-        most_rows=20_000 if quick else 200_000,
-    )
+    arms = [replace(arm, rows=tuple(its_sizes)) for arm, its_sizes in sizes.items()]
+    return _sweep(arms, pairs, (again.name, csv.name), "ladder", model, rows, quick)
 
 
 def parts(model: str, served: Sequence[Arm], stream: Arm, rows: tuple[int, ...], quick: bool) -> Experiment:

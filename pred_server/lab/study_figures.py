@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pred_server.lab import figures, findings, stats, verdicts, words
+from pred_server.lab.ways import FLOORS
 
 Drawn = dict[str, Figure]
 
@@ -19,7 +20,7 @@ def figures_of(calls: pd.DataFrame) -> Drawn:
 
 def _rows(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
     shown, rivals = findings.at_hand(calls), findings.rivals(calls)
-    floors = list(shown.loc[shown["server"].isin(["predict", "echo", "tcp"]), "arm"].unique())
+    floors = list(shown.loc[shown["server"].isin(FLOORS), "arm"].unique())
     drawn = {"latency": figures.latency_by_rows(stats.summary(shown), floors, best_rivals(rivals), stamp)}
     return drawn | _crossovers(calls, rivals, stamp)
 
@@ -52,11 +53,9 @@ def _crossovers(calls: pd.DataFrame, compared: pd.DataFrame, stamp: dict[str, An
 
 
 def _encodings(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
-    again = (stats.control(calls) or ("",))[0]
-    compared = stats.declared(calls).query("arm != @again")
-    order = {arm["name"]: place for place, arm in enumerate(calls.attrs["experiment"]["arms"])}
-    calls = calls[calls["arm"] != again].sort_values("arm", key=lambda arms: arms.map(order), kind="stable")
-    floors = list(calls.loc[calls["server"].isin(["predict", "echo", "tcp"]), "arm"].unique())
+    compared, calls = stats.declared(calls), findings.in_order(calls)
+    compared = compared[compared["arm"].isin(calls["arm"])]
+    floors = list(calls.loc[calls["server"].isin(FLOORS), "arm"].unique())
     drawn = calls[(calls["server"] != "echo") | (calls["arm"] == findings.echo_of(calls))]
     result = {"latency": figures.latency_by_rows(stats.summary(drawn), floors, _largest(compared), stamp)}
     phases = stats.phases(calls)

@@ -38,6 +38,7 @@ from pred_server.generated.pred_pb2_grpc import PredictionStub
 from pred_server.tutorial import stubs
 from pred_server.tutorial.background import Gateway, Server, gateway
 from pred_server.wire.timing import SERVER_PHASES
+from tests.waits import comes_true
 
 OUTAGE_S = float(os.environ.get("OUTAGE_S", "2"))  # how long the backend stays away
 HANG_S = 120  # how long a test waits for what should happen soon
@@ -73,10 +74,7 @@ def ask(
 
 
 def eventually(what: str, condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + HANG_S
-    while not condition():
-        assert time.monotonic() < deadline, f"still waiting: {what}"
-        time.sleep(0.01)
+    assert comes_true(condition, HANG_S), f"still waiting: {what}"
 
 
 def test_10000_flights_come_back_equal_to_the_bit_as_csv_and_as_json(

@@ -3,18 +3,15 @@
 import asyncio
 import gc
 import os
-import signal
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import grpc
-import numpy as np
 import pandas as pd
 import psutil
 import pytest
@@ -23,8 +20,9 @@ from pred_server.checkout import ROOT
 from pred_server.lab import figures, load, stats
 from pred_server.lab.load import Generator, Segment, drive
 from pred_server.lab.ways import WAYS, Arm, Reply, Target, start_own
-from pred_server.lab.ways.transports import METHOD, OPTIONS
+from pred_server.lab.ways.transports import OPTIONS, PREDICT
 from pred_server.tutorial.background import Server
+from tests.lab.loads import check_schedules, stopped_meanwhile
 
 MESSAGE = b"x" * 200
 
@@ -52,7 +50,7 @@ def test_it_calls_as_fast_as_the_plainest_loop(echo: Server) -> None:
     async def ratios() -> list[float]:
         async with AsyncExitStack() as stack:
             channel = await stack.enter_async_context(grpc.aio.insecure_channel(echo.address, OPTIONS))
-            method = channel.unary_unary(METHOD)
+            method = channel.unary_unary(PREDICT.method)
             call = WAYS["echo"].connect(target(echo), stack)
 
             async def caller() -> None:
@@ -102,44 +100,14 @@ def test_failures_are_kept_with_their_code(echo: Server, generator: Generator) -
 
 
 def test_schedules_are_kept(echo: Server, generator: Generator) -> None:
-    segments = [
-        Segment("echo", 300, rate_per_s=1_000, arrivals=way, labels={"way": way}) for way in ("constant", "poisson")
-    ]
-    found = generator.run([target(echo)], segments)
-    gaps_ms = found.groupby("way")["scheduled_ns"].diff().dropna() / 1e6
-    constant, poisson = (gaps_ms[found["way"] == way] for way in ("constant", "poisson"))
-    assert np.allclose(constant, 1, atol=1e-3)
-    assert poisson.mean() == pytest.approx(1, rel=0.3)
-    assert poisson.std() == pytest.approx(1, rel=0.3)
-    assert (found["sent_ns"] >= found["scheduled_ns"]).all()
+    check_schedules(generator, target(echo))
 
 
 def test_a_stopped_server_shows_in_an_open_loop_and_hides_in_a_closed_one(echo: Server, generator: Generator) -> None:
     rate, calls, stop_s = 200, 600, 0.2
-    process = psutil.Process(echo.pid)
-
-    def busy_s() -> float:
-        times = process.cpu_times()
-        return times.user + times.system
 
     def interrupted(segment: Segment) -> tuple[pd.DataFrame, float]:
-        found: list[pd.DataFrame] = []
-        before_s = busy_s()
-        running = threading.Thread(target=lambda: found.append(generator.run([target(echo)], [segment])))
-        running.start()
-        while busy_s() < before_s + 0.05:  # until the load has been on for a while
-            assert running.is_alive()
-            time.sleep(0.001)
-        stopped_s = time.monotonic()
-        os.kill(echo.pid, signal.SIGSTOP)
-        try:
-            time.sleep(stop_s)
-        finally:
-            os.kill(echo.pid, signal.SIGCONT)
-            lasted_s = time.monotonic() - stopped_s
-        running.join()
-        assert found[0]["ok"].all()
-        return found[0], lasted_s
+        return stopped_meanwhile(echo.pid, lambda: generator.run([target(echo)], [segment]), stop_s, busy_s=0.05)
 
     shares = (0.98, 0.99)
     for _ in range(5):  # a busy machine may delay what comes after the stop, but not each time

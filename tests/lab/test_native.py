@@ -1,10 +1,8 @@
 """The generator in Go, `bin/loadgen`: it measures what the one in Python measures."""
 
 import os
-import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -22,6 +20,7 @@ from pred_server.lab.load import Generator, Segment
 from pred_server.lab.native import LOADGEN
 from pred_server.lab.ways import Arm, Target, messages_of, start_own
 from pred_server.tutorial.background import Server
+from tests.lab.loads import check_schedules, stopped_meanwhile
 
 MESSAGE = b"x" * 200
 TABLE = pd.DataFrame({"x": [1.0, 2.0], "y": [3.0, 4.0]})
@@ -139,41 +138,14 @@ def test_what_it_cannot_call_is_said_before_anything_starts(monkeypatch: pytest.
 
 
 def test_schedules_are_kept(echo: Server, generator: Generator) -> None:
-    segments = [
-        Segment("echo", 300, rate_per_s=1_000, arrivals=way, labels={"way": way}) for way in ("constant", "poisson")
-    ]
-    found = generator.run([target(echo)], segments)
-    gaps_ms = found.groupby("way")["scheduled_ns"].diff().dropna() / 1e6
-    constant, poisson = (gaps_ms[found["way"] == way] for way in ("constant", "poisson"))
-    assert np.allclose(constant, 1, atol=1e-3)
-    assert poisson.mean() == pytest.approx(1, rel=0.3)
-    assert poisson.std() == pytest.approx(1, rel=0.3)
-    assert (found["sent_ns"] >= found["scheduled_ns"]).all()
+    check_schedules(generator, target(echo))
 
 
 def test_a_stopped_server_shows_as_response_time(echo: Server, generator: Generator) -> None:
     """Each call that was due during the stop waited for its end: that is arithmetic, whatever the machine does."""
     rate, calls, stop_s = 500, 1_000, 0.3
-    process = psutil.Process(echo.pid)
-
-    def busy_s() -> float:
-        times = process.cpu_times()
-        return times.user + times.system
-
-    found: list[pd.DataFrame] = []
-    before_s = busy_s()
     segment = Segment("echo", calls, rate_per_s=rate, arrivals="constant")
-    running = threading.Thread(target=lambda: found.append(generator.run([target(echo)], [segment])))
-    running.start()
-    while busy_s() < before_s + 0.03:  # until the load has been on for a while
-        assert running.is_alive()
-        time.sleep(0.001)
-    os.kill(echo.pid, signal.SIGSTOP)
-    time.sleep(stop_s)
-    os.kill(echo.pid, signal.SIGCONT)
-    running.join()
-    (calls_made,) = found
-    assert calls_made["ok"].all()
+    calls_made, _ = stopped_meanwhile(echo.pid, lambda: generator.run([target(echo)], [segment]), stop_s, busy_s=0.03)
     done_ns, due_ns = calls_made["done_ns"].to_numpy(), calls_made["scheduled_ns"].to_numpy()
     pauses_ns = np.diff(np.sort(done_ns))
     last_before_ns = np.sort(done_ns)[pauses_ns.argmax()]

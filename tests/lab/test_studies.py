@@ -23,11 +23,11 @@ def test_experiments_are_declared_for_what_can_carry_the_table(
         names = [arm.name for arm in experiment.arms]
         assert len(set(names)) == len(names)
         sides = [side for pair in (*experiment.compare, experiment.control or ()) for side in pair]
-        assert {name for side in sides for name in side.split(stats.SUM)} <= set(names)
+        assert set(stats.names_in(*sides)) <= set(names)
     assert set(studies.FIXED) == {"floor", "callers"}
     cases = studies.declared("floor", "flights")
     sides = [side for pair in cases.compare for side in pair]
-    assert {name for side in sides for name in side.split(stats.SUM)} <= {arm.name for arm in cases.arms}
+    assert set(stats.names_in(*sides)) <= {arm.name for arm in cases.arms}
     with pytest.raises(InvalidInput, match="models and sizes of its own"):
         studies.declared("floor", "linear")
     (stream,) = [arm for arm in studies.declared("rows", "linear").arms if arm.name == "streamed tensor"]

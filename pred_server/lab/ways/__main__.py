@@ -3,6 +3,7 @@
 import argparse
 
 from pred_server.lab.ways import WAYS, Launch
+from pred_server.limits import SPLIT_ROWS
 
 
 def main() -> None:
@@ -17,7 +18,8 @@ def main() -> None:
         "--option", nargs=2, action="append", default=[], metavar=("NAME", "NUMBER"), help="a gRPC option of the echo"
     )
     args = parser.parse_args()
-    threads = tuple(int(number) for number in args.threads.split(":") if number)
+    n_threads, _, from_rows = args.threads.partition(":")
+    threads = (int(n_threads), int(from_rows or SPLIT_ROWS)) if n_threads else ()
     options = [(name, int(number)) for name, number in args.option]
     WAYS[args.way].run(Launch(args.address, args.model, options, threads))
 

@@ -11,8 +11,7 @@ import grpc
 
 from pred_server.lab.ways.way import Call, OverGrpc, OverHttp, Reply, Target
 
-METHOD = "/prediction.Prediction/Predict"
-PREDICT = OverGrpc(METHOD)
+PREDICT = OverGrpc("/prediction.Prediction/Predict")
 OPTIONS = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),  # or equal channels would share one socket
@@ -24,8 +23,8 @@ OPTIONS = (
 def grpc_bytes(target: Target, stack: AsyncExitStack) -> Call:
     """Call Predict with the target's message, or PredictStream with its chunks."""
     if target.arm.chunk_rows:
-        return stream(target, stack, f"{METHOD}Stream")
-    return unary(target, stack, METHOD)
+        return stream(target, stack, PREDICT.in_chunks().method)
+    return unary(target, stack, PREDICT.method)
 
 
 def unary(target: Target, stack: AsyncExitStack, method: str) -> Call:

@@ -146,6 +146,10 @@ class OverGrpc:
     method: str
     stream: bool = False
 
+    def in_chunks(self) -> "OverGrpc":
+        """Return the method that takes a table in chunks."""
+        return self if self.stream else OverGrpc(f"{self.method}Stream", stream=True)
+
 
 @dataclass(frozen=True)
 class OverHttp:
@@ -217,9 +221,7 @@ class Way:
             raise InvalidInput(f"{arm.name}: only Python calls with a DataFrame; its generator must be python")
         if self.wire is None:
             raise InvalidInput(f"{arm.name}: the generator in Go speaks gRPC and HTTP, and {self.name!r} is neither")
-        if isinstance(self.wire, OverGrpc) and arm.chunk_rows and not self.wire.stream:
-            return OverGrpc(f"{self.wire.method}Stream", stream=True)
-        return self.wire
+        return self.wire.in_chunks() if isinstance(self.wire, OverGrpc) and arm.chunk_rows else self.wire
 
     def metadata(self, target: Target) -> tuple[tuple[str, str], ...]:
         """Return the metadata of each call."""
