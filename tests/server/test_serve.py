@@ -239,7 +239,7 @@ def test_a_deadline_that_passes_and_a_server_that_is_gone(flights: pd.DataFrame)
     with serve("sum") as server:
         client = server.client()
         with pytest.raises(DeadlineExceeded):
-            client.predict(XY, timeout_s=1e-6)
+            client.predict(pd.concat([XY] * 200_000), timeout_s=1e-6)
         assert len(client.predict(XY)) == len(XY)
         address = server.address
     with Client(address) as late, pytest.raises(Unavailable, match="nobody answers at that address"):
