@@ -17,14 +17,14 @@ from pred_server.guard.admission import Admission, Ticket
 from pred_server.guard.heap import release_unused, resident_bytes
 from pred_server.limits import MIB, Limits, flag
 
-PERIOD_S = 0.25
+PERIOD_S = 0.1
 # A call whose time is over is told so. After so long it is cut off: an answer that nobody reads cannot be sent.
 GRACE_S = 1.0
 # Messages that arrive within this time are no half messages.
 ARRIVES_S = 0.5
 # A server that becomes idle gives memory back where it has so much more than at its start. gRPC frees some of it only
 # later. So there are so many tries, after pauses that double: for a minute.
-KEPT_BYTES, TRIES = 32 * MIB, 8
+KEPT_BYTES, TRIES = 32 * MIB, 9
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Watchdog:
     def __init__(self, admission: Admission, limits: Limits) -> None:
         self._admission = admission
         self._idle_bytes = resident_bytes()
-        self._most_bytes = self._idle_bytes + 2 * limits.max_bytes_in_flight
+        self._most_bytes = self._idle_bytes + limits.max_bytes_in_flight
         self._tries, self._next_try_s = 0, 0.0
         self._limits = limits
 
