@@ -14,7 +14,7 @@
 # - find what a server process can carry, from latencies alone, by a law of one line;
 # - see what threads, an event loop and batching each give when many callers ask at once.
 #
-# **Needs:** the trained model (`make setup`, or `make lab`). **Takes:** 120 s to run, about 52 minutes to read (the core: 47).
+# **Needs:** the trained model (`make setup`, or `make lab`). **Takes:** 120 s to run, about 55 minutes to read (the core: 50).
 # Leave the machine alone while it runs. **Built before:** the article's server and the strict one
 # ([03](03_serve_and_call.ipynb)), encodings, `server-timing` and the 95 % interval ([03b](03b_under_the_hood.ipynb)).
 #

@@ -14,7 +14,7 @@
 # - convert a model to ONNX, see what a prediction costs then, and where float32 would be wrong without a word;
 # - climb the ladder of a model of your own.
 #
-# **Needs:** the trained model (`make setup`, or `make lab`). **Takes:** 95 s to run, about 55 minutes to read (the core: 45).
+# **Needs:** the trained model (`make setup`, or `make lab`). **Takes:** 100 s to run, about 60 minutes to read (the core: 47).
 # **Built before:** the waterfall and the four encodings ([03b](03b_under_the_hood.ipynb)), experiments
 # ([05](05_how_fast_is_it.ipynb)), closed loops and batching ([06](06_under_load.ipynb)).
 #
