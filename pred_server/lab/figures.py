@@ -133,8 +133,11 @@ def load(points: pd.DataFrame, title: str, stamp: Stamp = None) -> Figure:
     above.plot(ends, ends, label="all offered calls", **FLOOR_STYLE)
     _logarithmic(above, "", "answered (calls/s)", legend="upper left")
     _logarithmic(below, "offered (calls/s)", "response time (ms)", legend="upper left")
-    if not points["valid"].all():
-        _note(figure, "red crosses: not to be trusted, since the generator was late or saturated")
+    notes = {
+        "red crosses: not to be trusted, since the generator was late or saturated": ~points["valid"],
+        "p99 of fewer than 1,000 calls: nearly their maximum": points["calls"] < stats.MIN_CALLS_FOR_P99,
+    }
+    _note(figure, "; ".join(note for note, holds in notes.items() if holds.any()))
     return figure
 
 

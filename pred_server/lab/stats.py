@@ -198,13 +198,14 @@ def throughput(calls: pd.DataFrame, by: Sequence[str] = ("arm", "rows")) -> pd.D
 
     Returns
     -------
-    DataFrame with the columns of `by`, calls_per_s, rows_per_s, p50_ms, p99_ms, failed_share, late_share, valid
+    DataFrame with the columns of `by`, calls, calls_per_s, rows_per_s, p50_ms, p99_ms, failed_share, late_share, valid
     """
     stretches = calls.groupby([*by, "block", "half"], sort=False)
     total_s = ((stretches["done_ns"].max() - stretches["sent_ns"].min()) / 1e9).groupby(list(by), sort=False).sum()
     groups = calls.assign(answered=calls["rows"] * calls["ok"]).groupby(list(by), sort=False)
     table = pd.DataFrame(
         {
+            "calls": groups.size(),
             "calls_per_s": groups["ok"].sum() / total_s,
             "rows_per_s": groups["answered"].sum() / total_s,
             "p50_ms": groups["latency_ms"].median(),
