@@ -193,6 +193,10 @@ def _number(text: str, least: float, what: str) -> float:
     return number
 
 
+STUDIES = (
+    "rows", "encodings", "load", "callers", "chunks", "ladder", "parts", "floor", "distance", "enormous", "beside",
+    "start",
+)  # fmt: skip
 Argument = tuple[str, dict[str, Any]]
 
 
@@ -286,7 +290,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
             _argument(
                 "--varies",
                 "what is varied",
-                choices=["rows", "encodings", "load", "callers", "chunks", "ladder", "parts", "floor"],
+                choices=STUDIES,
                 default="rows",
             ),
             _argument(

@@ -215,6 +215,47 @@ def factors(lines: pd.DataFrame, title: str, alt: str, xlabel: str, stamp: Stamp
     return figure
 
 
+def dots(table: pd.DataFrame, title: str, xlabel: str, stamp: Stamp = None) -> Figure:
+    """Draw the numbers of each row of a table on a line, on a logarithmic axis; columns differ in colour and marker."""
+    alt = "; ".join(
+        f"{name}: {', '.join(f'{column} {number:,.3g}' for column, number in row.dropna().items())}"
+        for name, row in table.iterrows()
+    )
+    figure, axes = titled(title, f"{words.capital(xlabel)}. {alt}", stamp, height=1.7 + 0.4 * len(table))
+    for column, style in zip(table, _styles(), strict=False):
+        axes.plot(table[column], range(len(table)), label=column, **style | {"linestyle": "none", "markersize": 7})
+    axes.set(xscale="log", xlabel=xlabel, ylim=(len(table) - 0.5, -0.5))
+    axes.set_yticks(range(len(table)), list(table.index), fontsize=9)
+    axes.xaxis.set_major_formatter("{x:,g}")
+    axes.grid(True, alpha=0.3)
+    figure.legend(loc="outside lower left", ncols=4, frameon=False, fontsize=9)
+    return figure
+
+
+def distance(points: pd.DataFrame, title: str, stamp: Stamp = None) -> Figure:
+    """Draw latency against distance, a part for each number of rows.
+
+    Parameters
+    ----------
+    points : columns way, rows, rtt_ms, p50_ms
+    """
+    sizes, distances = sorted(points["rows"].unique()), sorted(points["rtt_ms"].unique())
+    alt = "Median latency against the round trip to the server, a part for each number of rows"
+    figure, parts = titled(title, alt, stamp, height=1.2 + 1.7 * len(sizes), parts=len(sizes))
+    looks = dict(zip(points["way"].unique(), _styles(), strict=False))
+    for axes, rows in zip(np.atleast_1d(parts), sizes, strict=True):
+        for way, line in points[points["rows"] == rows].groupby("way", sort=False):
+            axes.plot(line["rtt_ms"].map(distances.index), line["p50_ms"], label=way, **looks[way])
+        axes.set(yscale="log", ylabel=f"ms, {words.at(rows)}")
+        axes.yaxis.set_major_formatter("{x:,.10g}")
+        axes.grid(True, alpha=0.3)
+    axes.set_xticks(range(len(distances)), [words.away(rtt_ms) for rtt_ms in distances])
+    axes.set_xlabel("round trip to the server")
+    handles, labels = np.atleast_1d(parts)[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower left", ncols=3, frameon=False, fontsize=9)
+    return figure
+
+
 def grid(cells: pd.DataFrame, kinds: Sequence[str], title: str, alt: str) -> Figure:
     """Draw one mark for each cell of a table: kinds differ in colour, marker and fill.
 
