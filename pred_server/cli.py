@@ -193,10 +193,6 @@ def _number(text: str, least: float, what: str) -> float:
     return number
 
 
-STUDIES = (
-    "rows", "encodings", "load", "callers", "chunks", "ladder", "parts", "floor", "distance", "enormous", "beside",
-    "start",
-)  # fmt: skip
 Argument = tuple[str, dict[str, Any]]
 
 
@@ -290,7 +286,8 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
             _argument(
                 "--varies",
                 "what is varied",
-                choices=STUDIES,
+                choices=["rows", "encodings", "load", "callers", "chunks", "ladder", "parts", "floor"]
+                + ["distance", "enormous", "beside", "start"],
                 default="rows",
             ),
             _argument(

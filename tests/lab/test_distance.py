@@ -125,7 +125,7 @@ def test_where_nobody_answers_the_caller_is_told() -> None:
 def test_an_end_that_is_gone_ends_the_other() -> None:
     with joined(rtt_ms=1) as (near, far, _):
         far.close()
-        with pytest.raises(OSError, match="reset|pipe"):
+        with pytest.raises(OSError, match=r"reset|pipe"):
             while True:
                 near.sendall(bytes(MIB))
 
