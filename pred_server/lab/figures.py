@@ -226,7 +226,9 @@ def dots(table: pd.DataFrame, title: str, xlabel: str, stamp: Stamp = None) -> F
         axes.plot(table[column], range(len(table)), label=column, **style | {"linestyle": "none", "markersize": 7})
     axes.set(xscale="log", xlabel=xlabel, ylim=(len(table) - 0.5, -0.5))
     axes.set_yticks(range(len(table)), list(table.index), fontsize=9)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:,g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(True, alpha=0.3)
     figure.legend(loc="outside lower left", ncols=4, frameon=False, fontsize=9)
     return figure

@@ -73,11 +73,13 @@ def _beside(calls: pd.DataFrame) -> list[str]:
 
 
 def _beside_short(calls: pd.DataFrame) -> list[str]:
-    return words.bullets(
-        f"{row['arm']}: 99 % of calls with one row end within {words.duration(row['p99_ms'])} alone, and within "
-        f"{words.duration(row['beside_p99_ms'])} beside large tables of another caller"
-        for _, row in findings_service.beside(calls).iterrows()
-    )
+    lines = []
+    for _, row in findings_service.beside(calls).iterrows():
+        alone, busy = words.duration(row["p99_ms"]), words.duration(row["beside_p99_ms"])
+        doubt = row["doubt"] and f" ({row['doubt']})"
+        within = f"within {alone} alone, and within {busy} beside large tables of another caller"
+        lines.append(f"{row['arm']}: 99 % of calls with one row end {within}{doubt}")
+    return words.bullets(lines)
 
 
 def _start(calls: pd.DataFrame) -> list[str]:
