@@ -208,9 +208,7 @@ def factors(lines: pd.DataFrame, title: str, alt: str, xlabel: str, stamp: Stamp
     axes.set_yticks(range(len(lines)), list(lines["label"]), fontsize=8)
     ends = lines[["low", "high"]].to_numpy()
     axes.set_xlim(0.8 * min(ends.min(), 1), ends.max() ** 1.4 * 1.5)  # room for the text on the right
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:,g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    _plain(axes.xaxis)
     axes.grid(True, axis="x", alpha=0.3)
     return figure
 
@@ -226,9 +224,7 @@ def dots(table: pd.DataFrame, title: str, xlabel: str, stamp: Stamp = None) -> F
         axes.plot(table[column], range(len(table)), label=column, **style | {"linestyle": "none", "markersize": 7})
     axes.set(xscale="log", xlabel=xlabel, ylim=(len(table) - 0.5, -0.5))
     axes.set_yticks(range(len(table)), list(table.index), fontsize=9)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:,g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    _plain(axes.xaxis)
     axes.grid(True, alpha=0.3)
     figure.legend(loc="outside lower left", ncols=4, frameon=False, fontsize=9)
     return figure
@@ -248,8 +244,9 @@ def distance(points: pd.DataFrame, title: str, stamp: Stamp = None) -> Figure:
     for axes, rows in zip(np.atleast_1d(parts), sizes, strict=True):
         for way, line in points[points["rows"] == rows].groupby("way", sort=False):
             axes.plot(line["rtt_ms"].map(distances.index), line["p50_ms"], label=way, **looks[way])
-        axes.set(yscale="log", ylabel=f"ms, {words.at(rows)}")
-        axes.yaxis.set_major_formatter("{x:,.10g}")
+        axes.set_yscale("log")
+        axes.set_ylabel(f"ms {words.at(rows)}", fontsize=9)
+        _plain(axes.yaxis)
         axes.grid(True, alpha=0.3)
     axes.set_xticks(range(len(distances)), [words.away(rtt_ms) for rtt_ms in distances])
     axes.set_xlabel("round trip to the server")
@@ -320,6 +317,13 @@ def _logarithmic(axes: Axes, xlabel: str, ylabel: str, legend: Any = None) -> No
     axes.grid(True, which="major", alpha=0.3)
     if legend:
         axes.legend(loc=legend, frameon=False, fontsize=9)
+
+
+def _plain(axis: Any) -> None:
+    """Give a logarithmic axis plain numbers: 1, 2, 5, 10."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:,g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _note(figure: Figure, text: str) -> None:

@@ -27,7 +27,7 @@ def _by_distance(points: pd.DataFrame, corner: str) -> list[str]:
     distances = sorted(points["rtt_ms"].unique())
     cells = {}
     for _, row in points.iterrows():
-        ratio = "" if np.isnan(row["ratio"]) else f" ({row['ratio']:.2g})"
+        ratio = "" if np.isnan(row["ratio"]) else f" ({words.factor(row['ratio'])})"
         cells[row["way"], row["rtt_ms"]] = words.number(row["p50_ms"]) + ratio
     ways = points["way"].unique()
     body = [[way, *(cells.get((way, rtt_ms), "") for rtt_ms in distances)] for way in ways]

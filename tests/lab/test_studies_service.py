@@ -194,7 +194,7 @@ def test_each_has_blocks_figures_and_claims(calls: pd.DataFrame) -> None:
 def test_distances_stand_side_by_side(calls: pd.DataFrame) -> None:
     full = report.full(calls)
     assert full[:3] == ["| 1 row | direct | 20 ms |", "| --- | --- | --- |", "| ours | 2.00 | 22.0 |"]
-    assert "| FastAPI | 3.00 (1.5) | 23.0 (1) |" in full
+    assert "| FastAPI | 3.00 (1.50) | 23.0 (1.05) |" in full
     assert any("imitates no slow start, windows or losses of TCP" in line for line in full)
     assert report.short(calls)[0] == (
         "- 20 ms away, at 1 row, ours takes 22.0 ms, and the quickest of the others, FastAPI, 23.0 ms."
