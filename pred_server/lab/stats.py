@@ -106,6 +106,13 @@ def _interval(logs: np.ndarray, rng: np.random.Generator, resamples: int) -> tup
     return float(low), float(high)
 
 
+def level(calls: pd.DataFrame, column: str) -> tuple[float, float, float]:
+    """Return the geometric mean of a column's means in each block, and its 95 % interval, bootstrapped over blocks."""
+    logs = np.log(calls.groupby("block")[column].mean().to_numpy())
+    low, high = np.exp(_interval(logs, np.random.default_rng(0), 2_000))
+    return float(np.exp(logs.mean())), float(low), float(high)
+
+
 def _expanded(n: int) -> np.ndarray:
     """Return the quantiles of bootstrapped means of `n` values that contain the true mean in 95 % of cases.
 
