@@ -89,7 +89,7 @@ def test_both_generators_say_the_same(echo: Server, sum_server: Server, generato
     assert set(go.loc[go["arm"] == "echo", "reply_bytes"]) == {7}, "the echo is asked by metadata"
     known = found.set_index(["generator", "arm"]).notna().groupby(level=[0, 1]).any()
     differ = (known.loc["python"] != known.loc["go"]).any()
-    assert differ[differ].index.tolist() == ["redials"], "the same columns are known, but for one"
+    assert set(differ[differ].index) == {"redials", "client_peak_mib"}, "Go knows its connections, Python its memory"
     timed = found[found["arm"].isin(["unary", "stream"])]
     assert (timed[["decode_ms", "predict_ms", "encode_ms"]] > 0).all(axis=None)
     assert (found["first_ms"].notna() == (found["arm"] == "stream")).all()
