@@ -232,7 +232,11 @@ class PredictionService:
             call.watch.add("queue", submitted_ns, time.perf_counter_ns())
             return work()
 
-        return await asyncio.get_running_loop().run_in_executor(threads, run)
+        try:
+            future = asyncio.get_running_loop().run_in_executor(threads, run)
+        except RuntimeError as error:
+            raise MemoryError(str(error)) from None  # there is no room for one more thread
+        return await future
 
 
 def _parse(parse: Callable[[bytes], T], data: bytes) -> T:
