@@ -89,7 +89,10 @@ class Call:
         """Return the next message, None after the last. Its bytes count so many times; raises as `Admission.hold`."""
         assert self.ticket is not None
         self.ticket.reads_since_s = time.monotonic()
-        data: Any = await self._context.read()
+        # Never cancelled: gRPC would not free a message that arrives at that moment.
+        reading = asyncio.ensure_future(self._context.read())
+        reading.add_done_callback(take_error)
+        data: Any = await asyncio.shield(reading)
         self.ticket.reads_since_s = math.inf
         if data is grpc.aio.EOF:
             return None
@@ -156,7 +159,7 @@ class Call:
             else:
                 status = to_status(self._public(error))
                 code = status.code.name
-                let_go(error)
+                let_go(error)  # before the wait, not to hold the message meanwhile
                 if code in CALLERS_FAULTS:
                     await self._admission.refusals.wait(self.peer)
                 await self._abort(status.code, status.details, (*status.trailing_metadata, *self._trailing()))
@@ -176,11 +179,12 @@ class Call:
 
     def _public(self, error: BaseException) -> PredServerError:
         """Return the error that the caller may see: its own text if it is one of ours."""
+        # NumPy's and Arrow's are, too. A reader of tables may have taken Arrow's for a fault of the table.
+        if isinstance(out := error.__cause__ or error, MemoryError):
+            logger.error("request %s: out of memory: %s", self.request_id, out)
+            return LimitExceeded("the server has no memory for this; send fewer rows, or come back later", "OVERLOADED")
         if isinstance(error, PredServerError):
             return error
-        if isinstance(error, MemoryError):  # NumPy's and Arrow's are, too
-            logger.error("request %s: out of memory: %s", self.request_id, error)
-            return LimitExceeded("the server has no memory for this; send fewer rows, or come back later", "OVERLOADED")
         logger.error("request %s failed", self.request_id, exc_info=error)
         return ServerFault(f"the server failed; its log has the reason under request id {self.request_id}")
 
@@ -202,6 +206,12 @@ class Call:
         }
         text = as_text({key: value for key, value in fields.items() if key != "rpc"})
         logger.info("%s %s", self.rpc, text, extra=fields)
+
+
+def take_error(task: "asyncio.Future[Any]") -> None:
+    """Take the error of a task that nobody may ask for it: asyncio would complain."""
+    if not task.cancelled():
+        task.exception()
 
 
 def let_go(error: BaseException) -> None:

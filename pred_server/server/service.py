@@ -19,7 +19,7 @@ from pred_server.guard.memory import Memory, Reservation
 from pred_server.guard.weight import weigh
 from pred_server.limits import MIB, Limits, check_message_bytes
 from pred_server.model.model import Model
-from pred_server.server.call import Call, Context, result_metadata
+from pred_server.server.call import Call, Context, result_metadata, take_error
 from pred_server.server.identity import check_expected
 from pred_server.server.inline import may_write_inline, read_inline
 from pred_server.server.predictor import Predictor
@@ -126,14 +126,14 @@ class PredictionService:
                     while (data := await call.receive(times=CHUNKS_AHEAD + 2)) is not None:
                         task = asyncio.create_task(self._answer(call, data, model, wait_for_room=True))
                         under_way.add(task)
-                        task.add_done_callback(_take_error)
+                        task.add_done_callback(take_error)
                         task.add_done_callback(under_way.discard)
                         await queue.put(task)
                     await queue.put(None)
                 except Exception as error:
                     failed = asyncio.get_running_loop().create_future()
                     failed.set_exception(error)
-                    failed.add_done_callback(_take_error)
+                    failed.add_done_callback(take_error)
                     await queue.put(failed)
 
             reader = asyncio.create_task(read())
@@ -255,9 +255,3 @@ async def _with_position(task: "asyncio.Future[Answer]", chunk: int, first_row: 
         if chunk > 1:  # the first is the table's beginning, and needs no place
             error.args = (f"in chunk {chunk}, the rows from {first_row:,} on: {error}",)
         raise
-
-
-def _take_error(task: "asyncio.Future[Answer]") -> None:
-    """Take the error of a chunk that nobody will ask for: asyncio would complain of it."""
-    if not task.cancelled():
-        task.exception()

@@ -79,8 +79,6 @@ class CsvCodec:
                 columns = {name: from_arrow(values) for name, values in arrow_columns(_parse(text, schema))}
             check_size(len(columns[schema.names[0]]), len(columns), limits)
             return schema.to_rows(columns), ignored
-        except MemoryError:  # Arrow's is an ArrowException, too
-            raise
         except (InvalidInput, pa.ArrowException, csv.Error) as error:
             if isinstance(error, InvalidInput) and not error.violations:
                 raise  # no rows: nothing to point at

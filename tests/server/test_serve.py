@@ -7,7 +7,9 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -253,28 +255,52 @@ def test_a_server_that_is_not_ours_is_told_apart(flights: pd.DataFrame) -> None:
         assert caught.value.code == "UNKNOWN"
 
 
-def test_a_fault_of_the_server_shows_no_traceback_and_is_logged(tmp_path: Path) -> None:
-    code = (
-        "import sys, pred_server.model.builtin as m\n"
-        "m.Sum.predict = lambda self, table: 1 / 0\n"
-        "from pred_server.cli import main\n"
-        "main(['serve', '--model', 'sum', '--address', '127.0.0.1:0'])\n"
+@contextmanager
+def broken(folder: Path, patch: str) -> Iterator[tuple[Client, list[str]]]:
+    """Start a server of `sum`, patched; yield a client, and a list that gets the log at the end."""
+    serve_sum = (
+        "import sys\nfrom pred_server.cli import main\nmain(['serve', '--model', 'sum', '--address', '127.0.0.1:0'])\n"
     )
-    (tmp_path / "broken.py").write_text(code)
+    (folder / "broken.py").write_text(f"{patch}\n{serve_sum}")
     process = subprocess.Popen(
-        [sys.executable, tmp_path / "broken.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, folder / "broken.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+    log: list[str] = []
     try:
-        address = process.stdout.readline().split()[3]
-        with Client(address) as client, pytest.raises(ServerFault, match=r"under request id [0-9a-f]{32}") as caught:
-            client.predict(XY)
+        with Client(process.stdout.readline().split()[3]) as client:
+            yield client, log
     finally:
         process.terminate()
-        _, log = process.communicate(timeout=30)
+        log.append(process.communicate(timeout=30)[1])
+
+
+def test_a_fault_of_the_server_shows_no_traceback_and_is_logged(tmp_path: Path) -> None:
+    patch = "import pred_server.model.builtin as m\nm.Sum.predict = lambda self, table: 1 / 0"
+    with (
+        broken(tmp_path, patch) as (client, logs),
+        pytest.raises(ServerFault, match=r"under request id [0-9a-f]{32}") as caught,
+    ):
+        client.predict(XY)
+    (log,) = logs
     assert "ZeroDivisionError" in log
     assert str(caught.value).split()[-1] in log
     assert "Traceback" not in str(caught.value)
     assert "Zero" not in str(caught.value)
+
+
+def test_want_of_memory_is_no_fault_of_the_table(tmp_path: Path) -> None:
+    patch = (
+        "import pyarrow as pa, pred_server.wire.arrow as arrow, pred_server.wire.csv as csv\n"
+        "def fail(table): raise pa.ArrowMemoryError('malloc failed')\n"
+        "arrow.arrow_columns = csv.arrow_columns = fail"
+    )
+    table = pd.concat([XY] * 5_000)
+    with broken(tmp_path, patch) as (client, _):
+        for encoding in ("arrow", "csv"):
+            with pytest.raises(LimitExceeded, match="the server has no memory for this") as caught:
+                client.predict(table, encoding=encoding)
+            assert caught.value.reason == "OVERLOADED"
+        assert len(client.predict(table, encoding="tensor")) == len(table), "and it goes on"
 
 
 def test_calls_of_many_threads_get_their_own_answers(sum_server: Server) -> None:
