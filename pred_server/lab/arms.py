@@ -8,7 +8,8 @@ import pandas as pd
 from pred_server.checkout import MODELS
 from pred_server.engines.onnx import with_onnx
 from pred_server.errors import ServerStartError
-from pred_server.lab.ways import WAYS, Arm
+from pred_server.lab.ways import Arm, Way
+from pred_server.lab.ways.open_inference import OpenInference
 from pred_server.limits import MIB
 from pred_server.store.loading import load
 from pred_server.store.saving import save
@@ -31,14 +32,16 @@ def onnx_flags(model: str) -> tuple[str, ...]:
     return ONNX
 
 
-def installed(arms: Iterable[Arm]) -> list[Arm]:
-    """Return the arms whose ways are installed; print what to type for the others."""
+def installed(ways: Iterable[Way], quick: bool) -> list[Way]:
+    """Return the ways that are installed; print what to type for the others. A quick run needs no other environment."""
     found = []
-    for arm in arms:
-        if missing := WAYS[arm.server].missing():
+    for way in ways:
+        if quick and isinstance(way, OpenInference):
+            continue
+        if missing := way.missing():
             print(f"left out: {missing}")
         else:
-            found.append(arm)
+            found.append(way)
     return found
 
 

@@ -34,8 +34,8 @@ def text(calls: pd.DataFrame) -> str:
     medians = stats.summary(calls).pivot(index="arm", columns="rows", values="p50_ms").loc[names].round(2)
     medians.columns = [f"{rows:,}" for rows in medians.columns]
     lines = ["median latency in ms, by rows in one call", medians.to_string(index_names=False, na_rep=""), ""]
-    service = report_service.FULL.get(experiment["varies"])
-    if not service and experiment["varies"] not in ("rows", "encodings", "floor"):
+    further = {"load": _load, **report_service.FULL}.get(experiment["varies"])
+    if experiment["varies"] not in ("rows", "encodings", "floor", *report_service.FULL):
         rates = stats.throughput(calls).set_index("arm").loc[names].reset_index()
         lines += [rates.round(3).to_string(index=False), ""]
     if experiment["varies"] == "floor":
@@ -44,7 +44,7 @@ def text(calls: pd.DataFrame) -> str:
         lines += _callers(calls)
     else:
         lines += [words.sentence(row) for _, row in stats.declared(calls).iterrows()]
-        lines += _load(calls) if experiment["varies"] == "load" else service(calls) if service else []
+        lines += further(calls) if further else []
     return "\n".join([*lines, "", *(f"doubt: {doubt}" for doubt in stats.doubts(calls, stats.control(calls)))])
 
 

@@ -5,7 +5,7 @@ default) and whether to be quick. Those in `FIXED` have models and sizes of thei
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from pred_server.lab.experiments import Experiment, sample, table_of
 from pred_server.lab.findings import AS_AN_END, CASES, FIRST, OURS, callers_suffix
 from pred_server.lab.stats import SUM, Comparison
 from pred_server.lab.ways import RIVALS, Arm, messages_of
-from pred_server.lab.ways.open_inference import OpenInference
 from pred_server.limits import MIB, ROW_BLOCK
 from pred_server.store.loading import load
 from pred_server.wire.codec import CODECS
@@ -124,14 +123,12 @@ def _sweep(
     )
 
 
-def _rivals(rows: Sequence[int], quick: bool) -> list[Arm]:
-    """Return the rivals that are installed; a quick run needs no environment but our own."""
-    arms = []
-    for way in RIVALS:
+def _rivals(rows: Sequence[int], quick: bool) -> Iterator[Arm]:
+    """Yield the rivals that are installed and take any of these numbers of rows."""
+    for way in installed(RIVALS, quick):
         sizes = tuple(n_rows for n_rows in rows if n_rows <= way.most_rows)
-        if sizes and not (quick and isinstance(way, OpenInference)):
-            arms.append(Arm(way.title, way.name, frame=True, rows=() if len(sizes) == len(rows) else sizes))
-    return installed(arms)
+        if sizes:
+            yield Arm(way.title, way.name, frame=True, rows=() if len(sizes) == len(rows) else sizes)
 
 
 def _as_our_client_chooses(model: str, rows: Sequence[int]) -> dict[int, str]:

@@ -10,7 +10,6 @@ from pred_server.lab.findings import OURS
 from pred_server.lab.findings_service import BESIDE, IN_CHUNKS, far
 from pred_server.lab.ways import WAYS, Arm
 from pred_server.lab.ways.flight import BATCH_BYTES
-from pred_server.lab.ways.open_inference import OpenInference
 from pred_server.limits import ROW_BLOCK
 
 ROW_BYTES = 80  # of ten doubles
@@ -136,9 +135,8 @@ def start(quick: bool = False) -> Experiment:
 
 
 def _rivals(names: Sequence[str], quick: bool) -> list[Arm]:
-    """Return the rivals of these names that are installed; a quick run needs no environment but our own."""
-    ways = [WAYS[name] for name in names if not (quick and isinstance(WAYS[name], OpenInference))]
-    return installed(Arm(way.title, way.name, frame=True) for way in ways)
+    """Return the rivals of these names that are installed."""
+    return [Arm(way.title, way.name, frame=True) for way in installed((WAYS[name] for name in names), quick)]
 
 
 def _against_first(arms: Sequence[Arm]) -> tuple[tuple[str, str], ...]:
