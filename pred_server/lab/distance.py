@@ -5,8 +5,8 @@ own, which all connections share: a piece of data arrives when the link has had 
 round trip later. A line holds as many bytes as are on their way, and a small buffer. When it is full the forwarder
 stops reading, so the sender is stopped as it would be by a network.
 
-What it does not imitate: TCP's own handshake, slow start, windows and losses over the distance, since both of its
-connections are short. The round trips of HTTP/2 and of the programs, and HTTP/2's windows, are real.
+Both of its TCP connections are short. So it does not imitate TCP's handshake, slow start, windows and losses over the
+distance. The round trips of HTTP/2 and of the programs are real, and so are HTTP/2's windows.
 
 It imports nothing but the standard library, since a study starts a dozen of them.
 """
@@ -47,7 +47,7 @@ class Link:
 
 
 class Line:
-    """What is on its way in one direction of one connection. `put` waits while the line is full."""
+    """Holds the data that one connection has under way in one direction. `put` waits while the line is full."""
 
     def __init__(self, link: Link):
         self._link = link

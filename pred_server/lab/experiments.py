@@ -79,7 +79,7 @@ class Experiment:
         return self.blocks if rows <= self.most_rows else min(self.blocks, max(3, self.blocks // 2))
 
     def halves_of(self, arm: Arm) -> int:
-        """Return 1 where every call is of a new process: what was called before cannot tell."""
+        """Return how often an arm runs in a block: there and back, or once where each run has a new process."""
         return 1 if arm.cold or self.fresh else 2
 
     def arms_at(self, rows: int) -> list[Arm]:

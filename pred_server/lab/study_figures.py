@@ -196,7 +196,7 @@ def _enormous(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
     most_mib = found.filter(like=findings_service.IN_CHUNKS, axis=0)[["client_mib", "server_mib"]].max().max()
     (rows,) = calls.attrs["experiment"]["rows"]
     title = f"{rows:,} rows chunk by chunk: neither end needs more than {words.number(most_mib)} MiB"
-    return {"memory": figures.dots(ends, title, "memory at most, beyond what was there before (MiB)", stamp)}
+    return {"memory": figures.dots(ends, title, "largest growth of memory (MiB)", stamp)}
 
 
 def _beside(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:

@@ -58,7 +58,8 @@ class Arm:
     rows : the numbers of rows at which the arm takes part; empty for all of them
     calls : calls in each half of a block, if the number differs from the experiment's
     rtt_ms : if above 0, the server is so many milliseconds of round trip away, at 1 Gbit/s: see `lab.distance`
-    beside : the name of an arm that is called all the while, by a process of its own, with its first number of `rows`
+    beside : the name of another arm, which a process of its own calls meanwhile, again and again, with its first number
+        of `rows`
     cold : the call is the first of its server, and its latency counts from the start of the server's process. The arm
         is called once in a block, so the experiment must have one block in a repetition, and no warm-up
 
@@ -107,7 +108,7 @@ class Target:
         nothing from `tcp`
     pids : the processes that answer, whose CPU time is counted
     rows : in one call
-    beside : what is called all the while, by another process
+    beside : what another process calls meanwhile, again and again
     """
 
     arm: Arm
