@@ -92,7 +92,10 @@ class Call:
         # Never cancelled: gRPC would not free a message that arrives at that moment.
         reading = asyncio.ensure_future(self._context.read())
         reading.add_done_callback(take_error)
-        data: Any = await asyncio.shield(reading)
+        try:
+            data: Any = await asyncio.shield(reading)
+        finally:
+            del reading  # this frame may stay for a while where the call is ended, and would keep what arrives later
         self.ticket.reads_since_s = math.inf
         if data is grpc.aio.EOF:
             return None
@@ -145,6 +148,7 @@ class Call:
         del traceback  # this frame may stay for a while, and with it the message and its tables (`let_go`)
         code = "OK"
         if isinstance(error, asyncio.CancelledError) and self.ticket and self.ticket.is_ending:
+            let_go(error)
             error = self.ticket.why
         try:
             if error is None:

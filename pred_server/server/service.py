@@ -227,16 +227,20 @@ class PredictionService:
     async def _in_thread(self, call: Call, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         """Do it in a thread. The wait for the thread is part of the queue."""
         submitted_ns = time.perf_counter_ns()
+        to_do = [work]
 
         def run() -> T:
             call.watch.add("queue", submitted_ns, time.perf_counter_ns())
-            return work()
+            return to_do.pop()()
 
         try:
             future = asyncio.get_running_loop().run_in_executor(threads, run)
         except RuntimeError as error:
             raise MemoryError(str(error)) from None  # there is no room for one more thread
-        return await future
+        try:
+            return await future
+        finally:
+            to_do.clear()  # a cancelled call stays in the queue until a thread meets it, but not its message
 
 
 def _parse(parse: Callable[[bytes], T], data: bytes) -> T:
