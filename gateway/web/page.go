@@ -57,7 +57,7 @@ func (h *Handler) show(view *page.View, r *http.Request, table, sent string) err
 		view.Model = &model
 		view.Form.Schema, view.Form.Classifies = model.SchemaHash, len(model.Classes) > 0
 		if table == "" {
-			view.Form.Table = model.Example
+			view.Form.Table, view.Form.MadeUp = model.Example, true
 		}
 		if sent == "" {
 			sent = model.Example

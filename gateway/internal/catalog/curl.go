@@ -6,27 +6,26 @@ import (
 )
 
 // longest is how long a table may be that a person pastes into a terminal.
-const longest = 4 << 10
+const longest = 2 << 10
 
 // Curl returns the command that posts the table to /predict at a base URL. It is for a POSIX shell, and is safe to paste:
 // whatever the table and the model's name hold, the shell and curl take them for text. A table that is too long for that, or
 // that holds characters which a terminal would obey, comes from a file that the reader names.
 func Curl(base string, choice Choice, table string) string {
-	words := []string{"curl", "-sS"}
+	command := "curl -sS " + quote(base+"/predict")
 	for _, header := range []struct{ name, value string }{
 		{"Content-Type", "text/csv"}, {"Model-Name", choice.Name}, {"Model-Version", choice.Version},
 	} {
 		if header.value != "" && inert(header.value) {
-			words = append(words, "-H", quote(header.name+": "+header.value))
+			command += " -H " + quote(header.name+": "+header.value)
 		}
 	}
+	command += " \\\n  "
 	table = strings.ReplaceAll(table, "\r\n", "\n")
 	if table == "" || len(table) > longest || !inert(table) {
-		words = append(words, "--data-binary", "@table.csv")
-	} else {
-		words = append(words, "--data-raw", quote(table)) // which, unlike --data-binary, opens no file whose name is behind an @
+		return command + "--data-binary @table.csv"
 	}
-	return strings.Join(append(words, quote(base+"/predict")), " ")
+	return command + "--data-raw " + quote(table) // which, unlike --data-binary, opens no file whose name is behind an @
 }
 
 // inert reports whether a terminal shows all of a text and obeys none of it. Inside quotes a shell takes line ends, too.

@@ -44,6 +44,7 @@ type Link struct {
 type Form struct {
 	Action        string
 	Table         string
+	MadeUp        bool   // the table is an example
 	Schema        string // the hash of the schema that the reader sees
 	Classifies    bool   // whether there are probabilities to be had
 	Probabilities bool   // whether they are asked for
