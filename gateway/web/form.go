@@ -34,15 +34,12 @@ func (h *Handler) form(r *http.Request, control *http.ResponseController) (answe
 	q := &question{Request: r, start: time.Now(), format: formatCSV, mediaType: "text/csv", timeout: h.options.Timeout}
 	form := &filled{}
 	a, err := h.settle(q, control, func() (answer, error) { return h.answerToForm(q, form, control) })
-	if form.download || !wantsPage(r.Header) {
+	if !wantsPage(r.Header) || form.download && err == nil {
 		if err == nil {
 			a.header.Set("Content-Disposition", `attachment; filename="predictions.csv"`)
 			a.header.Set("Cache-Control", "no-store")
-			return a, nil
 		}
-		if !wantsPage(r.Header) {
-			return a, err
-		}
+		return a, err
 	}
 
 	view := &page.View{RequestID: idOf(r.Context())}

@@ -63,6 +63,7 @@ func TestCurl(t *testing.T) {
 		{Choice{}, "it's\n$(rm)\n", begin + " \\\n  --data-raw 'it'\\''s\n$(rm)\n'"},
 		{Choice{}, "", begin + " \\\n  --data-binary @table.csv"},
 		{Choice{}, "x\n\x03reboot\n", begin + " \\\n  --data-binary @table.csv"},
+		{Choice{}, "x\n\xff\n", begin + " \\\n  --data-binary @table.csv"},
 		{Choice{}, "x\n\u202egnp.exe\n", begin + " \\\n  --data-binary @table.csv"},
 		{Choice{}, "x\n" + strings.Repeat("1\n", longest), begin + " \\\n  --data-binary @table.csv"},
 		{Choice{Name: "a\x03b"}, "x\n1", begin + " \\\n  --data-raw 'x\n1'"},

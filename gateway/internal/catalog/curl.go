@@ -3,6 +3,7 @@ package catalog
 import (
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 // longest is how long a table may be that a person pastes into a terminal.
@@ -21,16 +22,17 @@ func Curl(base string, choice Choice, table string) string {
 		}
 	}
 	command += " \\\n  "
-	table = strings.ReplaceAll(table, "\r\n", "\n")
-	if table == "" || len(table) > longest || !inert(table) {
-		return command + "--data-binary @table.csv"
+	if table != "" && len(table) <= longest {
+		if table = strings.ReplaceAll(table, "\r\n", "\n"); inert(table) {
+			return command + "--data-raw " + quote(table) // which, unlike --data-binary, opens no file whose name is behind an @
+		}
 	}
-	return command + "--data-raw " + quote(table) // which, unlike --data-binary, opens no file whose name is behind an @
+	return command + "--data-binary @table.csv"
 }
 
 // inert reports whether a terminal shows all of a text and obeys none of it. Inside quotes a shell takes line ends, too.
 func inert(text string) bool {
-	return strings.IndexFunc(text, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }) < 0
+	return utf8.ValidString(text) && strings.IndexFunc(text, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }) < 0
 }
 
 // quote returns text as one word of a POSIX shell.

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"example.com/predserver/gateway/internal/catalog"
 )
@@ -172,7 +173,7 @@ func names(models []catalog.Model) []string {
 	for i, m := range models {
 		name := plain(m.Name)
 		if taken[name] {
-			name += "_v" + plain(m.Version)
+			name = plain(m.Name + "_v" + m.Version)
 		}
 		for taken[name] {
 			name += "_"
@@ -183,16 +184,16 @@ func names(models []catalog.Model) []string {
 	return names
 }
 
-// plain returns text with an underscore for each character that a component's name may not have.
+// plain returns text with an underscore for each character that a component's name may not have. What a generator makes of
+// it has to begin with a letter.
 func plain(text string) string {
 	text = strings.Map(func(r rune) rune {
-		switch {
-		case 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z', '0' <= r && r <= '9', r == '_':
+		if r < unicode.MaxASCII && (unicode.IsLetter(r) || unicode.IsDigit(r)) {
 			return r
 		}
 		return '_'
 	}, text)
-	if text == "" || text[0] <= '9' { // what is made of it in a program has to begin with a letter
+	if text == "" || !unicode.IsLetter(rune(text[0])) {
 		text = "model_" + text
 	}
 	return text

@@ -53,9 +53,9 @@ func TestColumnsKeepTheirOrderAndTypes(t *testing.T) {
 
 func TestEveryModelHasANameOfItsOwn(t *testing.T) {
 	models := []catalog.Model{
-		{Name: "m", Version: "1"}, {Name: "m", Version: "2"}, {Name: "m v2"}, {Name: "m_v2"}, {Name: "m_v2"}, {Name: "é", Version: "1"}, {Name: ""}, {Name: "7"},
+		{Name: "m", Version: "1"}, {Name: "m", Version: "2"}, {Name: "m_v2_"}, {Name: "m v2"}, {Name: "m_v2"}, {Name: "é", Version: "1"}, {Name: ""}, {Name: "7"},
 	}
-	if got := fmt.Sprint(names(models)); got != "[m m_v2 m_v2_v m_v2_v_ m_v2_v__ _ model_ model_7]" {
+	if got := fmt.Sprint(names(models)); got != "[m m_v2 m_v2_ m_v2_v m_v2_v_ model__ model_ model_7]" {
 		t.Errorf("got %s", got)
 	}
 }
