@@ -160,6 +160,11 @@ func TestWhatThePageAskedOutlivesNoServer(t *testing.T) {
 	kill()
 	wantPage(t, g.Do(t, "GET", "/", nil), 503, "No answer at present", "cannot be reached; try again", "Status 503")
 
+	testkit.StartModelsAt(t, old, testkit.Echo, describes("new", "1"))
+	testkit.Eventually(t, "the server that is there now", func() bool {
+		return strings.Contains(g.Do(t, "GET", "/", nil).Body, "<h1>new ")
+	})
+
 	expected := make(chan string, 1)
 	address, _ := testkit.StartModels(t, func(ctx context.Context, table string) (string, error) {
 		expected <- testkit.Incoming(ctx, "expect-schema")

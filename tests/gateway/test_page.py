@@ -18,11 +18,11 @@ from typing import Any
 import openapi_spec_validator
 import pandas as pd
 import pytest
+from openapi_spec_validator.validation.exceptions import OpenAPIValidationError
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from pred_server import Model, save, serve
 from pred_server.tutorial.background import gateway
-from tests.waits import comes_true
 
 SCRIPT = "<script>alert(1)</script>"
 SCORES = {SCRIPT: SCRIPT}
@@ -78,7 +78,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
-        if tag in {"meta", "input", "br", "rect"}:
+        if tag in {"meta", "input", "br"}:
             return
         name = dict(attributes).get("id") or ""
         self._ids.append((tag, name))
@@ -88,6 +88,9 @@ class Page(HTMLParser):
             self._table().append([])
         if tag in {"td", "th"}:
             self._table()[-1].append("")
+
+    def handle_startendtag(self, tag: str, _: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
 
     def handle_endtag(self, tag: str) -> None:
         assert self._ids.pop()[0] == tag, f"</{tag}> closes another element"
@@ -188,7 +191,7 @@ def test_the_openapi_document_is_valid(address: str, model: str) -> None:
     assert document["openapi"].startswith("3.1.")
     openapi_spec_validator.validate(document)
     del document["paths"]["/predict"]["post"]["responses"]["200"]["description"]
-    with pytest.raises(openapi_spec_validator.OpenAPISpecValidatorError):
+    with pytest.raises(OpenAPIValidationError):
         openapi_spec_validator.validate(document)
 
 
@@ -252,16 +255,3 @@ def test_one_generated_client_is_for_all_models(address: str, tmp_path: Path, mo
         )
         assert sum(answer[0].to_dict().values()) == pytest.approx(1.0)
         assert set(answer[0].to_dict()) == {"bird", "cat"}
-
-
-def test_the_page_tells_of_the_server_that_is_there_now(go: Callable[..., str]) -> None:
-    with serve("sum") as old, gateway(old.address) as running:
-        port = old.address.rsplit(":", 1)[1]
-        assert "<h1>sum " in ask(running.address)[1]
-        old.close()
-        status, text = ask(running.address)
-        assert status == 503
-        assert "cannot be reached" in Page(text).texts["problem-message"]
-        with serve("linear", "--address", f"127.0.0.1:{port}"):
-            assert comes_true(lambda: ask(running.address)[0] == 200)
-            assert "<h1>linear " in ask(running.address)[1]

@@ -2,6 +2,7 @@ package testkit
 
 import (
 	"context"
+	"net"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -29,9 +30,19 @@ func (m modelServer) Describe(ctx context.Context, _ *predpb.DescribeRequest) (*
 	return nil, status.Errorf(codes.NotFound, "no model %q here", name)
 }
 
-// StartModels serves models that answer like a, until the test ends or kill is called.
+// StartModels serves models that answer like a, on a free port, until the test ends or kill is called.
 func StartModels(t *testing.T, a Answer, models ...*predpb.DescribeResponse) (address string, kill func()) {
 	t.Helper()
+	return StartModelsAt(t, "127.0.0.1:0", a, models...)
+}
+
+// StartModelsAt is StartModels on an address.
+func StartModelsAt(t *testing.T, address string, a Answer, models ...*predpb.DescribeResponse) (listening string, kill func()) {
+	t.Helper()
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var all []string
 	for _, model := range models {
 		all = append(all, model.Name+"/"+model.Version)
@@ -41,5 +52,7 @@ func StartModels(t *testing.T, a Answer, models ...*predpb.DescribeResponse) (ad
 	}
 	server := grpc.NewServer(grpc.MaxRecvMsgSize(1 << 30))
 	predpb.RegisterPredictionServer(server, modelServer{FakeServer{Answer: a}, models})
-	return Serve(t, server), server.Stop
+	go server.Serve(listener)
+	t.Cleanup(server.Stop)
+	return listener.Addr().String(), server.Stop
 }
