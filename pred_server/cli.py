@@ -72,19 +72,29 @@ def _stubs(args: argparse.Namespace) -> None:
 
 def _serve(args: argparse.Namespace) -> None:
     from pred_server.engines.threads import with_threads
+    from pred_server.ops.security import Security
     from pred_server.server import logs
     from pred_server.server.run import run
     from pred_server.store.loading import load
 
     logs.set_up(args.log_level, args.log_format)
     limits = Limits(**{limit.name: getattr(args, limit.name) for limit in fields(Limits)})
+    security = Security(**{file.name: getattr(args, file.name) for file in fields(Security)})
     models = [load(name, args.trust) for name in getattr(args, "model", ["flights"])]
     if args.engine == "onnx":
         from pred_server.engines.onnx import with_onnx
 
         models = [with_onnx(model) for model in models]
     models = [with_threads(model, *args.threads) for model in models]
-    run(models, args.address, limits, expose_to_network=args.expose_to_network, timing=not args.no_timing)
+    run(
+        models,
+        args.address,
+        limits,
+        expose_to_network=args.expose_to_network,
+        timing=not args.no_timing,
+        reflection=not args.no_reflection,
+        security=security,
+    )
 
 
 def _predict(args: argparse.Namespace) -> None:
@@ -101,7 +111,14 @@ def _predict(args: argparse.Namespace) -> None:
     except OSError as error:
         raise InvalidInput(f"cannot read {args.file}: {error.strerror}") from error
     # Broken calls are repeated only if asked for: a person who mistyped the address wants to know at once.
-    client = Client(args.address, timeout_s=args.timeout_s, model=args.model, encoding=args.encoding, retry=args.resume)
+    client = Client(
+        args.address,
+        timeout_s=args.timeout_s,
+        model=args.model,
+        encoding=args.encoding,
+        retry=args.resume,
+        **_protection(args),
+    )
     with file, client, tqdm(total=size, unit="B", unit_scale=True, delay=1, leave=False, disable=None) as bar:
 
         def tables() -> Tables:
@@ -130,10 +147,18 @@ def _predict(args: argparse.Namespace) -> None:
         print(waterfall.text(), file=sys.stderr)
 
 
+def _protection(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what a client needs for a server that is encrypted and closed."""
+    from pred_server.client.security import TLS
+
+    tls = TLS(args.tls_ca, args.tls_cert, args.tls_key, args.tls_name)
+    return {"tls": tls if args.tls or tls != TLS() else None, "token": args.token_file}
+
+
 def _describe(args: argparse.Namespace) -> None:
     from pred_server.client.client import Client
 
-    with Client(args.address, model=args.model, retry=False) as client:
+    with Client(args.address, model=args.model, retry=False, **_protection(args)) as client:
         print(client.describe().text())
 
 
@@ -207,6 +232,14 @@ def _limit(limit: Field[Any]) -> Argument:
 
 
 ADDRESS = _argument("--address", "HOST:PORT of the server", default="127.0.0.1:50051")
+PROTECTION = [
+    _argument("--tls", "the server is encrypted, with a certificate that a public CA signed", action="store_true"),
+    _argument("--tls-ca", "it is encrypted, with a certificate of this CA", metavar="FILE"),
+    _argument("--tls-cert", "the certificate to show it, if it asks for one", metavar="FILE"),
+    _argument("--tls-key", "the certificate's key", metavar="FILE"),
+    _argument("--tls-name", "the name in its certificate, where that is not the host", metavar="NAME"),
+    _argument("--token-file", "it asks for a token: the one in this file", type=Path, metavar="FILE"),
+]
 
 # Each command: what runs it (and may return an exit code), what it does, its arguments.
 COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[Argument]]] = {
@@ -257,6 +290,12 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
                 "allow an address that others can reach, without encryption",
                 action="store_true",
             ),
+            _argument("--tls-cert", "encrypt: the server's certificate, and those between it and its CA, in PEM", metavar="FILE"),
+            _argument("--tls-key", "the certificate's key, in PEM, without a passphrase", metavar="FILE"),
+            _argument("--tls-client-ca", "ask clients for a certificate of this CA", metavar="FILE"),
+            _argument("--token-file", "ask each call for one of these tokens; NAME TOKEN on each line", metavar="FILE"),
+            _argument("--health-token", "ask for a token also where health is asked for", action="store_true"),
+            _argument("--no-reflection", "do not tell tools the contract", action="store_true"),
             *map(_limit, fields(Limits)),
         ],
     ),
@@ -272,12 +311,13 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
             _argument("--timing", "draw where the time went, on stderr", action="store_true"),
             _argument("--resume", "continue where a connection broke, once the server is back", action="store_true"),
             _argument("--timeout-s", "deadline in seconds", type=_seconds, default=STREAM_TIMEOUT_S),
+            *PROTECTION,
         ],
     ),
     "describe": (
         _describe,
         "print what a server's model takes and gives",
-        [ADDRESS, _argument("--model", "this model; else the server's first")],
+        [ADDRESS, _argument("--model", "this model; else the server's first"), *PROTECTION],
     ),
     "bench": (
         _bench,

@@ -46,12 +46,12 @@ func New(client *pred.Client, options Options, log *slog.Logger) *Handler {
 		guard: newGuard(options.AllowHosts), held: budget.New(options.maxBytesHeld()), slots: budget.NewSlots(options.MaxRequests),
 	}
 	h.mux.Handle("POST /predict", h.handle(h.predict))
-	h.mux.Handle("GET /healthz", h.handle(h.health))
-	h.mux.Handle("GET /readyz", h.handle(h.ready))
+	h.mux.Handle("GET /healthz", h.probe(h.health))
+	h.mux.Handle("GET /readyz", h.probe(h.ready))
 
 	h.mux.Handle("/predict", h.handle(allow("POST")))
-	h.mux.Handle("/healthz", h.handle(allow("GET, HEAD")))
-	h.mux.Handle("/readyz", h.handle(allow("GET, HEAD")))
+	h.mux.Handle("/healthz", h.probe(allow("GET, HEAD")))
+	h.mux.Handle("/readyz", h.probe(allow("GET, HEAD")))
 	h.mux.Handle("/", h.handle(notFound))
 	return h
 }
@@ -88,8 +88,11 @@ func (a *answer) identify(beside metadata.MD) {
 	}
 }
 
-// endings is what is done at the end of a request, however it ends.
-type endings struct{ all []func() }
+// endings is what is done at the end of a request, however it ends, and whose it was, for the log.
+type endings struct {
+	all    []func()
+	caller string // the name of its token; "" without one
+}
 
 type endingsKey struct{}
 
@@ -108,10 +111,32 @@ func (e *endings) run() {
 // handler answers a request. It reads the request, and sets deadlines with the controller; handle alone writes.
 type handler func(r *http.Request, control *http.ResponseController) (answer, error)
 
-// handle wraps a handler in what every request gets: an id, protection from panics, errors as JSON, and a line in the
-// log. An error that comes when a part of the reply is written already can be told to the client in one way alone: the
-// connection breaks.
-func (h *Handler) handle(handler handler) http.Handler {
+// handle wraps a handler in what every request gets: a look at its token, if the gateway asks for one, and what wrap adds.
+func (h *Handler) handle(next handler) http.Handler {
+	if h.options.Authorize == nil {
+		return h.wrap(next)
+	}
+	return h.wrap(func(r *http.Request, control *http.ResponseController) (answer, error) {
+		name, header, err := h.authorize(r)
+		if err != nil {
+			return answer{header: header, finish: h.readOn(&question{Request: r}, control)}, err
+		}
+		r.Context().Value(endingsKey{}).(*endings).caller = name
+		return next(r, control)
+	})
+}
+
+// probe is handle, without a look at the token unless the options say so.
+func (h *Handler) probe(next handler) http.Handler {
+	if h.options.HealthToken {
+		return h.handle(next)
+	}
+	return h.wrap(next)
+}
+
+// wrap wraps a handler in an id, protection from panics, errors as JSON, and a line in the log. An error that comes when a
+// part of the reply is written already can be told to the client in one way alone: the connection breaks.
+func (h *Handler) wrap(handler handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		id := requestID(r)
@@ -149,6 +174,10 @@ func (h *Handler) handle(handler handler) http.Handler {
 		}
 		if identity := out.Header().Get("Model-Identity"); identity != "" {
 			line = append(line, slog.String("model", identity))
+		}
+
+		if ends.caller != "" {
+			line = append(line, slog.String("caller", ends.caller))
 		}
 
 		elapsed := float64(time.Since(start).Microseconds()) / 1000

@@ -29,6 +29,10 @@ type Options struct {
 	MaxRequests    int           // most requests that the prediction server is asked at the same time
 	AllowHosts     []string      // names as which the gateway may be called, beside those of this machine
 
+	// Authorize knows the name of a token; nil asks for none. /healthz and /readyz are open unless HealthToken is true.
+	Authorize   func(token string) (name string, known bool)
+	HealthToken bool
+
 	// Of the server around the handler; see Server.
 	MaxHeaderBytes int
 	HeaderTimeout  time.Duration

@@ -22,6 +22,7 @@ from pred_server.errors import (
     clip,
 )
 from pred_server.guard.admission import LINGER_S, Admission, Ticket
+from pred_server.guard.callers import caller_of
 from pred_server.limits import MAX_IGNORED_BYTES, Limits, flag, took_too_long
 from pred_server.server.logs import as_text
 from pred_server.wire.description import IDENTITY
@@ -201,6 +202,7 @@ class Call:
         fields = {
             "rpc": self.rpc,
             "request_id": self.request_id,
+            **({"caller": name} if (name := caller_of(self._context)) else {}),
             "model_identity": self.identity,
             "code": code,
             "encoding": self.encoding,

@@ -22,6 +22,7 @@ from pred_server.model.model import Model
 from pred_server.ops.drain import Arrivals, drain
 from pred_server.ops.health import Health
 from pred_server.ops.reflection import Reflection
+from pred_server.ops.security import Access, Security
 from pred_server.server.logs import is_no_lost_caller, use_all_descriptors, watch_descriptors
 from pred_server.server.service import SERVICE, PredictionService
 from pred_server.wire.address import parse_address
@@ -35,7 +36,14 @@ LAST_S = 1.0
 
 
 def run(
-    models: Sequence[Model], address: str, limits: Limits, *, expose_to_network: bool = False, timing: bool = True
+    models: Sequence[Model],
+    address: str,
+    limits: Limits,
+    *,
+    expose_to_network: bool = False,
+    timing: bool = True,
+    reflection: bool = True,
+    security: Security = Security(),
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish the calls that were accepted. A second signal ends it at once.
 
@@ -43,12 +51,15 @@ def run(
     ----------
     models : the models to serve, at least one; the first answers calls that name none
     address : HOST:PORT; port 0 picks a free one, and the ready line on stdout says which
+    expose_to_network : whether it may be an address that others can reach where `security` does not protect it
     timing : whether replies carry `server-timing`
+    reflection : whether the server tells its contract to tools
 
     Raises
     ------
     ServerStartError
-        The address is malformed, taken, or not a loopback address; or two models have one name and version.
+        The address is malformed, taken, or not a loopback address; or two models have one name and version; or a file
+        of `security` cannot be used.
     """
     labels = [f"{model.name}/{model.version}" for model in models]
     if len(set(labels)) < len(labels):
@@ -64,23 +75,34 @@ def run(
     # The event loop needs Python's lock some ten times for a call. Threads that decode and compute would keep it from
     # the loop for 5 ms each time.
     sys.setswitchinterval(SWITCH_S)
-    asyncio.run(_run(models, address, limits, expose_to_network, timing))
+    asyncio.run(_run(models, address, limits, expose_to_network, timing, reflection, security))
 
 
-async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_network: bool, timing: bool) -> None:
+async def _run(
+    models: Sequence[Model],
+    address: str,
+    limits: Limits,
+    expose_to_network: bool,
+    timing: bool,
+    reflection: bool,
+    security: Security,
+) -> None:
     try:
         there = parse_address(address)
     except InvalidInput as error:
         raise ServerStartError(str(error)) from None
-    if not (expose_to_network or there.is_loopback):
+    if not (expose_to_network or there.is_loopback or security.is_enough):
         raise ServerStartError(
             f"{address} can be reached from the network, by anyone and without encryption; "
-            "use 127.0.0.1, or say --expose-to-network if that is what you want"
+            "use 127.0.0.1, or say --expose-to-network if that is what you want; or serve with --tls-cert, --tls-key, and "
+            "--token-file or --tls-client-ca (docs/network.md)"
         )
     admission = Admission(limits)
+    access = Access(security, admission.refusals)
     service = PredictionService(models, limits, admission, timing)
     watchdog = asyncio.create_task(Watchdog(admission, limits).run())
     server = grpc.aio.server(
+        interceptors=access.interceptors,
         options=(
             ("grpc.so_reuseport", 0),  # or a second server on the port would start and take half of the calls
             # Up to here a message that is too large is refused in our words, which name the flag; beyond, in gRPC's.
@@ -103,9 +125,10 @@ async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_
         ("", SERVICE, *(name for model in models for name in (model.name, f"{model.name}/{model.version}")))
     )
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    server.add_generic_rpc_handlers(tuple(Reflection((DESCRIPTOR, Health.contract)).handlers()))
+    if reflection:
+        server.add_generic_rpc_handlers(tuple(Reflection((DESCRIPTOR, Health.contract)).handlers()))
     try:
-        port = server.add_insecure_port(str(there))
+        port = access.add_port(server, str(there))
     except RuntimeError as error:
         raise ServerStartError(
             f"cannot listen on {address}: the port is taken, or the address is not this machine's; "
@@ -126,7 +149,7 @@ async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_
     await server.start()
     served = ", ".join(f"{model.name} v{model.version}" for model in models)
     print(f"pred_server ready on {there.with_port(port)} ({served}, {models[0].engine.name})", flush=True)
-    watching = asyncio.create_task(watch_descriptors())
+    watching = asyncio.gather(watch_descriptors(), access.watch())
     await stop.wait()
     await drain(server, arrivals, health, admission, service.give_up, limits)
     watching.cancel()

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"flag"
 	"fmt"
@@ -45,14 +46,21 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 
-	client, err := config.client()
+	log := config.logger(stderr)
+	encryption, err := config.protect(log)
+	if err != nil {
+		fmt.Fprintf(stderr, "gateway: %v\n", err)
+		return 2
+	}
+	client, err := config.client(log)
 	if err != nil {
 		fmt.Fprintf(stderr, "gateway: -backend %s cannot be used: %v\n", config.backend, err)
 		return 2
 	}
 	defer client.Close()
 
-	listener, err := net.ListenTCP("tcp", config.address)
+	var listener net.Listener
+	listener, err = net.ListenTCP("tcp", config.address)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		fmt.Fprintf(stderr, "gateway: %s is taken by another program; choose another port with -listen.\n", config.listen)
 		return 1
@@ -73,8 +81,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(config.web.MemoryLimit())
 	}
-	fmt.Fprintf(stdout, "gateway ready on http://%s (backend %s)\n", listener.Addr(), config.backend)
-	log := config.logger(stderr)
+	scheme := "http"
+	if encryption != nil {
+		scheme, listener = "https", tls.NewListener(listener, encryption)
+	}
+	fmt.Fprintf(stdout, "gateway ready on %s://%s (backend %s)\n", scheme, listener.Addr(), config.backend)
 	if err := config.serve(ctx, listener, web.New(client, config.web, log), log); err != nil {
 		fmt.Fprintf(stderr, "gateway: %v\n", err)
 		return 1
