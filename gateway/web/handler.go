@@ -88,18 +88,23 @@ func (a *answer) identify(beside metadata.MD) {
 	}
 }
 
-// endings is what is done at the end of a request, however it ends, and whose it was, for the log.
+// endings is what is done at the end of a request, however it ends, and what is said of it then.
 type endings struct {
-	all    []func()
-	caller string // the name of its token; "" without one
+	all     []func()
+	caller  string        // the name of its token; "" without one
+	backend time.Duration // how long the prediction server was asked
 }
 
 type endingsKey struct{}
 
 // atEnd has do called at the end of the request of ctx.
 func atEnd(ctx context.Context, do func()) {
-	e := ctx.Value(endingsKey{}).(*endings)
+	e := endingsOf(ctx)
 	e.all = append(e.all, do)
+}
+
+func endingsOf(ctx context.Context) *endings {
+	return ctx.Value(endingsKey{}).(*endings)
 }
 
 func (e *endings) run() {
@@ -121,7 +126,7 @@ func (h *Handler) handle(next handler) http.Handler {
 		if err != nil {
 			return answer{header: header, finish: h.readOn(&question{Request: r}, control)}, err
 		}
-		r.Context().Value(endingsKey{}).(*endings).caller = name
+		endingsOf(r.Context()).caller = name
 		return next(r, control)
 	})
 }
@@ -150,12 +155,17 @@ func (h *Handler) wrap(handler handler) http.Handler {
 		ends := &endings{}
 		defer ends.run()
 		ctx := context.WithValue(r.Context(), endingsKey{}, ends)
-		r = r.WithContext(metadata.AppendToOutgoingContext(ctx, "x-request-id", id))
+		ctx, trace := traced(metadata.AppendToOutgoingContext(ctx, "x-request-id", id), r.Header)
+		if trace != "" {
+			line = append(line, slog.String("trace_id", trace))
+		}
+		r = r.WithContext(ctx)
 		a, err := callSafely(handler, r, http.NewResponseController(out))
 		if err == nil {
 			err = a.writeSafely(out)
 		}
 		level, aborted := slog.LevelInfo, false
+		ended := Ended{Route: route(r.URL.Path), Code: codes.OK.String()}
 		if err != nil {
 			e := problemOf(err)
 			if out.status == 0 {
@@ -167,6 +177,7 @@ func (h *Handler) wrap(handler handler) http.Handler {
 			if e.Status >= http.StatusInternalServerError {
 				level = slog.LevelError
 			}
+			ended.Code, ended.Reason = e.CodeName(), e.Name
 			line = append(line, slog.String("code", e.CodeName()), slog.String("error", e.Error()))
 			if e.Name != "" {
 				line = append(line, slog.String("reason", e.Name))
@@ -180,7 +191,11 @@ func (h *Handler) wrap(handler handler) http.Handler {
 			line = append(line, slog.String("caller", ends.caller))
 		}
 
-		elapsed := float64(time.Since(start).Microseconds()) / 1000
+		ended.Status, ended.Took, ended.Backend = out.status, time.Since(start), ends.backend
+		if h.options.Observe != nil {
+			h.options.Observe(ended)
+		}
+		elapsed := float64(ended.Took.Microseconds()) / 1000
 		line = append(line, slog.Int("status", out.status), slog.Float64("duration_ms", elapsed), slog.Int64("bytes", out.bytes))
 		h.log.Log(r.Context(), level, "request", line...)
 		if aborted {

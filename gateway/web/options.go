@@ -33,6 +33,9 @@ type Options struct {
 	Authorize   func(token string) (name string, known bool)
 	HealthToken bool
 
+	// Observe is called with each request when it has ended; nil for nobody.
+	Observe func(Ended)
+
 	// Of the server around the handler; see Server.
 	MaxHeaderBytes int
 	HeaderTimeout  time.Duration

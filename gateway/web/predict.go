@@ -130,6 +130,7 @@ func (h *Handler) predictWhole(q *question, body io.Reader, share *budget.Share)
 	called := time.Now()
 	response, beside, err := h.client.Call(ctx, &predpb.Request{InputData: table})
 	backend := time.Since(called)
+	endingsOf(q.Context()).backend = backend
 	share.Free(share.Held() - before) // nobody needs the table any more
 
 	var a answer

@@ -59,9 +59,9 @@ class Client:
     InvalidInput
         One of these is malformed.
 
-    A pickle of a client, and a copy, holds its target and its settings, the token too, and opens a connection of its own. (gRPC does
-    not survive a fork in the middle of a call: start processes anew.) A client blocks its thread: docs/clients.md has a
-    program for an event loop.
+    A pickle of a client, and a copy, holds its target and its settings, the token too, and opens a connection of its
+    own. (gRPC does not survive a fork in the middle of a call: start processes anew.) A client blocks its thread:
+    docs/clients.md has a program for an event loop.
     """
 
     def __init__(

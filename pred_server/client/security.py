@@ -55,7 +55,9 @@ class TLS:
     def options(self, several: bool) -> list[tuple[str, Any]]:
         """Return a channel's options: the name to look for. gRPC would take a list of addresses for one name."""
         if several and not self.server_name:
-            raise InvalidInput("a list of servers, and TLS: give TLS(server_name=...), a name that all certificates have")
+            raise InvalidInput(
+                "a list of servers, and TLS: give TLS(server_name=...), a name that all certificates have"
+            )
         return [("grpc.ssl_target_name_override", self.server_name)] if self.server_name else []
 
 
@@ -96,7 +98,9 @@ class _TokenFile:
                 self._kept = (stamp, _entries(_read(self._path).decode(errors="replace").strip()))
         except (OSError, InvalidInput) as error:
             if not self._kept[1]:
-                raise InvalidInput(f"the token's file {self._path}: {getattr(error, 'strerror', None) or error}") from None
+                raise InvalidInput(
+                    f"the token's file {self._path}: {getattr(error, 'strerror', None) or error}"
+                ) from None
         return self._kept[1]  # where the file cannot be used any more, what it held before
 
 

@@ -102,7 +102,7 @@ class Kept(Generic[T]):
 
     def _stamp(self) -> list[tuple[int, ...]]:
         """Return what changes with the files. A link may lead to another file from one moment to the next."""
-        stamps = []
+        stamps: list[tuple[int, ...]] = []
         for path in self._paths:
             try:
                 stat = path.stat()
@@ -121,7 +121,9 @@ class Kept(Generic[T]):
             self.value = self._read(*self._paths)
         except (InvalidInput, OSError) as error:
             self.is_broken = True
-            logger.error("%s changed and cannot be used: %s; what they held before stays in use", self, _sentence(error))
+            logger.error(
+                "%s changed and cannot be used: %s; what they held before stays in use", self, _sentence(error)
+            )
         else:
             self.is_broken = False
             logger.warning("%s changed and is in use now", self)
@@ -230,7 +232,7 @@ def _digest(token: str) -> bytes:
 
 
 def _sentence(error: Exception) -> str:
-    return str(error.strerror or error) if isinstance(error, OSError) else str(error)
+    return f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else str(error)
 
 
 class Access:
@@ -245,9 +247,7 @@ class Access:
     certificates: Kept[Certificates] | None = None
     tokens: Kept[tuple[tuple[bytes, str], ...]] | None = None
 
-    def __init__(
-        self, security: Security, refusals: Refusals, refused: Callable[[str], None] = lambda method: None
-    ):
+    def __init__(self, security: Security, refusals: Refusals, refused: Callable[[str], None] = lambda method: None):
         self._security = security
         self._given: Certificates | None = None
         files = [file for file in (security.tls_cert, security.tls_key, security.tls_client_ca) if file]
@@ -268,7 +268,7 @@ class Access:
         )
         return server.add_secure_port(address, credentials)
 
-    def _changed(self) -> grpc.ServerCertificateConfiguration | None:
+    def _changed(self) -> Any:
         """Return what gRPC is to show from this connection on, None for the same as before; in a thread of gRPC's."""
         assert self.certificates
         if (now := self.certificates.value) is self._given:
@@ -289,7 +289,7 @@ class Access:
                     await asyncio.to_thread(kept.look)
 
 
-class Doorkeeper(grpc.aio.ServerInterceptor):  # type: ignore[misc] # its base has no types
+class Doorkeeper(grpc.aio.ServerInterceptor):
     """Asks each call for its token before anything of it is read: whatever the server offers is closed, unless said."""
 
     def __init__(

@@ -19,13 +19,14 @@ from pred_server.guard.heap import keep_freed_memory
 from pred_server.guard.watchdog import Watchdog
 from pred_server.limits import Limits
 from pred_server.model.model import Model
+from pred_server.ops.counts import Calls
 from pred_server.ops.drain import Arrivals, drain
 from pred_server.ops.health import Health
 from pred_server.ops.reflection import Reflection
 from pred_server.ops.security import Access, Security
 from pred_server.server.logs import is_no_lost_caller, use_all_descriptors, watch_descriptors
 from pred_server.server.service import SERVICE, PredictionService
-from pred_server.wire.address import parse_address
+from pred_server.wire.address import Address, parse_address
 
 # Calls whose headers have come and that wait for the event loop.
 MAX_PENDING_CALLS = 100_000
@@ -44,6 +45,7 @@ def run(
     timing: bool = True,
     reflection: bool = True,
     security: Security = Security(),
+    metrics: str | None = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish the calls that were accepted. A second signal ends it at once.
 
@@ -54,6 +56,7 @@ def run(
     expose_to_network : whether it may be an address that others can reach where `security` does not protect it
     timing : whether replies carry `server-timing`
     reflection : whether the server tells its contract to tools
+    metrics : HOST:PORT at which Prometheus may read what happens; by default nowhere
 
     Raises
     ------
@@ -75,7 +78,7 @@ def run(
     # The event loop needs Python's lock some ten times for a call. Threads that decode and compute would keep it from
     # the loop for 5 ms each time.
     sys.setswitchinterval(SWITCH_S)
-    asyncio.run(_run(models, address, limits, expose_to_network, timing, reflection, security))
+    asyncio.run(_run(models, address, limits, expose_to_network, timing, reflection, security, metrics))
 
 
 async def _run(
@@ -86,20 +89,19 @@ async def _run(
     timing: bool,
     reflection: bool,
     security: Security,
+    metrics: str | None,
 ) -> None:
-    try:
-        there = parse_address(address)
-    except InvalidInput as error:
-        raise ServerStartError(str(error)) from None
+    there = _address(address)
     if not (expose_to_network or there.is_loopback or security.is_enough):
         raise ServerStartError(
             f"{address} can be reached from the network, by anyone and without encryption; "
-            "use 127.0.0.1, or say --expose-to-network if that is what you want; or serve with --tls-cert, --tls-key, and "
-            "--token-file or --tls-client-ca (docs/network.md)"
+            "use 127.0.0.1, or say --expose-to-network if that is what you want; or serve with --tls-cert, --tls-key, "
+            "and --token-file or --tls-client-ca"
         )
     admission = Admission(limits)
-    access = Access(security, admission.refusals)
-    service = PredictionService(models, limits, admission, timing)
+    calls = Calls()
+    access = Access(security, admission.refusals, calls.refused)
+    service = PredictionService(models, limits, admission, timing, calls.observe if metrics else None)
     watchdog = asyncio.create_task(Watchdog(admission, limits).run())
     server = grpc.aio.server(
         interceptors=access.interceptors,
@@ -134,6 +136,17 @@ async def _run(
             f"cannot listen on {address}: the port is taken, or the address is not this machine's; "
             "--address 127.0.0.1:0 picks a free one"
         ) from error
+    if metrics:
+        from pred_server.ops.metrics import Metrics, publish
+
+        where = _address(metrics)
+        if not (expose_to_network or where.is_loopback):
+            raise ServerStartError(
+                f"--metrics {metrics}: anyone in the network could read it, since it is neither encrypted nor closed; "
+                "use 127.0.0.1, or say --expose-to-network if that is what you want"
+            )
+        where = where.with_port(publish(Metrics(calls, limits, admission, access, service), where.host, where.port))
+        print(f"metrics on http://{where}/metrics", flush=True)
 
     stop = asyncio.Event()
 
@@ -149,10 +162,17 @@ async def _run(
     await server.start()
     served = ", ".join(f"{model.name} v{model.version}" for model in models)
     print(f"pred_server ready on {there.with_port(port)} ({served}, {models[0].engine.name})", flush=True)
-    watching = asyncio.gather(watch_descriptors(), access.watch())
+    watching = [asyncio.create_task(look) for look in (watch_descriptors(), access.watch())]
     await stop.wait()
     await drain(server, arrivals, health, admission, service.give_up, limits)
-    watching.cancel()
-    watchdog.cancel()
+    for task in (watchdog, *watching):
+        task.cancel()
     # gRPC has ended all calls, but its tasks may not know it yet. Cut off, they would fill the log with tracebacks.
     await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()}, timeout=LAST_S)
+
+
+def _address(text: str) -> Address:
+    try:
+        return parse_address(text)
+    except InvalidInput as error:
+        raise ServerStartError(str(error)) from None

@@ -19,10 +19,10 @@ from pred_server.limits import MAX_DETAIL_BYTES, MAX_ERROR_BYTES
 DOMAIN = "pred-server"
 # Why no connection could be made: a sentence for each of gRPC's words. Where it has others, nobody answers.
 UNREACHED = {
-    "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not to be trusted: another CA signed it, or it has expired",
+    "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not to be trusted: it has expired, or is of another CA",
     "Hostname Verification": "the server's certificate is for another name than that of the address",
     "WRONG_VERSION_NUMBER": "the server at that address is not encrypted",
-    "Socket closed": "the server closes the connection: if it is encrypted, give tls; if it asks for a certificate, a cert and key",
+    "Socket closed": "the server hangs up: if it is encrypted, give tls; if it asks for a certificate, give one",
 }
 SCHEMA_CHANGED = "SCHEMA_CHANGED"
 

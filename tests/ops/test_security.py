@@ -17,8 +17,6 @@ import numpy as np
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
-from tests.ops.certificates import Authority, write
-from tests.waits import wait_until
 
 from pred_server import Client, serve
 from pred_server.cli import main
@@ -29,6 +27,8 @@ from pred_server.generated.pred_pb2_grpc import PredictionStub
 from pred_server.ops import security
 from pred_server.ops.security import Kept, Security, read_certificates, read_tokens
 from pred_server.tutorial.background import Server, gateway
+from tests.ops.certificates import Authority, write
+from tests.waits import wait_until
 
 TABLE = "x,y\n1,2\n3,4\n"
 SUMS = [3.0, 7.0]
@@ -208,7 +208,8 @@ def test_the_right_token_is_let_in_and_its_name_is_in_the_log(closed: Server) ->
         return [(line["rpc"], line["caller"]) for line in lines if "caller" in line]
 
     wait_until(
-        lambda: {("Predict", "web"), ("Describe", "ops"), ("PredictStream", "web")} <= set(callers()), "the log has names"
+        lambda: {("Predict", "web"), ("Describe", "ops"), ("PredictStream", "web")} <= set(callers()),
+        "the log has names",
     )
     assert TOKEN not in closed.logs()
 
@@ -513,7 +514,7 @@ def test_the_command_line_asks_such_a_server(ca: Authority, tokens: Path, tmp_pa
     with encrypted_server(*ca.issue("predictions.example"), "--token-file", str(tokens)) as server:
         flags = ["--address", server.address, "--tls-ca", str(ca.file), "--tls-name", "predictions.example"]
         assert main(["predict", str(table), *flags, "--token-file", str(token)]) == 0
-        assert capsys.readouterr().out == "0\n3.0\n7.0\n"
+        assert capsys.readouterr().out == "0\n3\n7\n"
         assert main(["describe", *flags, "--token-file", str(token)]) == 0
         assert "sum" in capsys.readouterr().out
         assert main(["predict", str(table), *flags]) == 1
@@ -546,7 +547,7 @@ def test_the_gateway_asks_such_a_server(
 
     with encrypted_server(*ca.issue("127.0.0.1"), *server_flags) as server:
         answer = post(right)
-        assert (answer.status_code, answer.text) == (200, "0\n3.0\n7.0\n")
+        assert (answer.status_code, answer.text) == (200, "0\n3\n7\n")
         wait_until(lambda: "caller=gateway" in server.logs(), "the gateway's name is in the log")
         answer = post(right, token=TOKEN[:-1])
         assert answer.status_code == 401

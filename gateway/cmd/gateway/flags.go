@@ -1,7 +1,6 @@
 package main
 
 import (
-	"crypto/tls"
 	"errors"
 	"flag"
 	"fmt"
@@ -30,7 +29,9 @@ type config struct {
 	tlsCert      string
 	tlsKey       string
 	tokenFile    string
-	backendTLS   bool // the files alone imply it
+	metrics      string
+	metricsAt    *net.TCPAddr // metrics, resolved; nil for none
+	backendTLS   bool         // the files alone imply it
 	backendFiles pred.TLS
 	backendToken string
 	drainDelay   time.Duration
@@ -56,6 +57,7 @@ func parseConfig(args []string, help io.Writer) (*config, error) {
 	flags.StringVar(&c.tokenFile, "token-file", "",
 		"ask each request for one of the tokens in this `file`: NAME TOKEN on each line; a request has it as Authorization: Bearer TOKEN")
 	flags.BoolVar(&c.web.HealthToken, "health-token", false, "ask for a token also at /healthz and /readyz")
+	flags.StringVar(&c.metrics, "metrics", "", "let Prometheus read what happens at this `address`; port 0 picks a free port")
 	flags.StringVar(&c.backend, "backend", "127.0.0.1:50051",
 		"`address` of the prediction server: HOST:PORT; of several: a list HOST:PORT,HOST:PORT, or dns:///HOST:PORT for all that the name has")
 	flags.BoolVar(&c.backendTLS, "backend-tls", false, "the prediction server is encrypted; without -backend-ca the system's authorities are believed")
@@ -125,6 +127,15 @@ func (c *config) check() error {
 			"or give -tls-cert, -tls-key and -token-file, or add -expose-to-network if that is what you want", c.listen)
 	}
 	c.address = address
+	if c.metrics != "" {
+		if c.metricsAt, err = net.ResolveTCPAddr("tcp", c.metrics); err != nil {
+			return fmt.Errorf("-metrics must be HOST:PORT, for example 127.0.0.1:9465: %w", err)
+		}
+		if !c.metricsAt.IP.IsLoopback() && !c.expose {
+			return fmt.Errorf("-metrics %s: anyone in the network could read it, since it is neither encrypted nor closed; "+
+				"choose a loopback address, or add -expose-to-network if that is what you want", c.metrics)
+		}
+	}
 	if host, _, err := net.SplitHostPort(c.listen); err == nil && host != "" && net.ParseIP(host) == nil {
 		c.web.AllowHosts = append(c.web.AllowHosts, host) // the name that the gateway listens as is one of its own
 	}
@@ -165,23 +176,18 @@ func (c *config) client(log *slog.Logger) (*pred.Client, error) {
 	return pred.New(c.backend, opts...)
 }
 
-// protect reads the certificate and the tokens that the command line names. It returns how to encrypt; nil is not at all.
-func (c *config) protect(log *slog.Logger) (*tls.Config, error) {
+// protect reads the certificate and the tokens that the command line names; what it does not name is nil.
+func (c *config) protect(log *slog.Logger) (certificate *access.Certificate, tokens *access.Tokens, err error) {
 	if c.tokenFile != "" {
-		tokens, err := access.ReadTokens(c.tokenFile, log)
-		if err != nil {
-			return nil, err
+		if tokens, err = access.ReadTokens(c.tokenFile, log); err != nil {
+			return nil, nil, err
 		}
 		c.web.Authorize = tokens.Name
 	}
-	if c.tlsCert == "" {
-		return nil, nil
+	if c.tlsCert != "" {
+		certificate, err = access.ReadCertificate(c.tlsCert, c.tlsKey, log)
 	}
-	certificate, err := access.ReadCertificate(c.tlsCert, c.tlsKey, log)
-	if err != nil {
-		return nil, err
-	}
-	return certificate.Config(), nil
+	return certificate, tokens, err
 }
 
 // logger returns the log that the command line asks for.

@@ -17,6 +17,7 @@ import (
 	"runtime/debug"
 	"syscall"
 
+	"example.com/predserver/gateway/internal/metrics"
 	"example.com/predserver/gateway/web"
 )
 
@@ -47,7 +48,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 
 	log := config.logger(stderr)
-	encryption, err := config.protect(log)
+	certificate, tokens, err := config.protect(log)
 	if err != nil {
 		fmt.Fprintf(stderr, "gateway: %v\n", err)
 		return 2
@@ -70,6 +71,17 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 1
 	}
 
+	var watched *metrics.Metrics
+	var metricsListener net.Listener
+	if config.metricsAt != nil {
+		if metricsListener, err = net.ListenTCP("tcp", config.metricsAt); err != nil {
+			fmt.Fprintf(stderr, "gateway: cannot listen on %s for -metrics: %v\n", config.metrics, err)
+			return 1
+		}
+		watched = metrics.New()
+		config.web.Observe = watched.Observe
+	}
+
 	if config.untilStdin {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithCancel(ctx)
@@ -81,12 +93,20 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(config.web.MemoryLimit())
 	}
+	handler := web.New(client, config.web, log)
+	if watched != nil {
+		watched.Watch(handler.Load, certificate, tokens)
+		server := watched.Server(log)
+		go server.Serve(metricsListener)
+		defer server.Close()
+		fmt.Fprintf(stdout, "metrics on http://%s/metrics\n", metricsListener.Addr())
+	}
 	scheme := "http"
-	if encryption != nil {
-		scheme, listener = "https", tls.NewListener(listener, encryption)
+	if certificate != nil {
+		scheme, listener = "https", tls.NewListener(listener, certificate.Config())
 	}
 	fmt.Fprintf(stdout, "gateway ready on %s://%s (backend %s)\n", scheme, listener.Addr(), config.backend)
-	if err := config.serve(ctx, listener, web.New(client, config.web, log), log); err != nil {
+	if err := config.serve(ctx, listener, handler, log); err != nil {
 		fmt.Fprintf(stderr, "gateway: %v\n", err)
 		return 1
 	}

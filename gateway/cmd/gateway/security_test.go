@@ -73,14 +73,14 @@ func TestFilesThatCannotBeUsedEndTheGatewayInOneLine(t *testing.T) {
 	tokens := filepath.Join(t.TempDir(), "tokens")
 	testkit.WriteFile(t, tokens, "web short")
 	for args, want := range map[string]string{
-		"-tls-cert " + cert:                       "only together",
-		"-backend-cert " + cert:                   "only together",
-		"-health-token":                           "-health-token needs -token-file",
-		"-tls-cert " + cert + " -tls-key " + key:  "valid from",
-		"-token-file " + tokens:                   "line 1",
-		"-token-file nowhere":                     "no such file",
-		"-backend-ca nowhere":                     "no such file",
-		"-backend-token-file nowhere":             "no such file",
+		"-tls-cert " + cert:                                  "only together",
+		"-backend-cert " + cert:                              "only together",
+		"-health-token":                                      "-health-token needs -token-file",
+		"-tls-cert " + cert + " -tls-key " + key:             "valid from",
+		"-token-file " + tokens:                              "line 1",
+		"-token-file nowhere":                                "no such file",
+		"-backend-ca nowhere":                                "no such file",
+		"-backend-token-file nowhere":                        "no such file",
 		"-backend 192.0.2.1:1 -backend-token-file " + tokens: "unencrypted",
 	} {
 		if strings.Contains(want, "unencrypted") {

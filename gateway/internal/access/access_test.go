@@ -31,16 +31,16 @@ func TestTokens(t *testing.T) {
 
 func TestTokensThatAreRefusedAreNotShown(t *testing.T) {
 	for text, sentence := range map[string]string{
-		"":                                "0 tokens",
-		"# web " + secret:                 "0 tokens",
-		secret:                            "line 1: NAME TOKEN is needed",
-		"\nweb " + secret + " x":          "line 2: NAME TOKEN is needed",
-		"we:b " + secret:                  "line 1: NAME TOKEN is needed",
-		"web " + secret[:15]:              "line 1: a token has 16 to 1024 characters",
-		"web " + secret + "é":             "line 1: a token has 16 to 1024 characters",
-		"a " + secret + "\nb " + secret:   "line 2: this token stands in the file twice",
-		"web " + secret + "\xff":          "not text in UTF-8",
-		strings.Repeat("web x\n", 1):      "line 1: a token has",
+		"":                                 "0 tokens",
+		"# web " + secret:                  "0 tokens",
+		secret:                             "line 1: NAME TOKEN is needed",
+		"\nweb " + secret + " x":           "line 2: NAME TOKEN is needed",
+		"we:b " + secret:                   "line 1: NAME TOKEN is needed",
+		"web " + secret[:15]:               "line 1: a token has 16 to 1024 characters",
+		"web " + secret + "é":              "line 1: a token has 16 to 1024 characters",
+		"a " + secret + "\nb " + secret:    "line 2: this token stands in the file twice",
+		"web " + secret + "\xff":           "not text in UTF-8",
+		strings.Repeat("web x\n", 1):       "line 1: a token has",
 		"web " + strings.Repeat("a", 1025): "line 1: a token has",
 	} {
 		path := filepath.Join(t.TempDir(), "tokens")

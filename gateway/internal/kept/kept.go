@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -31,7 +32,7 @@ type Value[T any] struct {
 	mu          sync.Mutex
 	value       T
 	looked      time.Time
-	seen, tried string
+	seen, tried []os.FileInfo
 	broken      bool
 }
 
@@ -74,9 +75,9 @@ func (v *Value[T]) Broken() bool {
 
 func (v *Value[T]) look() {
 	stamp := v.stamp()
-	same := stamp == v.seen
+	unchanged := same(stamp, v.seen)
 	v.seen = stamp
-	if !same || stamp == v.tried {
+	if !unchanged || same(stamp, v.tried) {
 		return
 	}
 	v.tried = stamp
@@ -90,17 +91,24 @@ func (v *Value[T]) look() {
 	v.log.Warn("changed files are in use now", slog.String("files", v.String()))
 }
 
-// stamp returns what changes with the files. A link may lead to another file from one moment to the next.
-func (v *Value[T]) stamp() string {
-	var stamp strings.Builder
-	for _, path := range v.paths {
-		if info, err := os.Stat(path); err == nil {
-			fmt.Fprintf(&stamp, "%d %d|", info.ModTime().UnixNano(), info.Size())
-		} else {
-			stamp.WriteString("missing|")
-		}
+// stamp returns what changes with the files; nil for one that is missing. A link may lead to another file from one moment
+// to the next.
+func (v *Value[T]) stamp() []os.FileInfo {
+	stamp := make([]os.FileInfo, len(v.paths))
+	for i, path := range v.paths {
+		stamp[i], _ = os.Stat(path)
 	}
-	return stamp.String()
+	return stamp
+}
+
+// same reports whether the files are as they were. Two that were written within one tick of the clock differ by their place.
+func same(a, b []os.FileInfo) bool {
+	return slices.EqualFunc(a, b, func(a, b os.FileInfo) bool {
+		if a == nil || b == nil {
+			return a == b
+		}
+		return a.ModTime().Equal(b.ModTime()) && a.Size() == b.Size() && os.SameFile(a, b)
+	})
 }
 
 // Read returns a file's content. Its errors name the file.
