@@ -13,11 +13,16 @@ from dataclasses import Field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from pred_server.arguments import at_least_one, delay, milliseconds, seconds, threads
 from pred_server.checkout import ROOT
 from pred_server.errors import InvalidInput, PredServerError
-from pred_server.limits import SPLIT_ROWS, Limits, flag
+from pred_server.limits import Limits, flag
 
 STREAM_TIMEOUT_S = 3_600.0
+STUDIES = (
+    *("rows", "encodings", "load", "callers", "chunks", "ladder"),
+    *("parts", "floor", "distance", "enormous", "beside", "start"),
+)
 ENCODINGS = ("csv", "columns", "tensor", "arrow")  # of `wire.codec.CODECS`, which takes a second to import
 
 
@@ -72,19 +77,30 @@ def _stubs(args: argparse.Namespace) -> None:
 
 def _serve(args: argparse.Namespace) -> None:
     from pred_server.engines.threads import with_threads
+    from pred_server.ops.security import Security
     from pred_server.server import logs
     from pred_server.server.run import run
     from pred_server.store.loading import load
 
     logs.set_up(args.log_level, args.log_format)
     limits = Limits(**{limit.name: getattr(args, limit.name) for limit in fields(Limits)})
+    security = Security(**{file.name: getattr(args, file.name) for file in fields(Security)})
     models = [load(name, args.trust) for name in getattr(args, "model", ["flights"])]
     if args.engine == "onnx":
         from pred_server.engines.onnx import with_onnx
 
         models = [with_onnx(model) for model in models]
     models = [with_threads(model, *args.threads) for model in models]
-    run(models, args.address, limits, expose_to_network=args.expose_to_network, timing=not args.no_timing)
+    run(
+        models,
+        args.address,
+        limits,
+        expose_to_network=args.expose_to_network,
+        timing=not args.no_timing,
+        reflection=not args.no_reflection,
+        metrics=args.metrics,
+        security=security,
+    )
 
 
 def _predict(args: argparse.Namespace) -> None:
@@ -101,7 +117,14 @@ def _predict(args: argparse.Namespace) -> None:
     except OSError as error:
         raise InvalidInput(f"cannot read {args.file}: {error.strerror}") from error
     # Broken calls are repeated only if asked for: a person who mistyped the address wants to know at once.
-    client = Client(args.address, timeout_s=args.timeout_s, model=args.model, encoding=args.encoding, retry=args.resume)
+    client = Client(
+        args.address,
+        timeout_s=args.timeout_s,
+        model=args.model,
+        encoding=args.encoding,
+        retry=args.resume,
+        **_protection(args),
+    )
     with file, client, tqdm(total=size, unit="B", unit_scale=True, delay=1, leave=False, disable=None) as bar:
 
         def tables() -> Tables:
@@ -130,10 +153,18 @@ def _predict(args: argparse.Namespace) -> None:
         print(waterfall.text(), file=sys.stderr)
 
 
+def _protection(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what a client needs for a server that is encrypted and closed."""
+    from pred_server.client.security import TLS
+
+    tls = TLS(args.tls_ca, args.tls_cert, args.tls_key, args.tls_name)
+    return {"tls": tls if args.tls or tls != TLS() else None, "token": args.token_file}
+
+
 def _describe(args: argparse.Namespace) -> None:
     from pred_server.client.client import Client
 
-    with Client(args.address, model=args.model, retry=False) as client:
+    with Client(args.address, model=args.model, retry=False, **_protection(args)) as client:
         print(client.describe().text())
 
 
@@ -157,42 +188,6 @@ def _plot(args: argparse.Namespace) -> None:
     report.plot(args.results, args.out, args.page)
 
 
-def _at_least_one(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text) < 2**31):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {2**31 - 1}")
-    return int(text)
-
-
-def _threads(text: str) -> tuple[int, ...]:
-    """Return what `with_threads` takes: the number of threads, and the rows of the smallest table for them."""
-    if text == "auto":
-        return ()
-    n_threads, _, from_rows = text.partition(":")
-    return _at_least_one(n_threads), _at_least_one(from_rows or str(SPLIT_ROWS))
-
-
-def _seconds(text: str) -> float:
-    return _number(text, 1e-9, "a number of seconds above 0")
-
-
-def _delay(text: str) -> float:
-    return _number(text, 0, "a number of seconds, 0 or more")
-
-
-def _milliseconds(text: str) -> float:
-    return _number(text, 0, "a number of milliseconds, 0 or more")
-
-
-def _number(text: str, least: float, what: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1
-    if not least <= number < 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
-    return number
-
-
 Argument = tuple[str, dict[str, Any]]
 
 
@@ -201,12 +196,20 @@ def _argument(name: str, help: str, **settings: Any) -> Argument:
 
 
 def _limit(limit: Field[Any]) -> Argument:
-    of_unit = _milliseconds if limit.name.endswith("_ms") else _seconds if limit.default else _delay
-    number = _at_least_one if isinstance(limit.default, int) else of_unit
+    of_unit = milliseconds if limit.name.endswith("_ms") else seconds if limit.default else delay
+    number = at_least_one if isinstance(limit.default, int) else of_unit
     return _argument(flag(limit.name), limit.metadata["help"], type=number, default=limit.default)
 
 
 ADDRESS = _argument("--address", "HOST:PORT of the server", default="127.0.0.1:50051")
+PROTECTION = [
+    _argument("--tls", "the server is encrypted, with a certificate that a public CA signed", action="store_true"),
+    _argument("--tls-ca", "it is encrypted, with a certificate of this CA", metavar="FILE"),
+    _argument("--tls-cert", "the certificate to show it, if it asks for one", metavar="FILE"),
+    _argument("--tls-key", "the certificate's key", metavar="FILE"),
+    _argument("--tls-name", "the name in its certificate, where that is not the host", metavar="NAME"),
+    _argument("--token-file", "it asks for a token: the one in this file", type=Path, metavar="FILE"),
+]
 
 # Each command: what runs it (and may return an exit code), what it does, its arguments.
 COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[Argument]]] = {
@@ -215,7 +218,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
         "train the flights model, judge it, save it",
         [
             _argument("--out", "the model directory to write", type=Path, default=Path("models/flights")),
-            _argument("--iterations", "boosting rounds", type=_at_least_one, default=200),
+            _argument("--iterations", "boosting rounds", type=at_least_one, default=200),
         ],
     ),
     "stubs": (
@@ -238,7 +241,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
             _argument(
                 "--threads",
                 "how many compute a large table, and how large is large; auto finds out at the start",
-                type=_threads,
+                type=threads,
                 default="auto",
                 metavar="N:ROWS",
             ),
@@ -257,6 +260,21 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
                 "allow an address that others can reach, without encryption",
                 action="store_true",
             ),
+            _argument(
+                "--tls-cert",
+                "encrypt: the server's certificate, and those between it and its CA, in PEM",
+                metavar="FILE",
+            ),
+            _argument("--tls-key", "the certificate's key, in PEM, without a passphrase", metavar="FILE"),
+            _argument("--tls-client-ca", "ask clients for a certificate of this CA", metavar="FILE"),
+            _argument("--token-file", "ask each call for one of these tokens; NAME TOKEN on each line", metavar="FILE"),
+            _argument("--health-token", "ask for a token also where health is asked for", action="store_true"),
+            _argument(
+                "--metrics",
+                "let Prometheus read what happens, at HOST:PORT; port 0 picks a free one",
+                metavar="ADDRESS",
+            ),
+            _argument("--no-reflection", "do not tell tools the contract", action="store_true"),
             *map(_limit, fields(Limits)),
         ],
     ),
@@ -271,13 +289,14 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
             _argument("--output", "what to predict", default="labels", choices=["labels", "probabilities"]),
             _argument("--timing", "draw where the time went, on stderr", action="store_true"),
             _argument("--resume", "continue where a connection broke, once the server is back", action="store_true"),
-            _argument("--timeout-s", "deadline in seconds", type=_seconds, default=STREAM_TIMEOUT_S),
+            _argument("--timeout-s", "deadline in seconds", type=seconds, default=STREAM_TIMEOUT_S),
+            *PROTECTION,
         ],
     ),
     "describe": (
         _describe,
         "print what a server's model takes and gives",
-        [ADDRESS, _argument("--model", "this model; else the server's first")],
+        [ADDRESS, _argument("--model", "this model; else the server's first"), *PROTECTION],
     ),
     "bench": (
         _bench,
@@ -286,20 +305,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
             _argument(
                 "--varies",
                 "what is varied",
-                choices=[
-                    "rows",
-                    "encodings",
-                    "load",
-                    "callers",
-                    "chunks",
-                    "ladder",
-                    "parts",
-                    "floor",
-                    "distance",
-                    "enormous",
-                    "beside",
-                    "start",
-                ],
+                choices=STUDIES,
                 default="rows",
             ),
             _argument(
@@ -308,7 +314,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
                 default="flights",
             ),
             _argument("--encodings", "(default: all)", nargs="+", default=[], choices=ENCODINGS),
-            _argument("--rows", "rows in one call (default: a sweep)", nargs="+", type=_at_least_one, default=[]),
+            _argument("--rows", "rows in one call (default: a sweep)", nargs="+", type=at_least_one, default=[]),
             _argument("--out", "where to write every call", type=Path, default=Path("latency.parquet")),
             _argument("--seed", "of the order, the rows and the arrivals", type=int, default=0),
             _argument("--against", "compare our server only with that of another checkout", type=Path),
@@ -333,7 +339,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
             _argument(
                 "--rows",
                 "only these of its rows in one call",
-                type=_at_least_one,
+                type=at_least_one,
                 nargs="+",
                 default=argparse.SUPPRESS,
             ),

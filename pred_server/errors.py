@@ -3,6 +3,7 @@
     PredServerError
     ├── InvalidInput          INVALID_ARGUMENT     the table or the request is at fault; `violations` say where
     ├── ModelNotFound         NOT_FOUND            the server has no model of that name and version
+    ├── Unauthenticated       UNAUTHENTICATED      the server asks for a token, and the call had none that it knows
     ├── LimitExceeded         RESOURCE_EXHAUSTED   too large, or too much at once; `reason` says which
     ├── SchemaChanged         FAILED_PRECONDITION  the model has other columns than the caller expects
     ├── DeadlineExceeded      DEADLINE_EXCEEDED    no answer within the deadline
@@ -72,6 +73,10 @@ class ModelNotFound(PredServerError):
         """`asked` is the metadata that named the model: model-name, model-version."""
         super().__init__(message)
         self.asked = dict(asked or {})
+
+
+class Unauthenticated(PredServerError):
+    code = "UNAUTHENTICATED"
 
 
 class LimitExceeded(PredServerError):

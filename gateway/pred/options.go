@@ -3,6 +3,7 @@ package pred
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math"
 	"time"
 
@@ -32,6 +33,11 @@ type options struct {
 	connections     int
 	maxMessageBytes int
 	credentials     credentials.TransportCredentials
+	tls             *TLS
+	token           string
+	tokenFile       string
+	bearer          bearer // nil without a token
+	log             *slog.Logger
 	call            []CallOption
 	dialOptions     []grpc.DialOption
 }
@@ -43,6 +49,7 @@ func defaults() options {
 		connections:     1,
 		maxMessageBytes: DefaultMaxMessageBytes,
 		credentials:     insecure.NewCredentials(),
+		log:             slog.Default(),
 	}
 }
 
@@ -92,7 +99,7 @@ func WithCallOptions(opts ...CallOption) Option {
 	return func(o *options) { o.call = append(o.call, opts...) }
 }
 
-// WithTransportCredentials has connections encrypted; without it they are in plain text.
+// WithTransportCredentials has connections encrypted in a way of one's own; WithTLS is easier.
 func WithTransportCredentials(c credentials.TransportCredentials) Option {
 	return func(o *options) { o.credentials = c }
 }

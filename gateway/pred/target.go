@@ -22,6 +22,9 @@ func (o *options) dial(target string) (string, []grpc.DialOption, error) {
 	if err != nil {
 		return "", nil, fmt.Errorf("pred: %w", err)
 	}
+	if err := o.secure(target); err != nil {
+		return "", nil, err
+	}
 	dialOptions := []grpc.DialOption{
 		grpc.WithTransportCredentials(o.credentials),
 		grpc.WithResolvers(resolvers...),
@@ -48,6 +51,9 @@ func (o *options) dial(target string) (string, []grpc.DialOption, error) {
 		// becomes the socket's TCP_USER_TIMEOUT, so that a connection to a machine that vanished is given up after 20
 		// seconds, not after a quarter of an hour.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 48 * time.Hour, Timeout: 20 * time.Second}),
+	}
+	if o.bearer != nil {
+		dialOptions = append(dialOptions, grpc.WithPerRPCCredentials(o.bearer))
 	}
 	return address, append(dialOptions, o.dialOptions...), nil
 }

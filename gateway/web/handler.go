@@ -46,12 +46,12 @@ func New(client *pred.Client, options Options, log *slog.Logger) *Handler {
 		guard: newGuard(options.AllowHosts), held: budget.New(options.maxBytesHeld()), slots: budget.NewSlots(options.MaxRequests),
 	}
 	h.mux.Handle("POST /predict", h.handle(h.predict))
-	h.mux.Handle("GET /healthz", h.handle(h.health))
-	h.mux.Handle("GET /readyz", h.handle(h.ready))
+	h.mux.Handle("GET /healthz", h.probe(h.health))
+	h.mux.Handle("GET /readyz", h.probe(h.ready))
 
 	h.mux.Handle("/predict", h.handle(allow("POST")))
-	h.mux.Handle("/healthz", h.handle(allow("GET, HEAD")))
-	h.mux.Handle("/readyz", h.handle(allow("GET, HEAD")))
+	h.mux.Handle("/healthz", h.probe(allow("GET, HEAD")))
+	h.mux.Handle("/readyz", h.probe(allow("GET, HEAD")))
 	h.mux.Handle("/", h.handle(notFound))
 	if options.Page {
 		h.mux.Handle("GET /{$}", h.handle(h.page))
@@ -100,15 +100,23 @@ func (a *answer) identify(beside metadata.MD) {
 	}
 }
 
-// endings is what is done at the end of a request, however it ends.
-type endings struct{ all []func() }
+// endings is what is done at the end of a request, however it ends, and what is said of it then.
+type endings struct {
+	all     []func()
+	caller  string        // the name of its token; "" without one
+	backend time.Duration // how long the prediction server was asked
+}
 
 type endingsKey struct{}
 
 // atEnd has do called at the end of the request of ctx.
 func atEnd(ctx context.Context, do func()) {
-	e := ctx.Value(endingsKey{}).(*endings)
+	e := endingsOf(ctx)
 	e.all = append(e.all, do)
+}
+
+func endingsOf(ctx context.Context) *endings {
+	return ctx.Value(endingsKey{}).(*endings)
 }
 
 func (e *endings) run() {
@@ -120,10 +128,32 @@ func (e *endings) run() {
 // handler answers a request. It reads the request, and sets deadlines with the controller; handle alone writes.
 type handler func(r *http.Request, control *http.ResponseController) (answer, error)
 
-// handle wraps a handler in what every request gets: an id, protection from panics, errors as JSON, and a line in the
-// log. An error that comes when a part of the reply is written already can be told to the client in one way alone: the
-// connection breaks.
-func (h *Handler) handle(handler handler) http.Handler {
+// handle wraps a handler in what every request gets: a look at its token, if the gateway asks for one, and what wrap adds.
+func (h *Handler) handle(next handler) http.Handler {
+	if h.options.Authorize == nil {
+		return h.wrap(next)
+	}
+	return h.wrap(func(r *http.Request, control *http.ResponseController) (answer, error) {
+		name, header, err := h.authorize(r)
+		if err != nil {
+			return answer{header: header, finish: h.readOn(&question{Request: r}, control)}, err
+		}
+		endingsOf(r.Context()).caller = name
+		return next(r, control)
+	})
+}
+
+// probe is handle, without a look at the token unless the options say so.
+func (h *Handler) probe(next handler) http.Handler {
+	if h.options.HealthToken {
+		return h.handle(next)
+	}
+	return h.wrap(next)
+}
+
+// wrap wraps a handler in an id, protection from panics, errors as JSON, and a line in the log. An error that comes when a
+// part of the reply is written already can be told to the client in one way alone: the connection breaks.
+func (h *Handler) wrap(handler handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		id := requestID(r)
@@ -137,12 +167,17 @@ func (h *Handler) handle(handler handler) http.Handler {
 		ends := &endings{}
 		defer ends.run()
 		ctx := context.WithValue(r.Context(), endingsKey{}, ends)
-		r = r.WithContext(metadata.AppendToOutgoingContext(ctx, "x-request-id", id))
+		ctx, trace := traced(metadata.AppendToOutgoingContext(ctx, "x-request-id", id), r.Header)
+		if trace != "" {
+			line = append(line, slog.String("trace_id", trace))
+		}
+		r = r.WithContext(ctx)
 		a, err := callSafely(handler, r, http.NewResponseController(out))
 		if err == nil {
 			err = a.writeSafely(out)
 		}
 		level, aborted := slog.LevelInfo, false
+		ended := Ended{Route: route(r.URL.Path), Code: codes.OK.String()}
 		if err != nil {
 			e := problemOf(err)
 			if out.status == 0 {
@@ -158,6 +193,7 @@ func (h *Handler) handle(handler handler) http.Handler {
 			if e.Status >= http.StatusInternalServerError {
 				level = slog.LevelError
 			}
+			ended.Code, ended.Reason = e.CodeName(), e.Name
 			line = append(line, slog.String("code", e.CodeName()), slog.String("error", e.Error()))
 			if e.Name != "" {
 				line = append(line, slog.String("reason", e.Name))
@@ -167,7 +203,15 @@ func (h *Handler) handle(handler handler) http.Handler {
 			line = append(line, slog.String("model", identity))
 		}
 
-		elapsed := float64(time.Since(start).Microseconds()) / 1000
+		if ends.caller != "" {
+			line = append(line, slog.String("caller", ends.caller))
+		}
+
+		ended.Status, ended.Took, ended.Backend = out.status, time.Since(start), ends.backend
+		if h.options.Observe != nil {
+			h.options.Observe(ended)
+		}
+		elapsed := float64(ended.Took.Microseconds()) / 1000
 		line = append(line, slog.Int("status", out.status), slog.Float64("duration_ms", elapsed), slog.Int64("bytes", out.bytes))
 		h.log.Log(r.Context(), level, "request", line...)
 		if aborted {

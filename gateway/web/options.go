@@ -30,6 +30,13 @@ type Options struct {
 	AllowHosts     []string      // names as which the gateway may be called, beside those of this machine
 	Page           bool          // whether people and their tools are told what is served: /, /models and /openapi.json
 
+	// Authorize knows the name of a token; nil asks for none. /healthz and /readyz are open unless HealthToken is true.
+	Authorize   func(token string) (name string, known bool)
+	HealthToken bool
+
+	// Observe is called with each request when it has ended; nil for nobody.
+	Observe func(Ended)
+
 	// Of the server around the handler; see Server.
 	MaxHeaderBytes int
 	HeaderTimeout  time.Duration

@@ -156,6 +156,7 @@ func (h *Handler) ask(
 	response, beside, err := h.client.Call(ctx, &predpb.Request{InputData: table})
 	backend := time.Since(called)
 	done()
+	endingsOf(q.Context()).backend = backend
 
 	var a answer
 	if err == nil {

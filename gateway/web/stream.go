@@ -81,6 +81,7 @@ func (h *Handler) stream(
 	}, table, chunk, control)
 	timing := func() http.Header {
 		sent, backend := t.Timing()
+		endingsOf(q.Context()).backend = backend
 		return http.Header{"Server-Timing": {serverTiming(sent, backend, time.Since(q.start))}}
 	}
 

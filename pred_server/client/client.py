@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, Self
 
 import pandas as pd
@@ -15,6 +16,7 @@ from pred_server.client.connection import Connection, Metadata, StreamOpener, as
 from pred_server.client.memory import Memory
 from pred_server.client.prepare import FEW_ROWS, CsvText, Prepared, check_encoding, needs_description
 from pred_server.client.results import concat, ignored_in, warn_ignored
+from pred_server.client.security import TLS
 from pred_server.client.stream import PredictionStream, RequestStream
 from pred_server.client.waterfall import Waterfall
 from pred_server.errors import InvalidInput, PredServerError, SchemaChanged
@@ -48,15 +50,18 @@ class Client:
         server what it takes and chooses by the table's types and size
     retry : whether gRPC asks again, for some seconds, when the server is unavailable
     connections : how many connections to open and to use in turn
+    tls : encrypt: True, with the public authorities; the path of a CA's certificate in PEM; or a `client.security.TLS`
+    token : goes with each call, as `authorization: Bearer TOKEN`, and is shown nowhere; the `Path` of a file that holds
+        it is read again when the file changes
 
     Raises
     ------
     InvalidInput
         One of these is malformed.
 
-    A pickle of a client, and a copy, holds its target and its settings, and opens a connection of its own. (gRPC does
-    not survive a fork in the middle of a call: start processes anew.) A client blocks its thread: docs/clients.md has a
-    program for an event loop.
+    A pickle of a client, and a copy, holds its target and its settings, the token too, and opens a connection of its
+    own. (gRPC does not survive a fork in the middle of a call: start processes anew.) A client blocks its thread:
+    docs/clients.md has a program for an event loop.
     """
 
     def __init__(
@@ -70,6 +75,8 @@ class Client:
         retry: bool = True,
         connections: int = 1,
         limits: Limits = Limits(),
+        tls: TLS | bool | str | Path | None = None,
+        token: str | Path | None = None,
     ):
         self.target = target
         self.timeout_s = check_timeout(timeout_s)
@@ -82,11 +89,12 @@ class Client:
             raise InvalidInput(f"limits is {limits!r}; pred_server.limits.Limits is needed")
         asked = {"model-name": model, "model-version": version}
         metadata = {key: text for key, text in asked.items() if text is not None}
-        self._connection = Connection(target, metadata, limits, retry, connections)
+        self._connection = Connection(target, metadata, limits, retry, connections, tls, token)
         self._limits = limits
         self._memory = Memory(self._describe)
         self._settings: dict[str, Any] = {
             "model": model, "version": version, "retry": retry, "connections": connections, "limits": limits,
+            "tls": tls, "token": token,
         }  # fmt: skip
         self._warned_of_loop = False
 
@@ -118,7 +126,8 @@ class Client:
 
         Raises
         ------
-        InvalidInput, ModelNotFound, LimitExceeded, DeadlineExceeded, Unavailable, Cancelled, ServerFault, RemoteError
+        InvalidInput, ModelNotFound, Unauthenticated, LimitExceeded, DeadlineExceeded, Unavailable, Cancelled,
+        ServerFault, RemoteError
             As `pred_server.errors` describes them. The connection can be used again after any of them. An error that
             ends a stream has the predictions that came before it as `answered`.
         """

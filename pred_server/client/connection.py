@@ -7,10 +7,12 @@ import numbers
 import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
 
+from pred_server.client.security import TLS, authorization
 from pred_server.errors import DeadlineExceeded, InvalidInput, PredServerError, Unavailable, clip
 from pred_server.generated.pred_pb2 import Request
 from pred_server.generated.pred_pb2_grpc import PredictionStub
@@ -55,22 +57,43 @@ class Connection:
     metadata : goes with each call
     retry : whether gRPC repeats a call, for some seconds, when the server is unavailable
     channels : how many to open, and to use in turn
+    tls, token : as `Client` takes them
     """
 
-    def __init__(self, target: str, metadata: Metadata, limits: Limits, retry: bool, channels: int):
+    def __init__(
+        self,
+        target: str,
+        metadata: Metadata,
+        limits: Limits,
+        retry: bool,
+        channels: int,
+        tls: TLS | bool | str | Path | None = None,
+        token: str | Path | None = None,
+    ):
         self._metadata = as_metadata(metadata)
         self.retry = retry
         self._target, several = parse_target(target)
+        tls = TLS.of(tls)
+        self._authorization = authorization(token, target, tls)
         self._settings = _options(limits, retry, several)
+        self._credentials = None
+        if tls:
+            self._credentials = tls.credentials()
+            self._settings += tls.options("," in self._target)
         self._count = channels
         self._inherited: list[Any] = []
         self._open()
 
     def _open(self) -> None:
-        channels = [grpc.insecure_channel(self._target, self._settings) for _ in range(self._count)]
+        channels = [self._channel() for _ in range(self._count)]
         self._channels = {PredictionStub(channel): channel for channel in channels}
         self._stubs = itertools.cycle(self._channels)
         self._pid = os.getpid()
+
+    def _channel(self) -> grpc.Channel:
+        if self._credentials:
+            return grpc.secure_channel(self._target, self._credentials, self._settings)
+        return grpc.insecure_channel(self._target, self._settings)
 
     def next_stub(self) -> PredictionStub:
         """Return the stub whose turn it is. In a forked process it is a new one.
@@ -84,7 +107,7 @@ class Connection:
 
     def entries(self, metadata: Metadata) -> tuple[tuple[str, str], ...]:
         """Return the metadata of a call as gRPC takes it, with that of each call. Raises InvalidInput."""
-        return (*self._metadata, *as_metadata(metadata))
+        return (*self._metadata, *self._authorization(), *as_metadata(metadata))
 
     def call(self, rpc: str, request: Any, metadata: Metadata, timeout_s: float) -> tuple[Any, Metadata]:
         """Make a unary call. Raises as `pred_server.errors` describes it."""

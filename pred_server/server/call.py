@@ -5,7 +5,7 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
@@ -22,8 +22,9 @@ from pred_server.errors import (
     clip,
 )
 from pred_server.guard.admission import LINGER_S, Admission, Ticket
+from pred_server.guard.callers import caller_of
 from pred_server.limits import MAX_IGNORED_BYTES, Limits, flag, took_too_long
-from pred_server.server.logs import as_text
+from pred_server.server.logs import as_text, trace_id
 from pred_server.wire.description import IDENTITY
 from pred_server.wire.status import to_status
 from pred_server.wire.timing import Stopwatch
@@ -35,6 +36,8 @@ CALLERS_FAULTS = {"INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION"}
 # The predictions of so many rows leave at once.
 FEW_ROWS = 1_000
 
+# What operators have done at the end of each call: gets the call, the name of its status code, and what it failed with.
+Observer = Callable[["Call", str, BaseException | None], None]
 Context = Any  # grpc.aio.ServicerContext, whose published types lack half of its methods
 Metadata = tuple[tuple[str, str], ...]
 
@@ -45,12 +48,21 @@ class Call:
     Parameters
     ----------
     timing : whether the reply carries `server-timing`
+    observer : is called at the end of the call, on the event loop; by default nobody
     """
 
     ticket: Ticket | None = None
     identity = ""
 
-    def __init__(self, rpc: str, context: Context, admission: Admission, limits: Limits, timing: bool):
+    def __init__(
+        self,
+        rpc: str,
+        context: Context,
+        admission: Admission,
+        limits: Limits,
+        timing: bool,
+        observer: Observer | None = None,
+    ):
         self.rpc = rpc
         self.metadata = {key: text for key, text in context.invocation_metadata() or () if isinstance(text, str)}
         self.output = self.metadata.get("output", "labels")
@@ -64,7 +76,8 @@ class Call:
         self._limits = limits
         self._has_callers_deadline = self._left_s() < limits.max_deadline_s
         self._timing = timing
-        self._start_ns = time.perf_counter_ns()
+        self._observer = observer
+        self.start_ns = time.perf_counter_ns()
 
     def admit(self) -> Ticket:
         """Count the call until its answer has left. Raises as `Admission.enter` does."""
@@ -172,6 +185,8 @@ class Call:
                 let_go(error)
             if self.ticket:
                 self.ticket.is_answered = error is None
+            if self._observer:
+                self._observer(self, code, error)
             if self.ticket and logger.isEnabledFor(logging.INFO):  # admission has logged a refusal
                 self._log(code)
 
@@ -201,11 +216,13 @@ class Call:
         fields = {
             "rpc": self.rpc,
             "request_id": self.request_id,
+            **({"caller": name} if (name := caller_of(self._context)) else {}),
+            **({"trace_id": trace} if (trace := trace_id(self.metadata.get("traceparent", ""))) else {}),
             "model_identity": self.identity,
             "code": code,
             "encoding": self.encoding,
             "rows": self.rows,
-            "duration_ms": round((time.perf_counter_ns() - self._start_ns) / 1e6, 3),
+            "duration_ms": round((time.perf_counter_ns() - self.start_ns) / 1e6, 3),
             **{f"{phase}_ms": round(ms, 3) for phase, ms in list(self.watch.phases_ms.items())},
         }
         text = as_text({key: value for key, value in fields.items() if key != "rpc"})

@@ -8,6 +8,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
@@ -19,6 +20,10 @@ from pythonjsonlogger.json import JsonFormatter
 FIELDS = "%(asctime)s %(levelname)s %(name)s %(message)s"
 # How often to look whether there are file descriptors, in seconds.
 LOOK_S = 1.0
+
+# https://www.w3.org/TR/trace-context/: version, trace, span and flags; a version to come may say more behind them.
+TRACE = re.compile("(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+MAX_TRACE = 512
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +65,12 @@ def escape(text: str) -> str:
 def as_text(fields: Mapping[str, Any]) -> str:
     """Return fields as KEY=VALUE, in quotes where a value could be taken for further fields."""
     return " ".join(f"{key}={_quoted(str(value))}" for key, value in fields.items())
+
+
+def trace_id(traceparent: str) -> str:
+    """Return the id of the trace that a call belongs to, as the header says; nothing where that is malformed."""
+    known = TRACE.fullmatch(traceparent) if len(traceparent) <= MAX_TRACE else None
+    return known[2] if known and not (known[1] == "00" and known[3]) else ""
 
 
 def _quoted(text: str) -> str:

@@ -64,7 +64,7 @@ class Predictor:
         self._calls_in_flight = calls_in_flight
         self._waiting: deque[Work] = deque()
         self._open: set[Work] = set()  # queued or being computed; only the event loop touches it
-        self._queued_rows = 0
+        self.queued_rows = 0
         self._changed = threading.Condition()
         self._busy = False
         self._gathering: asyncio.Task[None] | None = None
@@ -139,13 +139,13 @@ class Predictor:
         """Queue the work. Where there is no room, raise, or return a future that is done once there may be."""
         limit, n_rows, loop = self._limits.max_queued_rows, len(work.rows), work.future.get_loop()
         with self._changed:
-            if self._queued_rows + n_rows > limit and not self._has_room(work):
+            if self.queued_rows + n_rows > limit and not self._has_room(work):
                 if not wait_for_room:
-                    message = f"{self._queued_rows:,} rows wait already; come back later"
+                    message = f"{self.queued_rows:,} rows wait already; come back later"
                     raise LimitExceeded(message, "OVERLOADED", limit, flag("max_queued_rows"))
                 self._for_room.append(room := loop.create_future())
                 return room
-            self._queued_rows += n_rows
+            self.queued_rows += n_rows
             self._waiting.append(work)
             if self._busy or not self.quick.has(work.model, work.output, n_rows):
                 self._changed.notify()
@@ -163,8 +163,8 @@ class Predictor:
         end_ns, n_rows, quiet = time.perf_counter_ns() + GATHER_NS, 0, 0
         while quiet < QUIET_TURNS * len(self._waiting) and time.perf_counter_ns() < end_ns:
             await asyncio.sleep(0)
-            quiet = quiet + 1 if self._queued_rows == n_rows else 0
-            n_rows = self._queued_rows
+            quiet = quiet + 1 if self.queued_rows == n_rows else 0
+            n_rows = self.queued_rows
         with self._changed:
             self._gathering = None
             batch = [] if self._busy else self._take()
@@ -172,7 +172,7 @@ class Predictor:
             # Under the lock, so that the thread does not compute meanwhile. It gets what fails: it has more time.
             if batch and not (self.quick.has(batch[0].model, batch[0].output, n_rows) and self._answer(batch)):
                 self._waiting.extendleft(reversed(batch))
-                self._queued_rows += n_rows
+                self.queued_rows += n_rows
             if self._waiting:
                 self._changed.notify()
 
@@ -191,10 +191,10 @@ class Predictor:
         limit = self._limits.max_queued_rows
         # Others may have filled up even what there is beyond the limit. Who has nothing there gets a little in.
         is_first_and_small = not own and len(work.rows) <= limit * FIRST_SHARE
-        return is_first_and_small or has_room(len(work.rows), self._queued_rows, own, n_peers, limit)
+        return is_first_and_small or has_room(len(work.rows), self.queued_rows, own, n_peers, limit)
 
     def _free(self, work: Work) -> None:
-        self._queued_rows -= len(work.rows)
+        self.queued_rows -= len(work.rows)
         self._make_room()
 
     def _make_room(self) -> None:

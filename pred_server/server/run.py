@@ -19,13 +19,15 @@ from pred_server.guard.heap import keep_freed_memory
 from pred_server.guard.watchdog import Watchdog
 from pred_server.limits import Limits
 from pred_server.model.model import Model
+from pred_server.ops.counts import Calls
 from pred_server.ops.drain import Arrivals, drain
 from pred_server.ops.health import Health
 from pred_server.ops.reflection import Reflection
+from pred_server.ops.security import Access, Security
 from pred_server.ops.side_streams import SideStreams
 from pred_server.server.logs import is_no_lost_caller, use_all_descriptors, watch_descriptors
 from pred_server.server.service import SERVICE, PredictionService
-from pred_server.wire.address import parse_address
+from pred_server.wire.address import Address, parse_address
 
 # Calls whose headers have come and that wait for the event loop.
 MAX_PENDING_CALLS = 100_000
@@ -36,7 +38,15 @@ LAST_S = 1.0
 
 
 def run(
-    models: Sequence[Model], address: str, limits: Limits, *, expose_to_network: bool = False, timing: bool = True
+    models: Sequence[Model],
+    address: str,
+    limits: Limits,
+    *,
+    expose_to_network: bool = False,
+    timing: bool = True,
+    reflection: bool = True,
+    security: Security = Security(),
+    metrics: str | None = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish the calls that were accepted. A second signal ends it at once.
 
@@ -44,12 +54,16 @@ def run(
     ----------
     models : the models to serve, at least one; the first answers calls that name none
     address : HOST:PORT; port 0 picks a free one, and the ready line on stdout says which
+    expose_to_network : whether it may be an address that others can reach where `security` does not protect it
     timing : whether replies carry `server-timing`
+    reflection : whether the server tells its contract to tools
+    metrics : HOST:PORT at which Prometheus may read what happens; by default nowhere
 
     Raises
     ------
     ServerStartError
-        The address is malformed, taken, or not a loopback address; or two models have one name and version.
+        The address is malformed, taken, or not a loopback address; or two models have one name and version; or a file
+        of `security` cannot be used.
     """
     labels = [f"{model.name}/{model.version}" for model in models]
     if len(set(labels)) < len(labels):
@@ -65,23 +79,33 @@ def run(
     # The event loop needs Python's lock some ten times for a call. Threads that decode and compute would keep it from
     # the loop for 5 ms each time.
     sys.setswitchinterval(SWITCH_S)
-    asyncio.run(_run(models, address, limits, expose_to_network, timing))
+    asyncio.run(_run(models, address, limits, expose_to_network, timing, reflection, security, metrics))
 
 
-async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_network: bool, timing: bool) -> None:
-    try:
-        there = parse_address(address)
-    except InvalidInput as error:
-        raise ServerStartError(str(error)) from None
-    if not (expose_to_network or there.is_loopback):
+async def _run(
+    models: Sequence[Model],
+    address: str,
+    limits: Limits,
+    expose_to_network: bool,
+    timing: bool,
+    reflection: bool,
+    security: Security,
+    metrics: str | None,
+) -> None:
+    there = _address(address)
+    if not (expose_to_network or there.is_loopback or security.is_enough):
         raise ServerStartError(
             f"{address} can be reached from the network, by anyone and without encryption; "
-            "use 127.0.0.1, or say --expose-to-network if that is what you want"
+            "use 127.0.0.1, or say --expose-to-network if that is what you want; or serve with --tls-cert, --tls-key, "
+            "and --token-file or --tls-client-ca"
         )
     admission = Admission(limits)
-    service = PredictionService(models, limits, admission, timing)
+    calls = Calls()
+    access = Access(security, admission.refusals, calls.refused)
+    service = PredictionService(models, limits, admission, timing, calls.observe if metrics else None)
     watchdog = asyncio.create_task(Watchdog(admission, limits).run())
     server = grpc.aio.server(
+        interceptors=access.interceptors,
         options=(
             ("grpc.so_reuseport", 0),  # or a second server on the port would start and take half of the calls
             # Up to here a message that is too large is refused in our words, which name the flag; beyond, in gRPC's.
@@ -104,14 +128,26 @@ async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_
     names = ("", SERVICE, *(name for model in models for name in (model.name, f"{model.name}/{model.version}")))
     health = Health(names, streams)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    server.add_generic_rpc_handlers(tuple(Reflection((DESCRIPTOR, Health.contract), streams).handlers()))
+    if reflection:
+        server.add_generic_rpc_handlers(tuple(Reflection((DESCRIPTOR, Health.contract), streams).handlers()))
     try:
-        port = server.add_insecure_port(str(there))
+        port = access.add_port(server, str(there))
     except RuntimeError as error:
         raise ServerStartError(
             f"cannot listen on {address}: the port is taken, or the address is not this machine's; "
             "--address 127.0.0.1:0 picks a free one"
         ) from error
+    if metrics:
+        from pred_server.ops.metrics import Metrics, publish
+
+        where = _address(metrics)
+        if not (expose_to_network or where.is_loopback):
+            raise ServerStartError(
+                f"--metrics {metrics}: anyone in the network could read it, since it is neither encrypted nor closed; "
+                "use 127.0.0.1, or say --expose-to-network if that is what you want"
+            )
+        where = where.with_port(publish(Metrics(calls, limits, admission, access, service), where.host, where.port))
+        print(f"metrics on http://{where}/metrics", flush=True)
 
     stop = asyncio.Event()
 
@@ -127,10 +163,17 @@ async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_
     await server.start()
     served = ", ".join(f"{model.name} v{model.version}" for model in models)
     print(f"pred_server ready on {there.with_port(port)} ({served}, {models[0].engine.name})", flush=True)
-    watching = asyncio.create_task(watch_descriptors())
+    watching = [asyncio.create_task(look) for look in (watch_descriptors(), access.watch())]
     await stop.wait()
     await drain(server, arrivals, health, admission, service.give_up, limits)
-    watching.cancel()
-    watchdog.cancel()
+    for task in (watchdog, *watching):
+        task.cancel()
     # gRPC has ended all calls, but its tasks may not know it yet. Cut off, they would fill the log with tracebacks.
     await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()}, timeout=LAST_S)
+
+
+def _address(text: str) -> Address:
+    try:
+        return parse_address(text)
+    except InvalidInput as error:
+        raise ServerStartError(str(error)) from None

@@ -19,7 +19,7 @@ from pred_server.guard.memory import Memory, Reservation
 from pred_server.guard.weight import weigh
 from pred_server.limits import MIB, Limits, check_message_bytes
 from pred_server.model.model import Model
-from pred_server.server.call import Call, Context, result_metadata, take_error
+from pred_server.server.call import Call, Context, Observer, result_metadata, take_error
 from pred_server.server.identity import check_expected
 from pred_server.server.inline import may_write_inline, read_inline
 from pred_server.server.predictor import Predictor
@@ -55,14 +55,22 @@ class PredictionService:
     All rpcs are streams for the server: it may refuse a call, or end it, before its message is whole.
     """
 
-    def __init__(self, models: Sequence[Model], limits: Limits, admission: Admission, timing: bool = True):
+    def __init__(
+        self,
+        models: Sequence[Model],
+        limits: Limits,
+        admission: Admission,
+        timing: bool = True,
+        observer: Observer | None = None,
+    ):
         # Large tables have a thread of their own: a small one does not wait for them.
         # The answer to a lone caller's last call may still be on its way: one call more is no crowd.
         self._small, self._large = Predictor(limits, lambda: len(admission) - 1), Predictor(limits)
-        self._models = models
+        self.models = models
         self._limits = limits
         self._admission = admission
         self._timing = timing
+        self._observer = observer
         self._threads = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="codec")
         self._large_threads = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="large")
         self._memory = Memory(limits.max_bytes_in_flight)
@@ -71,6 +79,11 @@ class PredictionService:
         """Raise an error in every call that waits for predictions."""
         self._small.give_up(error)
         self._large.give_up(error)
+
+    @property
+    def queued_rows(self) -> int:
+        """Rows that wait for a model."""
+        return self._small.queued_rows + self._large.queued_rows
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """Return the rpcs by name, as a gRPC server takes them. Without serializers they get and return bytes."""
@@ -84,7 +97,7 @@ class PredictionService:
         )
 
     def _open(self, rpc: str, context: Context) -> Call:
-        return Call(rpc, context, self._admission, self._limits, self._timing)
+        return Call(rpc, context, self._admission, self._limits, self._timing, self._observer)
 
     async def describe(self, _: AsyncIterator[bytes], context: Context) -> bytes:
         async with self._open("Describe", context) as call:
@@ -99,7 +112,7 @@ class PredictionService:
                 engine=model.engine.name,
                 parity=model.parity,
                 scores={name: str(value) for name, value in model.scores.items()},
-                models=tuple(f"{other.name}/{other.version}" for other in self._models),
+                models=tuple(f"{other.name}/{other.version}" for other in self.models),
                 threads=model.threads,
             )
             return description.to_message().SerializeToString()
@@ -158,14 +171,14 @@ class PredictionService:
 
     def _model_of(self, call: Call) -> Model:
         name, version = call.metadata.get("model-name"), call.metadata.get("model-version")
-        for model in self._models:
+        for model in self.models:
             if name in (None, model.name) and version in (None, model.version):
                 call.identity = model.identity
                 check_expected(call.rpc, call.metadata, model)
                 return model
         asked = {"model-name": clip(name or ""), "model-version": clip(version or "")}
         wanted = f"model {clip(name or '')}".rstrip() + ("" if version is None else f" v{clip(version)}")
-        there = ", ".join(f"{model.name} v{model.version}" for model in self._models)
+        there = ", ".join(f"{model.name} v{model.version}" for model in self.models)
         raise ModelNotFound(f"no {wanted} here; there is {there}", asked)
 
     async def _answer(self, call: Call, data: bytes, model: Model, wait_for_room: bool = False) -> Answer:

@@ -17,6 +17,13 @@ from pred_server.errors import clip
 from pred_server.limits import MAX_DETAIL_BYTES, MAX_ERROR_BYTES
 
 DOMAIN = "pred-server"
+# Why no connection could be made: a sentence for each of gRPC's words. Where it has others, nobody answers.
+UNREACHED = {
+    "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not to be trusted: it has expired, or is of another CA",
+    "Hostname Verification": "the server's certificate is for another name than that of the address",
+    "WRONG_VERSION_NUMBER": "the server at that address is not encrypted",
+    "Socket closed": "the server hangs up: if it is encrypted, give tls; if it asks for a certificate, give one",
+}
 SCHEMA_CHANGED = "SCHEMA_CHANGED"
 
 _BY_CODE: dict[str, type[errors.PredServerError]] = {
@@ -24,6 +31,7 @@ _BY_CODE: dict[str, type[errors.PredServerError]] = {
     for error in (
         errors.InvalidInput,
         errors.ModelNotFound,
+        errors.Unauthenticated,
         errors.LimitExceeded,
         errors.SchemaChanged,
         errors.DeadlineExceeded,
@@ -75,7 +83,9 @@ def from_call(call: grpc.Call) -> errors.PredServerError:
         case errors.SchemaChanged if info.reason != SCHEMA_CHANGED:  # another server means something else by it
             return errors.RemoteError(message, code)
         case errors.Unavailable if "connect" in message:
-            return errors.Unavailable(f"nobody answers at that address; is the server running there? ({message})")
+            known = (why for words, why in UNREACHED.items() if words in message)
+            why = next(known, "nobody answers at that address; is the server running there?")
+            return errors.Unavailable(f"{why} ({message})")
         case None:
             if code == "UNIMPLEMENTED":
                 message = f"the server does not offer this call, as the article's does not ({message})"

@@ -15,7 +15,7 @@ from pred_server.checkout import ROOT
 PACKAGE = ROOT / "pred_server"
 # The modules at the top are rooms of one module.
 FOUNDATION = {"errors", "limits", "checkout"}
-CORE = FOUNDATION | {"__init__", "__main__", "wire", "model", "server", "client", "tutorial", "cli"}
+CORE = FOUNDATION | {"__init__", "__main__", "wire", "model", "server", "client", "tutorial", "arguments", "cli"}
 BELOW = FOUNDATION | {"generated", "wire", "model", "engines", "store", "guard", "ops", "server", "client"}
 # Imports point downwards. Those inside functions count, too.
 MAY_IMPORT = {
@@ -33,7 +33,8 @@ MAY_IMPORT = {
     "client": FOUNDATION | {"generated", "wire"},
     "tutorial": BELOW,
     "lab": BELOW | {"tutorial"},
-    "cli": BELOW | {"tutorial", "lab"},
+    "arguments": {"limits"},
+    "cli": BELOW | {"tutorial", "lab", "arguments"},
     "__main__": {"cli"},
     "__init__": {"model", "store", "client", "tutorial"},
 }
@@ -42,20 +43,23 @@ BUDGETS = {
     "__init__": 16,
     "__main__": 4,
     "checkout": 10,
-    "errors": 56,
+    "errors": 58,
     "limits": 52,
-    "wire": 1_125,
+    "wire": 1_128,
     "model": 360,
-    "server": 728,
-    "client": 700,
+    "server": 756,
+    # A tenth of it is TLS, and tokens that leave no machine unencrypted.
+    "client": 773,
     "tutorial": 235,
-    "cli": 146,
+    "arguments": 24,
+    "cli": 133,
     # Most of it is what makes a file of a stranger harmless, and a file of one's own sure to load.
     "store": 550,
-    # Health, reflection, and a stop that nobody notices.
-    "ops": 170,
+    # Health, reflection, a stop that nobody notices. A third keeps out who has no certificate or no token, and reads
+    # both again when they change; a third counts calls, and has Prometheus read the counts.
+    "ops": 550,
     # The lessons' calls need none of it: it is there for callers that are greedy, hostile or gone.
-    "guard": 328,
+    "guard": 340,
     # Graphs in double precision, and the proof that they predict as scikit-learn does; threads by rows.
     "engines": 855,
     # A quarter of it is what can be measured: a rival costs 30 to 70, since it is built as its own users build it, and
@@ -70,8 +74,10 @@ BUDGETS = {
 # again), to say whose deadline passed and why nobody was reached, and to read addresses as people write them is 260
 # more; calls that are ended from outside, and a log that nobody can forge, 100; the rooms' own imports are 120; the
 # files that `predict` takes, CSV text as a table, what has every encoding refuse the same, and models whose rows depend
-# on their neighbours, are the rest; 35 spare each prediction a call of OpenMP's and a second one of the estimator.
-CORE_BUDGET = 3_412
+# on their neighbours, are the rest; 35 spare each prediction a call of OpenMP's and a second one of the estimator. To
+# be encrypted and closed is 90: 75 of the client's, and flags; what the log says of callers and traces, and the one
+# hook by which `ops` counts calls, 25.
+CORE_BUDGET = 3_531
 MOST_LINES = 400
 
 

@@ -12,6 +12,7 @@ import (
 	"time"
 	"unicode"
 
+	"example.com/predserver/gateway/internal/access"
 	"example.com/predserver/gateway/pred"
 	"example.com/predserver/gateway/web"
 )
@@ -25,6 +26,14 @@ type config struct {
 	connections  int
 	retries      int
 	untilStdin   bool
+	tlsCert      string
+	tlsKey       string
+	tokenFile    string
+	metrics      string
+	metricsAt    *net.TCPAddr // metrics, resolved; nil for none
+	backendTLS   bool         // the files alone imply it
+	backendFiles pred.TLS
+	backendToken string
 	drainDelay   time.Duration
 	drainTimeout time.Duration
 	web          web.Options
@@ -43,8 +52,20 @@ func parseConfig(args []string, help io.Writer) (*config, error) {
 	flags.StringVar(&c.listen, "listen", "127.0.0.1:8080", "`address` to serve HTTP on; port 0 picks a free port")
 	flags.BoolVar(&c.expose, "expose-to-network", false,
 		"allow a -listen address that other machines reach; anyone who reaches it may ask for predictions, unencrypted")
+	flags.StringVar(&c.tlsCert, "tls-cert", "", "serve HTTPS with the certificate in this `file`, and those between it and its CA, in PEM")
+	flags.StringVar(&c.tlsKey, "tls-key", "", "the certificate's key, a `file` in PEM")
+	flags.StringVar(&c.tokenFile, "token-file", "",
+		"ask each request for one of the tokens in this `file`: NAME TOKEN on each line; a request has it as Authorization: Bearer TOKEN")
+	flags.BoolVar(&c.web.HealthToken, "health-token", false, "ask for a token also at /healthz and /readyz")
+	flags.StringVar(&c.metrics, "metrics", "", "let Prometheus read what happens at this `address`; port 0 picks a free port")
 	flags.StringVar(&c.backend, "backend", "127.0.0.1:50051",
 		"`address` of the prediction server: HOST:PORT; of several: a list HOST:PORT,HOST:PORT, or dns:///HOST:PORT for all that the name has")
+	flags.BoolVar(&c.backendTLS, "backend-tls", false, "the prediction server is encrypted; without -backend-ca the system's authorities are believed")
+	flags.StringVar(&c.backendFiles.CAFile, "backend-ca", "", "it is encrypted, with a certificate that the authority in this `file` signed")
+	flags.StringVar(&c.backendFiles.CertFile, "backend-cert", "", "the certificate to show the prediction server if it asks, a `file` in PEM")
+	flags.StringVar(&c.backendFiles.KeyFile, "backend-key", "", "the key of -backend-cert, a `file` in PEM")
+	flags.StringVar(&c.backendFiles.ServerName, "backend-name", "", "the `name` in the prediction server's certificate, if it is not the host of -backend")
+	flags.StringVar(&c.backendToken, "backend-token-file", "", "the prediction server asks for a token: the one in this `file`")
 	flags.IntVar(&c.connections, "connections", 1, "TCP connections to each prediction server, used in turn")
 	flags.IntVar(&c.retries, "retries", 1,
 		"how often a call is tried again whose server is away or was lost, 0 to 4; the first time after 0.25 s, then after 0.75 s, 2.25 s and 4 s")
@@ -89,11 +110,32 @@ func (c *config) check() error {
 	if err != nil {
 		return fmt.Errorf("-listen must be HOST:PORT, for example 127.0.0.1:8080: %w", err)
 	}
-	if !address.IP.IsLoopback() && !c.expose {
+	for _, pair := range [][4]string{
+		{"-tls-cert", c.tlsCert, "-tls-key", c.tlsKey},
+		{"-backend-cert", c.backendFiles.CertFile, "-backend-key", c.backendFiles.KeyFile},
+	} {
+		if (pair[1] == "") != (pair[3] == "") {
+			return fmt.Errorf("%s and %s are of use only together", pair[0], pair[2])
+		}
+	}
+	if c.web.HealthToken && c.tokenFile == "" {
+		return errors.New("-health-token needs -token-file")
+	}
+	protected := c.tlsCert != "" && c.tokenFile != ""
+	if !address.IP.IsLoopback() && !protected && !c.expose {
 		return fmt.Errorf("-listen %s would let other machines in; choose a loopback address such as 127.0.0.1:8080, "+
-			"or add -expose-to-network if that is what you want", c.listen)
+			"or give -tls-cert, -tls-key and -token-file, or add -expose-to-network if that is what you want", c.listen)
 	}
 	c.address = address
+	if c.metrics != "" {
+		if c.metricsAt, err = net.ResolveTCPAddr("tcp", c.metrics); err != nil {
+			return fmt.Errorf("-metrics must be HOST:PORT, for example 127.0.0.1:9465: %w", err)
+		}
+		if !c.metricsAt.IP.IsLoopback() && !c.expose {
+			return fmt.Errorf("-metrics %s: anyone in the network could read it, since it is neither encrypted nor closed; "+
+				"choose a loopback address, or add -expose-to-network if that is what you want", c.metrics)
+		}
+	}
 	if host, _, err := net.SplitHostPort(c.listen); err == nil && host != "" && net.ParseIP(host) == nil {
 		c.web.AllowHosts = append(c.web.AllowHosts, host) // the name that the gateway listens as is one of its own
 	}
@@ -120,9 +162,32 @@ func (c *config) check() error {
 }
 
 // client returns the client that the command line asks for.
-func (c *config) client() (*pred.Client, error) {
-	return pred.New(c.backend,
-		pred.WithConnections(c.connections), pred.WithRetries(c.retries), pred.WithMaxMessageBytes(c.web.MaxMessageBytes()))
+func (c *config) client(log *slog.Logger) (*pred.Client, error) {
+	opts := []pred.Option{
+		pred.WithConnections(c.connections), pred.WithRetries(c.retries), pred.WithMaxMessageBytes(c.web.MaxMessageBytes()),
+		pred.WithLogger(log),
+	}
+	if c.backendTLS || c.backendFiles != (pred.TLS{}) {
+		opts = append(opts, pred.WithTLS(c.backendFiles))
+	}
+	if c.backendToken != "" {
+		opts = append(opts, pred.WithTokenFile(c.backendToken))
+	}
+	return pred.New(c.backend, opts...)
+}
+
+// protect reads the certificate and the tokens that the command line names; what it does not name is nil.
+func (c *config) protect(log *slog.Logger) (certificate *access.Certificate, tokens *access.Tokens, err error) {
+	if c.tokenFile != "" {
+		if tokens, err = access.ReadTokens(c.tokenFile, log); err != nil {
+			return nil, nil, err
+		}
+		c.web.Authorize = tokens.Name
+	}
+	if c.tlsCert != "" {
+		certificate, err = access.ReadCertificate(c.tlsCert, c.tlsKey, log)
+	}
+	return certificate, tokens, err
 }
 
 // logger returns the log that the command line asks for.

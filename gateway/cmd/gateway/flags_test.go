@@ -93,7 +93,7 @@ func TestBackendsThatAreTaken(t *testing.T) {
 			t.Errorf("%s: %v", backend, err)
 			continue
 		}
-		client, err := c.client()
+		client, err := c.client(slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Errorf("%s: %v", backend, err)
 			continue

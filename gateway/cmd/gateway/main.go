@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"flag"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"runtime/debug"
 	"syscall"
 
+	"example.com/predserver/gateway/internal/metrics"
 	"example.com/predserver/gateway/web"
 )
 
@@ -45,14 +47,21 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 
-	client, err := config.client()
+	log := config.logger(stderr)
+	certificate, tokens, err := config.protect(log)
+	if err != nil {
+		fmt.Fprintf(stderr, "gateway: %v\n", err)
+		return 2
+	}
+	client, err := config.client(log)
 	if err != nil {
 		fmt.Fprintf(stderr, "gateway: -backend %s cannot be used: %v\n", config.backend, err)
 		return 2
 	}
 	defer client.Close()
 
-	listener, err := net.ListenTCP("tcp", config.address)
+	var listener net.Listener
+	listener, err = net.ListenTCP("tcp", config.address)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		fmt.Fprintf(stderr, "gateway: %s is taken by another program; choose another port with -listen.\n", config.listen)
 		return 1
@@ -60,6 +69,17 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		fmt.Fprintf(stderr, "gateway: cannot listen on %s: %v\n", config.listen, err)
 		return 1
+	}
+
+	var watched *metrics.Metrics
+	var metricsListener net.Listener
+	if config.metricsAt != nil {
+		if metricsListener, err = net.ListenTCP("tcp", config.metricsAt); err != nil {
+			fmt.Fprintf(stderr, "gateway: cannot listen on %s for -metrics: %v\n", config.metrics, err)
+			return 1
+		}
+		watched = metrics.New()
+		config.web.Observe = watched.Observe
 	}
 
 	if config.untilStdin {
@@ -73,9 +93,20 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(config.web.MemoryLimit())
 	}
-	fmt.Fprintf(stdout, "gateway ready on http://%s (backend %s)\n", listener.Addr(), config.backend)
-	log := config.logger(stderr)
-	if err := config.serve(ctx, listener, web.New(client, config.web, log), log); err != nil {
+	handler := web.New(client, config.web, log)
+	if watched != nil {
+		watched.Watch(handler.Load, certificate, tokens)
+		server := watched.Server(log)
+		go server.Serve(metricsListener)
+		defer server.Close()
+		fmt.Fprintf(stdout, "metrics on http://%s/metrics\n", metricsListener.Addr())
+	}
+	scheme := "http"
+	if certificate != nil {
+		scheme, listener = "https", tls.NewListener(listener, certificate.Config())
+	}
+	fmt.Fprintf(stdout, "gateway ready on %s://%s (backend %s)\n", scheme, listener.Addr(), config.backend)
+	if err := config.serve(ctx, listener, handler, log); err != nil {
 		fmt.Fprintf(stderr, "gateway: %v\n", err)
 		return 1
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -147,7 +148,7 @@ func startGatewayThatWaits(t *testing.T, backend string, after func(time.Duratio
 		t.Fatal(err)
 	}
 	config.after = after
-	client, err := config.client()
+	client, err := config.client(slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

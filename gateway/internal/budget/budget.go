@@ -124,6 +124,9 @@ type Slots struct {
 // NewSlots returns so many slots.
 func NewSlots(most int) *Slots { return &Slots{most: int64(most)} }
 
+// Taken returns how many slots are taken at present.
+func (s *Slots) Taken() int { return int(s.taken.Load()) }
+
 // Take takes a slot, which release gives back; it may be called again.
 func (s *Slots) Take() (release func(), err error) {
 	if s.taken.Add(1) > s.most {
