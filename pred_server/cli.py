@@ -20,18 +20,26 @@ from pred_server.limits import SPLIT_ROWS, Limits, flag
 STREAM_TIMEOUT_S = 3_600.0
 ENCODINGS = ("csv", "columns", "tensor", "arrow")  # of `wire.codec.CODECS`, which takes a second to import
 
+VARIES = (
+    "rows", "encodings", "load", "callers", "chunks", "ladder", "parts", "floor", "distance", "enormous", "beside",
+    "start",
+)  # fmt: skip
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0, 1 for an error that one sentence explains, 2 for wrong usage."""
-    args = _parser().parse_args(arguments)
+    typed = sys.argv[1:] if arguments is None else arguments
+    args = _parser().parse_args(typed, argparse.Namespace(typed=typed))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")  # labels may be of any script
     try:
         return args.run(args) or 0
     except PredServerError as error:
-        print(f"pred-server: {error}", file=sys.stderr)
+        # A supervisor reads what its workers print, and says it once for all.
+        out = sys.stdout if getattr(args, "as_worker", False) else sys.stderr
+        print(f"pred-server: {error}", file=out)
         for violation in getattr(error, "violations", ())[1:]:
-            print(f"  {violation}", file=sys.stderr)
+            print(f"  {violation}", file=out)
         return 1
     except ModuleNotFoundError as error:
         extra = f"the extra [{EXTRAS[args.run]}]" if args.run in EXTRAS else "another extra"
@@ -70,21 +78,28 @@ def _stubs(args: argparse.Namespace) -> None:
         print(path.relative_to(args.out))
 
 
-def _serve(args: argparse.Namespace) -> None:
-    from pred_server.engines.threads import with_threads
+def _serve(args: argparse.Namespace) -> int:
     from pred_server.server import logs
-    from pred_server.server.run import run
-    from pred_server.store.loading import load
 
-    logs.set_up(args.log_level, args.log_format)
+    logs.set_up(args.log_level, args.log_format, args.as_worker)
+    if hasattr(args, "workers") and not args.as_worker:
+        from pred_server.ops.workers import supervise  # which needs neither gRPC nor scikit-learn
+
+        return supervise(args.typed, args.address, args.workers, args.spares, reuse_port=args.reuse_port)
+    from pred_server.engines.plugged import with_engine
+    from pred_server.ops.reload import Source
+    from pred_server.server.run import Operation, run
+    from pred_server.store.loading import directory_of, load
+
+    def source(name: str) -> Source:
+        return Source(lambda: with_engine(load(name, args.trust), args.engine, args.threads), directory_of(name))
+
+    sources = [source(name) for name in getattr(args, "model", ["flights"])]
     limits = Limits(**{limit.name: getattr(args, limit.name) for limit in fields(Limits)})
-    models = [load(name, args.trust) for name in getattr(args, "model", ["flights"])]
-    if args.engine == "onnx":
-        from pred_server.engines.onnx import with_onnx
-
-        models = [with_onnx(model) for model in models]
-    models = [with_threads(model, *args.threads) for model in models]
-    run(models, args.address, limits, expose_to_network=args.expose_to_network, timing=not args.no_timing)
+    operation = Operation(sources, args.reload, args.reuse_port, args.as_worker)
+    models = [source.load() for source in sources]
+    run(models, args.address, limits, operation, expose_to_network=args.expose_to_network, timing=not args.no_timing)
+    return 0
 
 
 def _predict(args: argparse.Namespace) -> None:
@@ -148,7 +163,7 @@ def _bench(args: argparse.Namespace) -> None:
 def _reproduce(args: argparse.Namespace) -> int:
     from pred_server.lab.reproduce import command
 
-    return command(**{name: value for name, value in vars(args).items() if name != "run"})
+    return command(**{name: value for name, value in vars(args).items() if name not in ("run", "typed")})
 
 
 def _plot(args: argparse.Namespace) -> None:
@@ -161,6 +176,10 @@ def _at_least_one(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and 1 <= int(text) < 2**31):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {2**31 - 1}")
     return int(text)
+
+
+def _spares(text: str) -> int:
+    return 0 if text == "0" else _at_least_one(text)
 
 
 def _threads(text: str) -> tuple[int, ...]:
@@ -206,6 +225,7 @@ def _limit(limit: Field[Any]) -> Argument:
     return _argument(flag(limit.name), limit.metadata["help"], type=number, default=limit.default)
 
 
+WORKERS = "run so many servers, at as many ports from the address on; start again what dies; limits are for each"
 ADDRESS = _argument("--address", "HOST:PORT of the server", default="127.0.0.1:50051")
 
 # Each command: what runs it (and may return an exit code), what it does, its arguments.
@@ -252,6 +272,11 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
             _argument("--log-level", "to stderr", default="warning", choices=["debug", "info", "warning", "error"]),
             _argument("--log-format", "how a line of the log is written", default="text", choices=["text", "json"]),
             _argument("--no-timing", "leave server-timing out of the replies", action="store_true"),
+            _argument("--reload", "read models anew when their files change, and at SIGHUP", action="store_true"),
+            _argument("--workers", WORKERS, type=_at_least_one, default=argparse.SUPPRESS, metavar="N"),
+            _argument("--spares", "with --workers: processes that wait to replace one", type=_spares, default=1),
+            _argument("--reuse-port", "share the port with other processes (SO_REUSEPORT)", action="store_true"),
+            _argument("--as-worker", argparse.SUPPRESS, action="store_true"),
             _argument(
                 "--expose-to-network",
                 "allow an address that others can reach, without encryption",
@@ -286,20 +311,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
             _argument(
                 "--varies",
                 "what is varied",
-                choices=[
-                    "rows",
-                    "encodings",
-                    "load",
-                    "callers",
-                    "chunks",
-                    "ladder",
-                    "parts",
-                    "floor",
-                    "distance",
-                    "enormous",
-                    "beside",
-                    "start",
-                ],
+                choices=VARIES,
                 default="rows",
             ),
             _argument(

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import grpc
 import pyarrow as pa
@@ -22,7 +23,10 @@ from pred_server.model.model import Model
 from pred_server.ops.drain import Arrivals, drain
 from pred_server.ops.health import Health
 from pred_server.ops.reflection import Reflection
-from pred_server.server.logs import is_no_lost_caller, use_all_descriptors, watch_descriptors
+from pred_server.ops.reload import Reloader, Source
+from pred_server.ops.signals import address_from_supervisor, follow_supervisor, on_hangup
+from pred_server.ops.workers import warn_of_sharing
+from pred_server.server.logs import use_all_descriptors, watch_descriptors
 from pred_server.server.service import SERVICE, PredictionService
 from pred_server.wire.address import parse_address
 
@@ -34,14 +38,35 @@ SWITCH_S = 0.0005
 LAST_S = 1.0
 
 
+@dataclass(frozen=True)
+class Operation:
+    """What the room `ops` adds to a server."""
+
+    sources: Sequence[Source] = ()
+    """Where the models come from: they are read anew at SIGHUP."""
+    reload: bool = False
+    """Whether they are read anew also when their files change."""
+    reuse_port: bool = False
+    """Whether other processes may listen on the port, too."""
+    as_worker: bool = False
+    """Whether a supervisor started this process, says at which address to serve, and stops it."""
+
+
 def run(
-    models: Sequence[Model], address: str, limits: Limits, *, expose_to_network: bool = False, timing: bool = True
+    models: list[Model],
+    address: str,
+    limits: Limits,
+    operation: Operation = Operation(),
+    *,
+    expose_to_network: bool = False,
+    timing: bool = True,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish the calls that were accepted. A second signal ends it at once.
 
     Parameters
     ----------
-    models : the models to serve, at least one; the first answers calls that name none
+    models : the models to serve, at least one; the first answers calls that name none. The list holds what is served
+        now: nothing else may keep a model that was replaced
     address : HOST:PORT; port 0 picks a free one, and the ready line on stdout says which
     timing : whether replies carry `server-timing`
 
@@ -57,17 +82,32 @@ def run(
     pa.enable_signal_handlers(False)
     keep_freed_memory()
     use_all_descriptors()
-    logging.getLogger("grpc._cython.cygrpc").addFilter(is_no_lost_caller)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_lost_caller)
     # Libraries and models are some 200,000 objects that stay: a garbage collection that looked at them all would hold
     # the event loop up for 100 ms.
     gc.freeze()
     # The event loop needs Python's lock some ten times for a call. Threads that decode and compute would keep it from
     # the loop for 5 ms each time.
     sys.setswitchinterval(SWITCH_S)
-    asyncio.run(_run(models, address, limits, expose_to_network, timing))
+    asyncio.run(_run(models, address, limits, operation, expose_to_network, timing))
 
 
-async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_network: bool, timing: bool) -> None:
+async def _run(
+    models: list[Model],
+    address: str,
+    limits: Limits,
+    operation: Operation,
+    expose_to_network: bool,
+    timing: bool,
+) -> None:
+    admission = Admission(limits)
+    guard = Watchdog(admission, limits)
+    health = Health(_names(models))
+    reloader = Reloader(models, operation.sources, lambda _: health.serve(_names(models)), guard.expect)
+    if operation.as_worker:
+        if not (address := await address_from_supervisor()):
+            return
+        await reloader.look()  # it may have waited for long
     try:
         there = parse_address(address)
     except InvalidInput as error:
@@ -77,12 +117,14 @@ async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_
             f"{address} can be reached from the network, by anyone and without encryption; "
             "use 127.0.0.1, or say --expose-to-network if that is what you want"
         )
-    admission = Admission(limits)
     service = PredictionService(models, limits, admission, timing)
-    watchdog = asyncio.create_task(Watchdog(admission, limits).run())
+    watchdog = asyncio.create_task(guard.run())
+    if operation.reuse_port and not operation.as_worker:
+        warn_of_sharing()
     server = grpc.aio.server(
         options=(
-            ("grpc.so_reuseport", 0),  # or a second server on the port would start and take half of the calls
+            # Or a second server on the port would start and take half of the calls.
+            ("grpc.so_reuseport", int(operation.reuse_port)),
             # Up to here a message that is too large is refused in our words, which name the flag; beyond, in gRPC's.
             ("grpc.max_receive_message_length", 2 * limits.max_message_bytes),
             ("grpc.max_send_message_length", limits.max_message_bytes),
@@ -99,9 +141,6 @@ async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_
     )
     arrivals = Arrivals(service.handlers())
     server.add_generic_rpc_handlers((arrivals,))
-    health = Health(
-        ("", SERVICE, *(name for model in models for name in (model.name, f"{model.name}/{model.version}")))
-    )
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     server.add_generic_rpc_handlers(tuple(Reflection((DESCRIPTOR, Health.contract)).handlers()))
     try:
@@ -122,6 +161,10 @@ async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    if operation.as_worker:
+        follow_supervisor(loop, on_signal)
+    on_hangup(loop, on_signal, reloader.ask)
+    reloading = asyncio.create_task(reloader.run(operation.reload))
 
     await server.start()
     served = ", ".join(f"{model.name} v{model.version}" for model in models)
@@ -129,7 +172,17 @@ async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_
     watching = asyncio.create_task(watch_descriptors())
     await stop.wait()
     await drain(server, arrivals, health, admission, service.give_up, limits)
-    watching.cancel()
-    watchdog.cancel()
+    for task in (watching, watchdog, reloading):
+        task.cancel()
     # gRPC has ended all calls, but its tasks may not know it yet. Cut off, they would fill the log with tracebacks.
     await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()}, timeout=LAST_S)
+
+
+def _names(models: Sequence[Model]) -> list[str]:
+    """Return what health may be asked for: the whole server, its service, and each model with and without version."""
+    return ["", SERVICE, *(name for model in models for name in (model.name, f"{model.name}/{model.version}"))]
+
+
+def _is_no_lost_caller(record: logging.LogRecord) -> bool:
+    """Whether a line of gRPC's log is none of a caller who left before the answer: those have a traceback."""
+    return not (record.exc_info and isinstance(record.exc_info[1], grpc.aio.InternalError))
