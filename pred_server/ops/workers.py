@@ -78,6 +78,8 @@ def warn_of_sharing() -> None:
 
 
 def _addresses(text: str, count: int) -> list[Address]:
+    if text.startswith("unix:"):
+        raise ServerStartError(f"workers have a port each, and {text} has none; write HOST:PORT")
     try:
         first = parse_address(text)
     except InvalidInput as error:
