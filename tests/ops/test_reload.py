@@ -294,6 +294,7 @@ def test_a_process_whose_terminal_closes_stops_and_one_that_is_asked_reloads(dir
 
 def test_nohup_outlives_its_terminal(directory: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
+    log.touch()
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(ROOT)
