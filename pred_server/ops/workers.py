@@ -7,6 +7,8 @@ A port stays its worker's, also while the worker is dead. For that the superviso
 port, and that never listens. Linux gives such a port to nobody who asks for a free one, and refuses it to whoever binds
 without SO_REUSEADDR. A worker can listen there all the same, since gRPC sets SO_REUSEADDR; a second listener cannot.
 SO_REUSEPORT would do neither: any process of the same user could join the port, and would get a part of the calls.
+
+A process learns its address by its stdin, once it has loaded everything. So one can be kept ready to replace another.
 """
 
 import asyncio
