@@ -59,9 +59,10 @@ def serves(address: str) -> bool:
 
 def kill(server: Server, address: str) -> None:
     """Kill a worker, and wait until another process serves at its address."""
-    before = processes(server)[address]
-    os.kill(before, signal.SIGKILL)
-    wait_until(lambda: processes(server).get(address, before) != before and serves(address), "the worker to be back")
+    again = f"the worker at {address} serves again, as process"
+    before = server.logs().count(again)
+    os.kill(processes(server)[address], signal.SIGKILL)
+    wait_until(lambda: server.logs().count(again) > before and serves(address), "the worker to be back")
 
 
 def answered_by(server: Server) -> Counter[int]:
