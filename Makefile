@@ -35,6 +35,9 @@ test: setup .venv/test-ready  ## set up everything and run every test: Python, n
 	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_FLAGS)
 	@if [ -x bin/gateway ]; then $(MAKE) --no-print-directory test-go; else echo "$(NO_GO)"; fi
 
+test-long: setup .venv/test-ready  ## only the long forms of tests: workers that are killed, and models that are swapped, many times
+	$(BIN)/python -m pytest -m long $(PYTEST_FLAGS)
+
 test-go: .venv/ready  ## only the tests in Go; FUZZ=10m fuzzes what reads bodies and replies, so long each
 	$(GO) test $(RACE) ./...
 	for module in $(GO_EXAMPLES); do $(GO) test -C $$module $(RACE) ./... || exit 1; done
@@ -146,4 +149,4 @@ clean:  ## remove what the other targets made, the virtual environment included
 $(MODEL): .venv/ready pred_server/tutorial/flights.py pred_server/store/saving.py data/flights.parquet
 	@$(BIN)/pred-server train --out $(@D)
 
-.PHONY: help lab test test-go sweep fuzz soak attack demo setup gateway stubs module notebooks plots rivals bench lint lock clean
+.PHONY: help lab test test-long test-go sweep fuzz soak attack demo setup gateway stubs module notebooks plots rivals bench lint lock clean

@@ -11,6 +11,10 @@ def at_least_one(text: str) -> int:
     return int(text)
 
 
+def whole(text: str) -> int:
+    return 0 if text == "0" else at_least_one(text)
+
+
 def threads(text: str) -> tuple[int, ...]:
     """Return what `with_threads` takes: the number of threads, and the rows of the smallest table for them."""
     if text == "auto":

@@ -13,7 +13,7 @@ from dataclasses import Field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from pred_server.arguments import at_least_one, delay, milliseconds, seconds, threads
+from pred_server.arguments import at_least_one, delay, milliseconds, seconds, threads, whole
 from pred_server.checkout import ROOT
 from pred_server.errors import InvalidInput, PredServerError
 from pred_server.limits import Limits, flag
@@ -28,15 +28,18 @@ ENCODINGS = ("csv", "columns", "tensor", "arrow")  # of `wire.codec.CODECS`, whi
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0, 1 for an error that one sentence explains, 2 for wrong usage."""
-    args = _parser().parse_args(arguments)
+    typed = sys.argv[1:] if arguments is None else arguments
+    args = _parser().parse_args(typed, argparse.Namespace(typed=typed))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")  # labels may be of any script
     try:
         return args.run(args) or 0
     except PredServerError as error:
-        print(f"pred-server: {error}", file=sys.stderr)
+        # A supervisor reads what its workers print, and says it once for all.
+        out = sys.stdout if getattr(args, "as_worker", False) else sys.stderr
+        print(f"pred-server: {error}", file=out)
         for violation in getattr(error, "violations", ())[1:]:
-            print(f"  {violation}", file=sys.stderr)
+            print(f"  {violation}", file=out)
         return 1
     except ModuleNotFoundError as error:
         extra = f"the extra [{EXTRAS[args.run]}]" if args.run in EXTRAS else "another extra"
@@ -75,32 +78,37 @@ def _stubs(args: argparse.Namespace) -> None:
         print(path.relative_to(args.out))
 
 
-def _serve(args: argparse.Namespace) -> None:
-    from pred_server.engines.threads import with_threads
-    from pred_server.ops.security import Security
+def _serve(args: argparse.Namespace) -> int:
     from pred_server.server import logs
-    from pred_server.server.run import run
-    from pred_server.store.loading import load
 
-    logs.set_up(args.log_level, args.log_format)
+    logs.set_up(args.log_level, args.log_format, args.as_worker)
+    if hasattr(args, "workers") and not args.as_worker:
+        from pred_server.ops.workers import supervise  # which needs neither gRPC nor scikit-learn
+
+        return supervise(args.typed, args.address, args.workers, args.spares, reuse_port=args.reuse_port)
+    from pred_server.engines.plugged import with_engine
+    from pred_server.ops.reload import Source
+    from pred_server.ops.security import Security
+    from pred_server.server.run import Operation, run
+    from pred_server.store.loading import directory_of, load
+
+    def source(name: str) -> Source:
+        return Source(lambda: with_engine(load(name, args.trust), args.engine, args.threads), directory_of(name))
+
+    sources = [source(name) for name in getattr(args, "model", ["flights"])]
     limits = Limits(**{limit.name: getattr(args, limit.name) for limit in fields(Limits)})
-    security = Security(**{file.name: getattr(args, file.name) for file in fields(Security)})
-    models = [load(name, args.trust) for name in getattr(args, "model", ["flights"])]
-    if args.engine == "onnx":
-        from pred_server.engines.onnx import with_onnx
-
-        models = [with_onnx(model) for model in models]
-    models = [with_threads(model, *args.threads) for model in models]
-    run(
-        models,
-        args.address,
-        limits,
-        expose_to_network=args.expose_to_network,
-        timing=not args.no_timing,
-        reflection=not args.no_reflection,
-        metrics=args.metrics,
-        security=security,
+    operation = Operation(
+        sources,
+        args.reload,
+        args.reuse_port,
+        args.as_worker,
+        Security(**{file.name: getattr(args, file.name) for file in fields(Security)}),
+        not args.no_reflection,
+        args.metrics,
     )
+    models = [source.load() for source in sources]
+    run(models, args.address, limits, operation, expose_to_network=args.expose_to_network, timing=not args.no_timing)
+    return 0
 
 
 def _predict(args: argparse.Namespace) -> None:
@@ -179,7 +187,7 @@ def _bench(args: argparse.Namespace) -> None:
 def _reproduce(args: argparse.Namespace) -> int:
     from pred_server.lab.reproduce import command
 
-    return command(**{name: value for name, value in vars(args).items() if name != "run"})
+    return command(**{name: value for name, value in vars(args).items() if name not in ("run", "typed")})
 
 
 def _plot(args: argparse.Namespace) -> None:
@@ -197,10 +205,12 @@ def _argument(name: str, help: str, **settings: Any) -> Argument:
 
 def _limit(limit: Field[Any]) -> Argument:
     of_unit = milliseconds if limit.name.endswith("_ms") else seconds if limit.default else delay
-    number = at_least_one if isinstance(limit.default, int) else of_unit
+    of_count = whole if limit.metadata.get("or_none") else at_least_one
+    number = of_count if isinstance(limit.default, int) else of_unit
     return _argument(flag(limit.name), limit.metadata["help"], type=number, default=limit.default)
 
 
+WORKERS = "run so many servers, at as many ports from the address on; start again what dies; limits are for each"
 ADDRESS = _argument("--address", "HOST:PORT of the server", default="127.0.0.1:50051")
 PROTECTION = [
     _argument("--tls", "the server is encrypted, with a certificate that a public CA signed", action="store_true"),
@@ -255,6 +265,11 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
             _argument("--log-level", "to stderr", default="warning", choices=["debug", "info", "warning", "error"]),
             _argument("--log-format", "how a line of the log is written", default="text", choices=["text", "json"]),
             _argument("--no-timing", "leave server-timing out of the replies", action="store_true"),
+            _argument("--reload", "read models anew when their files change, and at SIGHUP", action="store_true"),
+            _argument("--workers", WORKERS, type=at_least_one, default=argparse.SUPPRESS, metavar="N"),
+            _argument("--spares", "with --workers: processes that wait to replace one", type=whole, default=1),
+            _argument("--reuse-port", "share the port with other processes (SO_REUSEPORT)", action="store_true"),
+            _argument("--as-worker", argparse.SUPPRESS, action="store_true"),
             _argument(
                 "--expose-to-network",
                 "allow an address that others can reach, without encryption",
@@ -302,12 +317,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
         _bench,
         "measure how fast it is, beside floors and other ways to serve the same model",
         [
-            _argument(
-                "--varies",
-                "what is varied",
-                choices=STUDIES,
-                default="rows",
-            ),
+            _argument("--varies", "what is varied", choices=STUDIES, default="rows"),
             _argument(
                 "--model",
                 "sum, linear, wide, flights, or a model directory, whose sample is sent",
@@ -352,9 +362,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
             ),
             _argument("--out", "where to write every call", type=Path, default=Path("reproduced.parquet")),
             _argument(
-                "--contribute",
-                "write a small file about this machine into data/results/machines",
-                action="store_true",
+                "--contribute", "write a file about this machine into data/results/machines", action="store_true"
             ),
         ],
     ),

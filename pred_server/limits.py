@@ -50,7 +50,10 @@ class Limits:
     )
     max_refusals_per_s: int = field(
         default=200,
-        metadata={"help": "most refusals a second for one connection; further ones wait up to a second; 0: no limit"},
+        metadata={
+            "help": "most refusals a second for one connection; further ones wait up to a second; 0: no limit",
+            "or_none": True,
+        },
     )
     max_deadline_s: float = field(
         default=300.0, metadata={"help": "longest time for one call, or one chunk of a stream, in seconds"}

@@ -434,6 +434,11 @@ func TestCallsGoToAllServersInTurn(t *testing.T) {
 	asked("the last", 2)
 	checks[0].SetServingStatus("", grpc_health_v1.HealthCheckResponse_SERVING)
 	asked("the one that is back, too", 0, 2)
+	start(t, addresses[1], fake{predict: func(ctx context.Context, request *predpb.Request) (*predpb.Response, error) {
+		calls[1].Add(1)
+		return firstColumn(ctx, request)
+	}})
+	asked("the one that was started again at its address, too", 0, 1, 2)
 }
 
 func TestReady(t *testing.T) {

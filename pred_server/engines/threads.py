@@ -34,7 +34,7 @@ def with_threads(model: Model, n_threads: int = 0, from_rows: int = 0) -> Model:
 
     Parameters
     ----------
-    n_threads : how many; 0 means one for each core that this process may use
+    n_threads : how many; 0 means one for each core that this process may use, and no more than OMP_NUM_THREADS says
     from_rows : the rows of the smallest table that is split; 0 finds out, from the model's sample, within
         `CALIBRATION_S`. A table larger than all that were tried is not split if none of those gained by it.
     """
@@ -48,7 +48,9 @@ def with_threads(model: Model, n_threads: int = 0, from_rows: int = 0) -> Model:
 
 
 def usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, int(said)) if said.isdecimal() and int(said) else cores
 
 
 class SplitEngine:

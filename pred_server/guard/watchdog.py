@@ -40,6 +40,11 @@ class Watchdog:
         self._tries, self._next_try_s = 0, 0.0
         self._limits = limits
 
+    def expect(self, n_bytes: int) -> None:
+        """Have the process hold so many bytes more, or fewer, without a call: for a model that is read."""
+        self._idle_bytes += n_bytes
+        self._most_bytes += n_bytes
+
     async def run(self) -> None:
         asyncio.get_running_loop().set_task_factory(_with_parent)  # type: ignore[arg-type]
         while True:

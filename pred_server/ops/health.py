@@ -29,8 +29,8 @@ class Health(HealthServicer):  # type: ignore[misc] # it has no types
         self._names = frozenset(names)
         self._streams = streams
         self._status = HealthCheckResponse.SERVING
-        self._stopping = asyncio.Event()
-        self._left = asyncio.Event()
+        self._has_left = False
+        self._changed = asyncio.Event()
 
     async def Check(self, request: HealthCheckRequest, context: Any) -> HealthCheckResponse:
         if request.service not in self._names:
@@ -40,21 +40,34 @@ class Health(HealthServicer):  # type: ignore[misc] # it has no types
     async def Watch(self, request: HealthCheckRequest, context: Any) -> AsyncIterator[HealthCheckResponse]:
         """Yield the status now, and again when it changes; end when the server leaves."""
         async with self._streams.open(context):
-            said = self._answer(request)
-            yield said
-            await self._stopping.wait()
-            if (now := self._answer(request)) != said:
-                yield now
-            await self._left.wait()
+            said = None
+            while True:
+                changed, is_last = self._changed, self._has_left
+                if (now := self._answer(request)) != said:
+                    said = now
+                    yield now
+                if is_last:
+                    return
+                await changed.wait()
+
+    def serve(self, names: Iterable[str]) -> None:
+        """Say from now on that these are served, and no others."""
+        self._names = frozenset(names)
+        self._tell()
 
     def stop(self) -> None:
         """Say from now on that nothing is served, to watchers at once."""
         self._status = HealthCheckResponse.NOT_SERVING
-        self._stopping.set()
+        self._tell()
 
     def leave(self) -> None:
         """End the watches: the server would wait for them as for any other call."""
-        self._left.set()
+        self._has_left = True
+        self._tell()
+
+    def _tell(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     def _answer(self, request: HealthCheckRequest) -> HealthCheckResponse:
         known = request.service in self._names

@@ -80,8 +80,8 @@ class QuickModels:
 
     def __init__(self, limits: Limits) -> None:
         self._max_ns = limits.max_inline_ms * 1e6
-        self._last_ns: defaultdict[tuple[int, str, int], deque[float]] = defaultdict(lambda: deque(maxlen=LAST_CALLS))
-        self._usual_ns: dict[tuple[int, str, int], float] = {}
+        self._last_ns: defaultdict[tuple[str, str, int], deque[float]] = defaultdict(lambda: deque(maxlen=LAST_CALLS))
+        self._usual_ns: dict[tuple[str, str, int], float] = {}
 
     def has(self, model: Model, output: str, n_rows: int) -> bool:
         """Whether a model is known to be quick for so many rows."""
@@ -98,6 +98,9 @@ class QuickModels:
             self._usual_ns[key] = math.inf if never_again else statistics.median_high(self._last_ns[key])
 
 
-def _key(model: Model, output: str, n_rows: int) -> tuple[int, str, int]:
-    """Calls of one key take about the same time: a model may be quick for one row and slow for sixty."""
-    return id(model), output, n_rows.bit_length()
+def _key(model: Model, output: str, n_rows: int) -> tuple[str, str, int]:
+    """Calls of one key take about the same time: a model may be quick for one row and slow for sixty.
+
+    Not by the model's `id`, which a successor may get once it is gone.
+    """
+    return model.identity, output, n_rows.bit_length()

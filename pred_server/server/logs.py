@@ -14,7 +14,6 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
-import grpc
 from pythonjsonlogger.json import JsonFormatter
 
 FIELDS = "%(asctime)s %(levelname)s %(name)s %(message)s"
@@ -28,10 +27,11 @@ MAX_TRACE = 512
 logger = logging.getLogger(__name__)
 
 
-def set_up(level: str, form: str) -> None:
+def set_up(level: str, form: str, names_process: bool = False) -> None:
     """Send the log of this process, Python's warnings included, to stderr; `form` is "text" or "json"."""
     handler = logging.StreamHandler()
-    handler.setFormatter(Json(FIELDS) if form == "json" else Text(FIELDS))
+    fields = FIELDS.replace("%(name)s", "%(process)d %(name)s") if names_process else FIELDS
+    handler.setFormatter(Json(fields) if form == "json" else Text(fields))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
 
@@ -104,8 +104,3 @@ def use_all_descriptors() -> None:
 
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def is_no_lost_caller(record: logging.LogRecord) -> bool:
-    """Whether a line of gRPC's log is none of a caller who left before the answer: those have a traceback."""
-    return not (record.exc_info and isinstance(record.exc_info[1], grpc.aio.InternalError))

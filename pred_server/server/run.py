@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import grpc
 import pyarrow as pa
@@ -23,9 +24,12 @@ from pred_server.ops.counts import Calls
 from pred_server.ops.drain import Arrivals, drain
 from pred_server.ops.health import Health
 from pred_server.ops.reflection import Reflection
+from pred_server.ops.reload import Reloader, Source
 from pred_server.ops.security import Access, Security
 from pred_server.ops.side_streams import SideStreams
-from pred_server.server.logs import is_no_lost_caller, use_all_descriptors, watch_descriptors
+from pred_server.ops.signals import address_from_supervisor, follow_supervisor, on_hangup
+from pred_server.ops.workers import warn_of_sharing
+from pred_server.server.logs import use_all_descriptors, watch_descriptors
 from pred_server.server.service import SERVICE, PredictionService
 from pred_server.wire.address import Address, parse_address
 
@@ -35,35 +39,53 @@ MAX_PENDING_CALLS = 100_000
 SWITCH_S = 0.0005
 # How long the end waits for the tasks of calls that are over.
 LAST_S = 1.0
+NO_SECURITY = Security()
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What the room `ops` adds to a server."""
+
+    sources: Sequence[Source] = ()
+    """Where the models come from: they are read anew at SIGHUP."""
+    reload: bool = False
+    """Whether they are read anew also when their files change."""
+    reuse_port: bool = False
+    """Whether other processes may listen on the port, too."""
+    as_worker: bool = False
+    """Whether a supervisor started this process, says at which address to serve, and stops it."""
+    security: Security = NO_SECURITY
+    """What keeps strangers out."""
+    reflection: bool = True
+    """Whether the server tells its contract to tools."""
+    metrics: str | None = None
+    """HOST:PORT at which Prometheus may read what happens; by default nowhere. A worker adds its place to the port."""
 
 
 def run(
-    models: Sequence[Model],
+    models: list[Model],
     address: str,
     limits: Limits,
+    operation: Operation = Operation(),
     *,
     expose_to_network: bool = False,
     timing: bool = True,
-    reflection: bool = True,
-    security: Security = Security(),
-    metrics: str | None = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish the calls that were accepted. A second signal ends it at once.
 
     Parameters
     ----------
-    models : the models to serve, at least one; the first answers calls that name none
+    models : the models to serve, at least one; the first answers calls that name none. The list holds what is served
+        now: nothing else may keep a model that was replaced
     address : HOST:PORT; port 0 picks a free one, and the ready line on stdout says which
-    expose_to_network : whether it may be an address that others can reach where `security` does not protect it
+    expose_to_network : whether it may be an address that others can reach, also where no `Security` keeps them out
     timing : whether replies carry `server-timing`
-    reflection : whether the server tells its contract to tools
-    metrics : HOST:PORT at which Prometheus may read what happens; by default nowhere
 
     Raises
     ------
     ServerStartError
         The address is malformed, taken, or not a loopback address; or two models have one name and version; or a file
-        of `security` cannot be used.
+        of `operation.security` cannot be used.
     """
     labels = [f"{model.name}/{model.version}" for model in models]
     if len(set(labels)) < len(labels):
@@ -72,42 +94,53 @@ def run(
     pa.enable_signal_handlers(False)
     keep_freed_memory()
     use_all_descriptors()
-    logging.getLogger("grpc._cython.cygrpc").addFilter(is_no_lost_caller)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_lost_caller)
     # Libraries and models are some 200,000 objects that stay: a garbage collection that looked at them all would hold
     # the event loop up for 100 ms.
     gc.freeze()
     # The event loop needs Python's lock some ten times for a call. Threads that decode and compute would keep it from
     # the loop for 5 ms each time.
     sys.setswitchinterval(SWITCH_S)
-    asyncio.run(_run(models, address, limits, expose_to_network, timing, reflection, security, metrics))
+    asyncio.run(_run(models, address, limits, operation, expose_to_network, timing))
 
 
 async def _run(
-    models: Sequence[Model],
+    models: list[Model],
     address: str,
     limits: Limits,
+    operation: Operation,
     expose_to_network: bool,
     timing: bool,
-    reflection: bool,
-    security: Security,
-    metrics: str | None,
 ) -> None:
+    admission = Admission(limits)
+    guard = Watchdog(admission, limits)
+    streams = SideStreams()
+    health = Health(_names(models), streams)
+    reloader = Reloader(models, operation.sources, lambda _: health.serve(_names(models)), guard.expect)
+    place = 0
+    if operation.as_worker:
+        address, place = await address_from_supervisor()
+        if not address:
+            return
+        await reloader.look()  # it may have waited for long
     there = _address(address)
-    if not (expose_to_network or there.is_loopback or security.is_enough):
+    if not (expose_to_network or there.is_loopback or operation.security.is_enough):
         raise ServerStartError(
             f"{address} can be reached from the network, by anyone and without encryption; "
             "use 127.0.0.1, or say --expose-to-network if that is what you want; or serve with --tls-cert, --tls-key, "
             "and --token-file or --tls-client-ca"
         )
-    admission = Admission(limits)
     calls = Calls()
-    access = Access(security, admission.refusals, calls.refused)
-    service = PredictionService(models, limits, admission, timing, calls.observe if metrics else None)
-    watchdog = asyncio.create_task(Watchdog(admission, limits).run())
+    access = Access(operation.security, admission.refusals, calls.refused)
+    service = PredictionService(models, limits, admission, timing, calls.observe if operation.metrics else None)
+    watchdog = asyncio.create_task(guard.run())
+    if operation.reuse_port and not operation.as_worker:
+        warn_of_sharing()
     server = grpc.aio.server(
         interceptors=access.interceptors,
         options=(
-            ("grpc.so_reuseport", 0),  # or a second server on the port would start and take half of the calls
+            # Or a second server on the port would start and take half of the calls.
+            ("grpc.so_reuseport", int(operation.reuse_port)),
             # Up to here a message that is too large is refused in our words, which name the flag; beyond, in gRPC's.
             ("grpc.max_receive_message_length", 2 * limits.max_message_bytes),
             ("grpc.max_send_message_length", limits.max_message_bytes),
@@ -124,11 +157,8 @@ async def _run(
     )
     arrivals = Arrivals(service.handlers())
     server.add_generic_rpc_handlers((arrivals,))
-    streams = SideStreams()
-    names = ("", SERVICE, *(name for model in models for name in (model.name, f"{model.name}/{model.version}")))
-    health = Health(names, streams)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    if reflection:
+    if operation.reflection:
         server.add_generic_rpc_handlers(tuple(Reflection((DESCRIPTOR, Health.contract), streams).handlers()))
     try:
         port = access.add_port(server, str(there))
@@ -137,16 +167,17 @@ async def _run(
             f"cannot listen on {address}: the port is taken, or the address is not this machine's; "
             "--address 127.0.0.1:0 picks a free one"
         ) from error
-    if metrics:
+    if operation.metrics:
         from pred_server.ops.metrics import Metrics, publish
 
-        where = _address(metrics)
+        where = _address(operation.metrics)
         if not (expose_to_network or where.is_loopback):
             raise ServerStartError(
-                f"--metrics {metrics}: anyone in the network could read it, since it is neither encrypted nor closed; "
+                f"--metrics {where}: anyone in the network could read it, since it is neither encrypted nor closed; "
                 "use 127.0.0.1, or say --expose-to-network if that is what you want"
             )
-        where = where.with_port(publish(Metrics(calls, limits, admission, access, service), where.host, where.port))
+        own = where.port and where.port + place  # a worker's, since each is scraped for itself
+        where = where.with_port(publish(Metrics(calls, limits, admission, access, service), where.host, own))
         print(f"metrics on http://{where}/metrics", flush=True)
 
     stop = asyncio.Event()
@@ -159,6 +190,10 @@ async def _run(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    if operation.as_worker:
+        follow_supervisor(loop, on_signal)
+    on_hangup(loop, on_signal, reloader.ask)
+    reloading = asyncio.create_task(reloader.run(operation.reload))
 
     await server.start()
     served = ", ".join(f"{model.name} v{model.version}" for model in models)
@@ -166,10 +201,15 @@ async def _run(
     watching = [asyncio.create_task(look) for look in (watch_descriptors(), access.watch())]
     await stop.wait()
     await drain(server, arrivals, health, admission, service.give_up, limits)
-    for task in (watchdog, *watching):
+    for task in (*watching, watchdog, reloading):
         task.cancel()
     # gRPC has ended all calls, but its tasks may not know it yet. Cut off, they would fill the log with tracebacks.
     await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()}, timeout=LAST_S)
+
+
+def _names(models: Sequence[Model]) -> list[str]:
+    """Return what health may be asked for: the whole server, its service, and each model with and without version."""
+    return ["", SERVICE, *(name for model in models for name in (model.name, f"{model.name}/{model.version}"))]
 
 
 def _address(text: str) -> Address:
@@ -177,3 +217,8 @@ def _address(text: str) -> Address:
         return parse_address(text)
     except InvalidInput as error:
         raise ServerStartError(str(error)) from None
+
+
+def _is_no_lost_caller(record: logging.LogRecord) -> bool:
+    """Whether a line of gRPC's log is none of a caller who left before the answer: those have a traceback."""
+    return not (record.exc_info and isinstance(record.exc_info[1], grpc.aio.InternalError))

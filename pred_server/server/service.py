@@ -53,6 +53,11 @@ class PredictionService:
 
     Messages come and go as bytes. So their size is known before they are parsed, and a thread can parse a large one.
     All rpcs are streams for the server: it may refuse a call, or end it, before its message is whole.
+
+    Parameters
+    ----------
+    models : those that are served now; the event loop may put another in the place of one (`ops.reload`). A call keeps
+        the model that it began with
     """
 
     def __init__(

@@ -104,6 +104,7 @@ def write(directory: Path, files: Mapping[str, bytes], manifest: bytes) -> None:
 
     All files are written beside the old ones, under names that hold their hash. Then the new manifest takes the place
     of the old one, in one step: from here on the new model is the one that is read. Last, the files get their names.
+    Of several that write at the same time, one waits for the other.
 
     Raises
     ------
@@ -113,26 +114,38 @@ def write(directory: Path, files: Mapping[str, bytes], manifest: bytes) -> None:
     everything = {**files, MANIFEST: manifest}
     new = {name: directory / _new_name(name, _sha256(data)) for name, data in everything.items()}
     made = not directory.exists()
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, data in everything.items():
-            with new[name].open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        new[MANIFEST].replace(directory / MANIFEST)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            for path in new.values():
-                path.unlink(missing_ok=True)
-            if made:
-                directory.rmdir()
-        raise ModelFileError(f"cannot write the model directory {directory.name!r}: {error.strerror}") from error
-    with contextlib.suppress(OSError):  # the model is there already
-        for name in files:
-            new[name].replace(directory / name)
-        for path in directory.glob("*.new"):  # of a process that was killed
-            path.unlink()
+    with contextlib.ExitStack() as stack:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            _lock(directory, stack)
+            for name, data in everything.items():
+                with new[name].open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+            new[MANIFEST].replace(directory / MANIFEST)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                for path in new.values():
+                    path.unlink(missing_ok=True)
+                if made:
+                    directory.rmdir()
+            raise ModelFileError(f"cannot write the model directory {directory.name!r}: {error.strerror}") from error
+        with contextlib.suppress(OSError):  # the model is there already
+            for name in files:
+                new[name].replace(directory / name)
+            for path in directory.glob("*.new"):  # of a process that was killed
+                path.unlink()
+
+
+def _lock(directory: Path, stack: contextlib.ExitStack) -> None:
+    """Keep others from writing the directory until `stack` closes; readers need no lock."""
+    with contextlib.suppress(ImportError, OSError):  # not on Windows, nor on some file systems of a network
+        import fcntl
+
+        opened = os.open(directory, os.O_RDONLY)
+        stack.callback(os.close, opened)
+        fcntl.flock(opened, fcntl.LOCK_EX)
 
 
 def digest(sha256: Mapping[str, str]) -> str:

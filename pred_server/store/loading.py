@@ -51,16 +51,27 @@ def load(model: str | Path, trust: Sequence[str] = ()) -> Model:
     """
     if str(model) in BUILT_IN:
         return BUILT_IN[str(model)]()
-    directory = Path(model)
-    if not (directory / files.MANIFEST).is_file() and re.fullmatch(r"[\w.-]+", str(model)):
-        directory = MODELS / model
+    directory = directory_of(model)
     if not (directory / files.MANIFEST).is_file():
         hint = "run `pred-server train` first" if str(model) == "flights" else "`pred_server.save` makes one"
         raise ModelFileError(f"no model directory {str(model)!r} (it needs a manifest.json): {hint}")
     label = directory.resolve().name  # not the path: messages may be shown to anyone
-    manifest = files.read_manifest(directory)
     estimator_file.find_modules(trust, [Path.cwd(), directory.resolve().parent])
-    return assemble(manifest, partial(files.read_file, directory), label, trust)
+    while True:
+        manifest = files.read_manifest(directory)
+        try:
+            return assemble(manifest, partial(files.read_file, directory), label, trust)
+        except ModelFileError:
+            if files.read_manifest(directory) == manifest:
+                raise
+            # A `save` has replaced the model meanwhile, and with it the other files.
+
+
+def directory_of(model: str | Path) -> Path:
+    """Return the directory of a model that is not built in: itself, or, by its name, one of the checkout's."""
+    if not (Path(model) / files.MANIFEST).is_file() and re.fullmatch(r"[\w.-]+", str(model)):
+        return MODELS / model
+    return Path(model)
 
 
 def assemble(

@@ -4,22 +4,29 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
+from pred_server import serve
 from pred_server.checkout import ROOT
+from pred_server.generated.pred_pb2 import Request
+from pred_server.generated.pred_pb2_grpc import PredictionStub
 from pred_server.tutorial import stubs
 from pred_server.tutorial.background import Server
+from tests.waits import wait_until
 
 PAGE = (ROOT / "docs/clients.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 PROGRAMS = {language: code for language, code in BLOCKS if language in ("go", "js", "python")}
 COMMANDS = [command.replace("\\\n", " ") for language, command in BLOCKS if language == "sh"]
+(SERVICE_CONFIG,) = [text for language, text in BLOCKS if language == "json"]
 (OUTPUT,) = [text for language, text in BLOCKS if language == "text"]
 
 Build = Callable[[str, Path], list[str | Path]]
@@ -144,3 +151,20 @@ def test_go_stubs_for_a_module_of_ones_own(go: Callable[..., str], sum_server: S
     code = PROGRAMS["go"].replace("example.com/predserver/generated/predpb", "example.com/yours/predpb")
     (tmp_path / "main.go").write_text(code.replace("127.0.0.1:50051", sum_server.address))
     assert go("run", "-C", str(tmp_path), ".") == OUTPUT
+
+
+def test_the_service_config_of_the_page_deals_calls_out_and_sends_those_of_a_lost_server_again() -> None:
+    request = Request(input_data="x,y\n1,2\n")
+    with serve("sum", "--workers", "2", "--log-level", "info") as server:
+        options = [("grpc.service_config", SERVICE_CONFIG), ("grpc.enable_http_proxy", 0)]
+        with grpc.insecure_channel(f"ipv4:{server.address}", options) as channel:
+            stub = PredictionStub(channel)
+
+            def both_answer() -> bool:
+                stub.Predict(request, timeout=60)
+                return len(set(re.findall(r" INFO (\d+) \S+ Predict ", server.logs()))) == 2
+
+            wait_until(both_answer, "both to be asked")
+            os.kill(int(re.findall(r" INFO (\d+) \S+ Predict ", server.logs())[-1]), signal.SIGKILL)
+            for _ in range(20):
+                assert stub.Predict(request, timeout=60).result == OUTPUT.replace("\n7", "")

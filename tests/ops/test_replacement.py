@@ -9,21 +9,18 @@ import queue
 import signal
 import socket
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from pred_server import Client, serve
 from pred_server.tutorial.background import Server
+from tests.callers import Load
 from tests.waits import health, refused, wait_until
 
 ROUNDS = int(os.environ.get("REPLACEMENTS", "1"))
-CALLERS = 3  # of each kind, each with a connection of its own
-LARGE = 100_000  # rows of a table that is sent in several chunks
 
 
 class Forwarder:
@@ -74,66 +71,6 @@ class Forwarder:
         self._listener.shutdown(socket.SHUT_RDWR)
         for end in (self._listener, *self._ends):
             end.close()
-
-
-class Load:
-    """Callers that ask without a pause. Everything that is not the right answer is kept."""
-
-    def __init__(self, target: str):
-        self.answers: Counter[str] = Counter()
-        self.faults: list[str] = []
-        self._target = target
-        self._ends = threading.Event()
-        kinds: list[Callable[[Client, int], bool]] = [self.unary, self.stream, self.large]
-        self._threads = [
-            threading.Thread(target=self._run, args=(kind, 10_000_000 * number))
-            for kind in kinds
-            for number in range(CALLERS if kind != self.large else 1)
-        ]
-
-    def unary(self, client: Client, y: int) -> bool:
-        return bool(client.predict(pd.DataFrame({"x": [0.5], "y": [float(y)]}), encoding="csv").tolist() == [y + 0.5])
-
-    def stream(self, client: Client, y: int) -> bool:
-        chunks = (pd.DataFrame({"x": [0.5], "y": [float(y + number)]}) for number in range(5))
-        got = [part.tolist() for part in client.predict_stream(chunks, encoding="columns")]
-        return got == [[y + number + 0.5] for number in range(5)]
-
-    def large(self, client: Client, y: int) -> bool:
-        x = np.arange(LARGE) + float(y)
-        return bool((client.predict(pd.DataFrame({"x": x, "y": 0.5})).to_numpy() == x + 0.5).all())
-
-    def _run(self, ask: Callable[[Client, int], bool], first: int) -> None:
-        with Client(self._target) as client:
-            for y in itertools.count(first):
-                if self._ends.is_set():
-                    return
-                try:
-                    if not ask(client, y):
-                        self.faults.append(f"{ask.__name__}: a wrong answer")
-                    self.answers[ask.__name__] += 1
-                except Exception as error:
-                    self.faults.append(f"{ask.__name__}: {error!r}")
-
-    def wait_for_answers(self) -> None:
-        """Wait until callers of each kind have had some more answers, or one has a fault."""
-        before, pause = self.answers.copy(), threading.Event()
-        for _ in range(6_000):
-            news = [self.answers[kind] - before[kind] for kind in ("unary", "stream", "large")]
-            if self.faults or min(news) >= 2:
-                return
-            pause.wait(0.01)
-        raise AssertionError(f"callers wait for answers: {before} before, {self.answers} now")
-
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ends.set()
-        for thread in self._threads:
-            thread.join()
 
 
 @contextmanager

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "engines": FOUNDATION | {"generated", "wire", "model"},
     "store": FOUNDATION | {"wire", "model"},
     "guard": FOUNDATION | {"generated", "wire"},
-    "ops": FOUNDATION | {"generated", "guard"},
+    "ops": FOUNDATION | {"generated", "wire", "model", "guard"},
     "server": FOUNDATION | {"generated", "wire", "model", "guard", "ops"},
     "client": FOUNDATION | {"generated", "wire"},
     "tutorial": BELOW,
@@ -47,21 +47,23 @@ BUDGETS = {
     "limits": 52,
     "wire": 1_128,
     "model": 360,
-    "server": 756,
+    "server": 792,
     # A tenth of it is TLS, and tokens that leave no machine unencrypted.
     "client": 773,
     "tutorial": 235,
-    "arguments": 24,
-    "cli": 133,
+    "arguments": 26,
+    "cli": 141,
     # Most of it is what makes a file of a stranger harmless, and a file of one's own sure to load.
-    "store": 550,
-    # Health, reflection, a stop that nobody notices. A third keeps out who has no certificate or no token, and reads
-    # both again when they change; a third counts calls, and has Prometheus read the counts.
-    "ops": 550,
+    "store": 562,
+    # Health, reflection, a stop that nobody notices. A quarter is a supervisor of servers, which holds their ports, hears
+    # them, and has processes ready to replace them, and models that are replaced while they are served. A fifth keeps
+    # out who has no certificate or no token, and reads both again when they change; a fifth counts calls, and has
+    # Prometheus read the counts.
+    "ops": 933,
     # The lessons' calls need none of it: it is there for callers that are greedy, hostile or gone.
-    "guard": 340,
+    "guard": 343,
     # Graphs in double precision, and the proof that they predict as scikit-learn does; threads by rows.
-    "engines": 855,
+    "engines": 862,
     # A quarter of it is what can be measured: a rival costs 30 to 70, since it is built as its own users build it, and
     # is called by their client. A seventh runs a result's experiment again, compares the verdicts, and keeps and checks
     # those of further machines. A tenth is the generator in Go beside the one in Python, servers' CPU time, and what
@@ -76,8 +78,8 @@ BUDGETS = {
 # files that `predict` takes, CSV text as a table, what has every encoding refuse the same, and models whose rows depend
 # on their neighbours, are the rest; 35 spare each prediction a call of OpenMP's and a second one of the estimator. To
 # be encrypted and closed is 90: 75 of the client's, and flags; what the log says of callers and traces, and the one
-# hook by which `ops` counts calls, 25.
-CORE_BUDGET = 3_531
+# hook by which `ops` counts calls, 25. 45 plug in what `ops` has: models that are replaced, and a supervisor's word.
+CORE_BUDGET = 3_577
 MOST_LINES = 400
 
 
