@@ -7,6 +7,7 @@ import argparse
 import io
 import itertools
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import Field, fields, replace
@@ -84,7 +85,14 @@ def _serve(args: argparse.Namespace) -> None:
 
         models = [with_onnx(model) for model in models]
     models = [with_threads(model, *args.threads) for model in models]
-    run(models, args.address, limits, expose_to_network=args.expose_to_network, timing=not args.no_timing)
+    run(
+        models,
+        args.address,
+        limits,
+        expose_to_network=args.expose_to_network,
+        timing=not args.no_timing,
+        socket_mode=args.socket_mode,
+    )
 
 
 def _predict(args: argparse.Namespace) -> None:
@@ -171,6 +179,12 @@ def _threads(text: str) -> tuple[int, ...]:
     return _at_least_one(n_threads), _at_least_one(from_rows or str(SPLIT_ROWS))
 
 
+def _mode(text: str) -> int:
+    if not re.fullmatch("0?[0-7]{3}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a mode of a file in octal, such as 600")
+    return int(text, 8)
+
+
 def _seconds(text: str) -> float:
     return _number(text, 1e-9, "a number of seconds above 0")
 
@@ -206,7 +220,7 @@ def _limit(limit: Field[Any]) -> Argument:
     return _argument(flag(limit.name), limit.metadata["help"], type=number, default=limit.default)
 
 
-ADDRESS = _argument("--address", "HOST:PORT of the server", default="127.0.0.1:50051")
+ADDRESS = _argument("--address", "HOST:PORT of the server, or unix:/PATH", default="127.0.0.1:50051")
 
 # Each command: what runs it (and may return an exit code), what it does, its arguments.
 COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[Argument]]] = {
@@ -225,7 +239,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
     ),
     "serve": (
         _serve,
-        "serve one or more models on one port",
+        "serve one or more models on one port, or one socket",
         [
             _argument(
                 "--model",
@@ -233,7 +247,10 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
                 action="append",
                 default=argparse.SUPPRESS,
             ),
-            _argument("--address", "HOST:PORT; port 0 picks a free one", default="127.0.0.1:50051"),
+            _argument(
+                "--address", "HOST:PORT; port 0 picks a free one; or unix:/PATH of a socket", default="127.0.0.1:50051"
+            ),
+            _argument("--socket-mode", "who may use that socket, as chmod says it", type=_mode, default="600"),
             _argument("--engine", "what computes the predictions", default="sklearn", choices=["sklearn", "onnx"]),
             _argument(
                 "--threads",

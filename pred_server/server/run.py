@@ -22,6 +22,7 @@ from pred_server.model.model import Model
 from pred_server.ops.drain import Arrivals, drain
 from pred_server.ops.health import Health
 from pred_server.ops.reflection import Reflection
+from pred_server.ops.socket_file import OWNER_ONLY, socket_file
 from pred_server.server.logs import is_no_lost_caller, use_all_descriptors, watch_descriptors
 from pred_server.server.service import SERVICE, PredictionService
 from pred_server.wire.address import parse_address
@@ -35,20 +36,27 @@ LAST_S = 1.0
 
 
 def run(
-    models: Sequence[Model], address: str, limits: Limits, *, expose_to_network: bool = False, timing: bool = True
+    models: Sequence[Model],
+    address: str,
+    limits: Limits,
+    *,
+    expose_to_network: bool = False,
+    timing: bool = True,
+    socket_mode: int = OWNER_ONLY,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish the calls that were accepted. A second signal ends it at once.
 
     Parameters
     ----------
     models : the models to serve, at least one; the first answers calls that name none
-    address : HOST:PORT; port 0 picks a free one, and the ready line on stdout says which
+    address : HOST:PORT, or unix:/PATH; port 0 picks a free one, and the ready line on stdout says which
     timing : whether replies carry `server-timing`
+    socket_mode : the permissions of the file of unix:/PATH
 
     Raises
     ------
     ServerStartError
-        The address is malformed, taken, or not a loopback address; or two models have one name and version.
+        The address is malformed, taken, or one that other machines reach; or two models have one name and version.
     """
     labels = [f"{model.name}/{model.version}" for model in models]
     if len(set(labels)) < len(labels):
@@ -64,10 +72,12 @@ def run(
     # The event loop needs Python's lock some ten times for a call. Threads that decode and compute would keep it from
     # the loop for 5 ms each time.
     sys.setswitchinterval(SWITCH_S)
-    asyncio.run(_run(models, address, limits, expose_to_network, timing))
+    asyncio.run(_run(models, address, limits, expose_to_network, timing, socket_mode))
 
 
-async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_network: bool, timing: bool) -> None:
+async def _run(
+    models: Sequence[Model], address: str, limits: Limits, expose_to_network: bool, timing: bool, socket_mode: int
+) -> None:
     try:
         there = parse_address(address)
     except InvalidInput as error:
@@ -105,7 +115,8 @@ async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     server.add_generic_rpc_handlers(tuple(Reflection((DESCRIPTOR, Health.contract)).handlers()))
     try:
-        port = server.add_insecure_port(str(there))
+        with socket_file(there.path, socket_mode):
+            port = server.add_insecure_port(str(there))
     except RuntimeError as error:
         raise ServerStartError(
             f"cannot listen on {address}: the port is taken, or the address is not this machine's; "

@@ -44,7 +44,7 @@ func parseConfig(args []string, help io.Writer) (*config, error) {
 	flags.BoolVar(&c.expose, "expose-to-network", false,
 		"allow a -listen address that other machines reach; anyone who reaches it may ask for predictions, unencrypted")
 	flags.StringVar(&c.backend, "backend", "127.0.0.1:50051",
-		"`address` of the prediction server: HOST:PORT; of several: a list HOST:PORT,HOST:PORT, or dns:///HOST:PORT for all that the name has")
+		"`address` of the prediction server: HOST:PORT; of several: a list HOST:PORT,HOST:PORT, or dns:///HOST:PORT for all that the name has; unix:/PATH for a socket")
 	flags.IntVar(&c.connections, "connections", 1, "TCP connections to each prediction server, used in turn")
 	flags.IntVar(&c.retries, "retries", 1,
 		"how often a call is tried again whose server is away or was lost, 0 to 4; the first time after 0.25 s, then after 0.75 s, 2.25 s and 4 s")
