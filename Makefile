@@ -16,8 +16,9 @@ RIVALS := kserve mlserver
 # Most tests wait for a server to start. A file's tests stay together: they share its servers.
 PARALLEL := --numprocesses 2 --dist loadfile
 GO := GOTOOLCHAIN=local $(BIN)/go
-# Go modules of their own: with Arrow and gota in it, the one at the top would fetch five times as much.
-GO_EXAMPLES := gateway/examples/encodings gateway/examples/gota
+# Go modules of their own: with Arrow and gota in it, the one at the top would fetch five times as much; and
+# inprocess needs a C compiler.
+GO_EXAMPLES := gateway/examples/encodings gateway/examples/gota gateway/examples/inprocess
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # The race detector needs a C compiler.
 RACE := $(if $(shell command -v cc),-race)
