@@ -316,6 +316,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
                     "enormous",
                     "beside",
                     "start",
+                    "ways",
                 ],
                 default="rows",
             ),
