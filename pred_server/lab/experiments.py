@@ -120,9 +120,8 @@ def run(experiment: Experiment, out: Path, progress: bool = True) -> pd.DataFram
     Returns
     -------
     What `read` returns: one row a call, with the columns of `load.Generator.run` (without scheduled_ns) and of `Arm`,
-    and rows, repetition, block, half, client_encode_ms, start_ms (from the start of the servers' processes until all
-    are ready), server_ready_mib (their memory then) and server_peak_mib (by how much they have grown since at most);
-    `attrs` holds stamp and experiment.
+    and rows, repetition, block, half, client_encode_ms, start_ms (until all of its server's processes are ready),
+    server_ready_mib (their memory then), server_peak_mib (their largest growth since); `attrs`: stamp and experiment.
 
     Raises
     ------
@@ -309,8 +308,7 @@ class Bench:
         encode_ms = {}
         for arm in sorted(arms, key=lambda arm: arm.server in CARRIERS):  # they must know the size of `serve`'s replies
             model = arm.model or self.experiment.model
-            # Equal for arms that send the same bytes: `echo` and `tcp`, say, have the method of `serve`; and for all at
-            # the caller's hand, which are given the table, or the same chunk.
+            # Equal for arms that send the same bytes, as `serve`, `echo` and `tcp` do, or are given the same table.
             how: tuple[Any, ...] = (type(WAYS[arm.server]).messages, arm.encoding, arm.chunk_rows)
             recipe = ((arm.chunk_rows, arm.generator) if arm.frame else how, model)
             if recipe not in sent:
