@@ -16,11 +16,13 @@ RIVALS := kserve mlserver
 # Most tests wait for a server to start. A file's tests stay together: they share its servers.
 PARALLEL := --numprocesses 2 --dist loadfile
 GO := GOTOOLCHAIN=local $(BIN)/go
-# Go modules of their own: with Arrow and gota in it, the one at the top would fetch five times as much.
-GO_EXAMPLES := gateway/examples/encodings gateway/examples/gota
+# Go modules of their own: with Arrow and gota in it, the one at the top would fetch five times as much; and
+# inprocess needs a C compiler.
+GO_MODULES := gateway/examples/encodings gateway/examples/gota gateway/examples/inprocess gateway/loadgen/inprocess
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # The race detector needs a C compiler.
 RACE := $(if $(shell command -v cc),-race)
+NO_CGO := no bin/loadgen-inprocess: cgo needs a C compiler. Lesson 09 measures the other ways without it.
 NO_GO := no gateway: Go or its modules cannot be reached. The lessons and tests in Python work without it.
 
 help:
@@ -40,7 +42,7 @@ test-long: setup .venv/test-ready  ## only the long forms of tests: workers that
 
 test-go: .venv/ready  ## only the tests in Go; FUZZ=10m fuzzes what reads bodies and replies, so long each
 	$(GO) test $(RACE) ./...
-	for module in $(GO_EXAMPLES); do $(GO) test -C $$module $(RACE) ./... || exit 1; done
+	for module in $(GO_MODULES); do $(GO) test -C $$module $(RACE) ./... || exit 1; done
 ifdef FUZZ
 	grep -ro --include='*_test.go' 'func Fuzz[A-Za-z]*' gateway | sed 's|/[^/]*:func | |' | while read -r package target; do \
 	  $(GO) test "./$$package" -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZ) -fuzzminimizetime 20x || exit 1; \
@@ -71,6 +73,8 @@ gateway: .venv/ready  ## build the HTTP gateway, bin/gateway, and what calls ser
 	@mkdir -p bin; [ -x bin/gateway ] || echo "building the gateway, bin/gateway; the first time this takes a minute or two"
 	@{ $(GO) build ./... && $(GO) build -o bin/ ./gateway/cmd/gateway ./gateway/loadgen; } 2> bin/build.log || { \
 	  if [ -n "$$CI" ]; then cat bin/build.log; exit 1; else echo "$(NO_GO) (bin/build.log)"; fi; }
+	@[ ! -x bin/gateway ] || { [ "$$($(GO) env CGO_ENABLED)" = 1 ] && \
+	  $(GO) build -C gateway/loadgen/inprocess -o $(CURDIR)/bin/loadgen-inprocess . 2>> bin/build.log; } || echo "$(NO_CGO)"
 
 stubs: .venv/ready  ## generate the stubs in generated/ from proto/
 	$(BIN)/pred-server stubs
@@ -112,13 +116,14 @@ bench: setup rivals  ## measure how fast it is: the published results, data/resu
 	$(BENCH)/enormous.parquet --varies enormous
 	$(BENCH)/beside.parquet --varies beside
 	$(BENCH)/start.parquet --varies start
+	$(BENCH)/ways.parquet --varies ways
 
 lint: .venv/test-ready  ## ruff, mypy, go vet, staticcheck, and buf on the contract: style, and nothing that breaks a client
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	@unformatted=$$($$($(GO) env GOROOT)/bin/gofmt -l gateway tests); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted"; exit 1; }
-	for module in . $(GO_EXAMPLES); do \
+	for module in . $(GO_MODULES); do \
 	  $(GO) vet -C $$module ./... && $(GO) run -C $$module $(STATICCHECK) ./... || exit 1; \
 	done
 	$(BIN)/buf lint

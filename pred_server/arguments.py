@@ -1,8 +1,15 @@
-"""Numbers as people type them on a command line. What is none is an error that `argparse` shows in a line."""
+"""What people type on a command line: numbers, and the arguments that several commands share or that are many.
+
+What is no number is an error that `argparse` shows in a line.
+"""
 
 import argparse
+import re
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Any
 
-from pred_server.limits import SPLIT_ROWS
+from pred_server.limits import SPLIT_ROWS, Limits, flag
 
 
 def at_least_one(text: str) -> int:
@@ -21,6 +28,12 @@ def threads(text: str) -> tuple[int, ...]:
         return ()
     n_threads, _, from_rows = text.partition(":")
     return at_least_one(n_threads), at_least_one(from_rows or str(SPLIT_ROWS))
+
+
+def mode(text: str) -> int:
+    if not re.fullmatch("0?[0-7]{3}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a mode of a file in octal, such as 600")
+    return int(text, 8)
 
 
 def seconds(text: str) -> float:
@@ -43,3 +56,84 @@ def _number(text: str, least: float, what: str) -> float:
     if not least <= number < 1e6:
         raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
     return number
+
+
+Argument = tuple[str, dict[str, Any]]
+
+
+def argument(name: str, help: str, **settings: Any) -> Argument:
+    return name, {"help": help, **settings}
+
+
+def limit_argument(limit: Field[Any]) -> Argument:
+    of_unit = milliseconds if limit.name.endswith("_ms") else seconds if limit.default else delay
+    of_count = whole if limit.metadata.get("or_none") else at_least_one
+    number = of_count if isinstance(limit.default, int) else of_unit
+    return argument(flag(limit.name), limit.metadata["help"], type=number, default=limit.default)
+
+
+WORKERS = "run so many servers, at as many ports from the address on; start again what dies; limits are for each"
+ADDRESS = argument("--address", "HOST:PORT of the server, or unix:/PATH", default="127.0.0.1:50051")
+PROTECTION = [
+    argument("--tls", "the server is encrypted, with a certificate that a public CA signed", action="store_true"),
+    argument("--tls-ca", "it is encrypted, with a certificate of this CA", metavar="FILE"),
+    argument("--tls-cert", "the certificate to show it, if it asks for one", metavar="FILE"),
+    argument("--tls-key", "the certificate's key", metavar="FILE"),
+    argument("--tls-name", "the name in its certificate, where that is not the host", metavar="NAME"),
+    argument("--token-file", "it asks for a token: the one in this file", type=Path, metavar="FILE"),
+]
+
+SERVE = [
+    argument(
+        "--model",
+        "sum, linear, wide, flights, or a model directory; may be repeated (default: flights)",
+        action="append",
+        default=argparse.SUPPRESS,
+    ),
+    argument("--address", "HOST:PORT; port 0 picks a free one; or unix:/PATH of a socket", default="127.0.0.1:50051"),
+    argument("--socket-mode", "who may use that socket, as chmod says it", type=mode, default="600"),
+    argument("--engine", "what computes the predictions", default="sklearn", choices=["sklearn", "onnx"]),
+    argument(
+        "--threads",
+        "how many compute a large table, and how large is large; auto finds out at the start",
+        type=threads,
+        default="auto",
+        metavar="N:ROWS",
+    ),
+    argument(
+        "--trust",
+        "a further type for model.skops; may be repeated",
+        action="append",
+        default=[],
+        metavar="TYPE",
+    ),
+    argument("--log-level", "to stderr", default="warning", choices=["debug", "info", "warning", "error"]),
+    argument("--log-format", "how a line of the log is written", default="text", choices=["text", "json"]),
+    argument("--no-timing", "leave server-timing out of the replies", action="store_true"),
+    argument("--reload", "read models anew when their files change, and at SIGHUP", action="store_true"),
+    argument("--workers", WORKERS, type=at_least_one, default=argparse.SUPPRESS, metavar="N"),
+    argument("--spares", "with --workers: processes that wait to replace one", type=whole, default=1),
+    argument("--reuse-port", "share the port with other processes (SO_REUSEPORT)", action="store_true"),
+    argument("--as-worker", argparse.SUPPRESS, action="store_true"),
+    argument(
+        "--expose-to-network",
+        "allow an address that others can reach, without encryption",
+        action="store_true",
+    ),
+    argument(
+        "--tls-cert",
+        "encrypt: the server's certificate, and those between it and its CA, in PEM",
+        metavar="FILE",
+    ),
+    argument("--tls-key", "the certificate's key, in PEM, without a passphrase", metavar="FILE"),
+    argument("--tls-client-ca", "ask clients for a certificate of this CA", metavar="FILE"),
+    argument("--token-file", "ask each call for one of these tokens; NAME TOKEN on each line", metavar="FILE"),
+    argument("--health-token", "ask for a token also where health is asked for", action="store_true"),
+    argument(
+        "--metrics",
+        "let Prometheus read what happens, at HOST:PORT; port 0 picks a free one",
+        metavar="ADDRESS",
+    ),
+    argument("--no-reflection", "do not tell tools the contract", action="store_true"),
+    *map(limit_argument, fields(Limits)),
+]

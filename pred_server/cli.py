@@ -9,21 +9,21 @@ import itertools
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import Field, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from pred_server.arguments import at_least_one, delay, milliseconds, seconds, threads, whole
+from pred_server.arguments import ADDRESS, PROTECTION, SERVE, Argument, argument, at_least_one, seconds
 from pred_server.checkout import ROOT
 from pred_server.errors import InvalidInput, PredServerError
-from pred_server.limits import Limits, flag
+from pred_server.limits import Limits
 
 STREAM_TIMEOUT_S = 3_600.0
+ENCODINGS = ("csv", "columns", "tensor", "arrow")  # of `wire.codec.CODECS`, which takes a second to import
 STUDIES = (
     *("rows", "encodings", "load", "callers", "chunks", "ladder"),
-    *("parts", "floor", "distance", "enormous", "beside", "start"),
+    *("parts", "floor", "distance", "enormous", "beside", "start", "ways"),
 )
-ENCODINGS = ("csv", "columns", "tensor", "arrow")  # of `wire.codec.CODECS`, which takes a second to import
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -105,6 +105,7 @@ def _serve(args: argparse.Namespace) -> int:
         Security(**{file.name: getattr(args, file.name) for file in fields(Security)}),
         not args.no_reflection,
         args.metrics,
+        args.socket_mode,
     )
     models = [source.load() for source in sources]
     run(models, args.address, limits, operation, expose_to_network=args.expose_to_network, timing=not args.no_timing)
@@ -196,147 +197,70 @@ def _plot(args: argparse.Namespace) -> None:
     report.plot(args.results, args.out, args.page)
 
 
-Argument = tuple[str, dict[str, Any]]
-
-
-def _argument(name: str, help: str, **settings: Any) -> Argument:
-    return name, {"help": help, **settings}
-
-
-def _limit(limit: Field[Any]) -> Argument:
-    of_unit = milliseconds if limit.name.endswith("_ms") else seconds if limit.default else delay
-    of_count = whole if limit.metadata.get("or_none") else at_least_one
-    number = of_count if isinstance(limit.default, int) else of_unit
-    return _argument(flag(limit.name), limit.metadata["help"], type=number, default=limit.default)
-
-
-WORKERS = "run so many servers, at as many ports from the address on; start again what dies; limits are for each"
-ADDRESS = _argument("--address", "HOST:PORT of the server", default="127.0.0.1:50051")
-PROTECTION = [
-    _argument("--tls", "the server is encrypted, with a certificate that a public CA signed", action="store_true"),
-    _argument("--tls-ca", "it is encrypted, with a certificate of this CA", metavar="FILE"),
-    _argument("--tls-cert", "the certificate to show it, if it asks for one", metavar="FILE"),
-    _argument("--tls-key", "the certificate's key", metavar="FILE"),
-    _argument("--tls-name", "the name in its certificate, where that is not the host", metavar="NAME"),
-    _argument("--token-file", "it asks for a token: the one in this file", type=Path, metavar="FILE"),
-]
-
 # Each command: what runs it (and may return an exit code), what it does, its arguments.
 COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[Argument]]] = {
     "train": (
         _train,
         "train the flights model, judge it, save it",
         [
-            _argument("--out", "the model directory to write", type=Path, default=Path("models/flights")),
-            _argument("--iterations", "boosting rounds", type=at_least_one, default=200),
+            argument("--out", "the model directory to write", type=Path, default=Path("models/flights")),
+            argument("--iterations", "boosting rounds", type=at_least_one, default=200),
         ],
     ),
     "stubs": (
         _stubs,
         "generate the stubs from proto/ into generated/",
-        [_argument("--out", "folder to hold generated/", type=Path, default=ROOT)],
+        [argument("--out", "folder to hold generated/", type=Path, default=ROOT)],
     ),
     "serve": (
         _serve,
-        "serve one or more models on one port",
-        [
-            _argument(
-                "--model",
-                "sum, linear, wide, flights, or a model directory; may be repeated (default: flights)",
-                action="append",
-                default=argparse.SUPPRESS,
-            ),
-            _argument("--address", "HOST:PORT; port 0 picks a free one", default="127.0.0.1:50051"),
-            _argument("--engine", "what computes the predictions", default="sklearn", choices=["sklearn", "onnx"]),
-            _argument(
-                "--threads",
-                "how many compute a large table, and how large is large; auto finds out at the start",
-                type=threads,
-                default="auto",
-                metavar="N:ROWS",
-            ),
-            _argument(
-                "--trust",
-                "a further type for model.skops; may be repeated",
-                action="append",
-                default=[],
-                metavar="TYPE",
-            ),
-            _argument("--log-level", "to stderr", default="warning", choices=["debug", "info", "warning", "error"]),
-            _argument("--log-format", "how a line of the log is written", default="text", choices=["text", "json"]),
-            _argument("--no-timing", "leave server-timing out of the replies", action="store_true"),
-            _argument("--reload", "read models anew when their files change, and at SIGHUP", action="store_true"),
-            _argument("--workers", WORKERS, type=at_least_one, default=argparse.SUPPRESS, metavar="N"),
-            _argument("--spares", "with --workers: processes that wait to replace one", type=whole, default=1),
-            _argument("--reuse-port", "share the port with other processes (SO_REUSEPORT)", action="store_true"),
-            _argument("--as-worker", argparse.SUPPRESS, action="store_true"),
-            _argument(
-                "--expose-to-network",
-                "allow an address that others can reach, without encryption",
-                action="store_true",
-            ),
-            _argument(
-                "--tls-cert",
-                "encrypt: the server's certificate, and those between it and its CA, in PEM",
-                metavar="FILE",
-            ),
-            _argument("--tls-key", "the certificate's key, in PEM, without a passphrase", metavar="FILE"),
-            _argument("--tls-client-ca", "ask clients for a certificate of this CA", metavar="FILE"),
-            _argument("--token-file", "ask each call for one of these tokens; NAME TOKEN on each line", metavar="FILE"),
-            _argument("--health-token", "ask for a token also where health is asked for", action="store_true"),
-            _argument(
-                "--metrics",
-                "let Prometheus read what happens, at HOST:PORT; port 0 picks a free one",
-                metavar="ADDRESS",
-            ),
-            _argument("--no-reflection", "do not tell tools the contract", action="store_true"),
-            *map(_limit, fields(Limits)),
-        ],
+        "serve one or more models on one port, or one socket",
+        SERVE,
     ),
     "predict": (
         _predict,
         "send a file of any size (CSV, Parquet, Arrow, JSON lines), print the predictions as CSV",
         [
-            _argument("file", "its content says what it is; - reads standard input", metavar="FILE"),
+            argument("file", "its content says what it is; - reads standard input", metavar="FILE"),
             ADDRESS,
-            _argument("--model", "ask for this model; else the server's first"),
-            _argument("--encoding", "how the table travels", default="auto", choices=["auto", *ENCODINGS]),
-            _argument("--output", "what to predict", default="labels", choices=["labels", "probabilities"]),
-            _argument("--timing", "draw where the time went, on stderr", action="store_true"),
-            _argument("--resume", "continue where a connection broke, once the server is back", action="store_true"),
-            _argument("--timeout-s", "deadline in seconds", type=seconds, default=STREAM_TIMEOUT_S),
+            argument("--model", "ask for this model; else the server's first"),
+            argument("--encoding", "how the table travels", default="auto", choices=["auto", *ENCODINGS]),
+            argument("--output", "what to predict", default="labels", choices=["labels", "probabilities"]),
+            argument("--timing", "draw where the time went, on stderr", action="store_true"),
+            argument("--resume", "continue where a connection broke, once the server is back", action="store_true"),
+            argument("--timeout-s", "deadline in seconds", type=seconds, default=STREAM_TIMEOUT_S),
             *PROTECTION,
         ],
     ),
     "describe": (
         _describe,
         "print what a server's model takes and gives",
-        [ADDRESS, _argument("--model", "this model; else the server's first"), *PROTECTION],
+        [ADDRESS, argument("--model", "this model; else the server's first"), *PROTECTION],
     ),
     "bench": (
         _bench,
         "measure how fast it is, beside floors and other ways to serve the same model",
         [
-            _argument("--varies", "what is varied", choices=STUDIES, default="rows"),
-            _argument(
+            argument("--varies", "what is varied", choices=STUDIES, default="rows"),
+            argument(
                 "--model",
                 "sum, linear, wide, flights, or a model directory, whose sample is sent",
                 default="flights",
             ),
-            _argument("--encodings", "(default: all)", nargs="+", default=[], choices=ENCODINGS),
-            _argument("--rows", "rows in one call (default: a sweep)", nargs="+", type=at_least_one, default=[]),
-            _argument("--out", "where to write every call", type=Path, default=Path("latency.parquet")),
-            _argument("--seed", "of the order, the rows and the arrivals", type=int, default=0),
-            _argument("--against", "compare our server only with that of another checkout", type=Path),
-            _argument("--quick", "two minutes in place of fifteen, and less sure", action="store_true"),
-            _argument("--unpinned", "let servers and generator share all cores", action="store_true"),
+            argument("--encodings", "(default: all)", nargs="+", default=[], choices=ENCODINGS),
+            argument("--rows", "rows in one call (default: a sweep)", nargs="+", type=at_least_one, default=[]),
+            argument("--out", "where to write every call", type=Path, default=Path("latency.parquet")),
+            argument("--seed", "of the order, the rows and the arrivals", type=int, default=0),
+            argument("--against", "compare our server only with that of another checkout", type=Path),
+            argument("--quick", "two minutes in place of fifteen, and less sure", action="store_true"),
+            argument("--unpinned", "let servers and generator share all cores", action="store_true"),
         ],
     ),
     "reproduce": (
         _reproduce,
         "run a result's experiment on this machine, and compare the verdicts; exit code 1 if one is contradicted",
         [
-            _argument(
+            argument(
                 "result",
                 "a file that `bench` wrote (default: data/results/rows_linear.parquet)",
                 type=Path,
@@ -344,35 +268,33 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
                 default=argparse.SUPPRESS,
                 metavar="RESULT",
             ),
-            _argument("--quick", "at most five minutes in place of an hour, and less sure", action="store_true"),
-            _argument("--model", "another model than the result's: a name or a directory", default=argparse.SUPPRESS),
-            _argument(
+            argument("--quick", "at most five minutes in place of an hour, and less sure", action="store_true"),
+            argument("--model", "another model than the result's: a name or a directory", default=argparse.SUPPRESS),
+            argument(
                 "--rows",
                 "only these of its rows in one call",
                 type=at_least_one,
                 nargs="+",
                 default=argparse.SUPPRESS,
             ),
-            _argument(
+            argument(
                 "--arms",
                 "only comparisons among these arms",
                 nargs="+",
                 default=argparse.SUPPRESS,
                 metavar="ARM",
             ),
-            _argument("--out", "where to write every call", type=Path, default=Path("reproduced.parquet")),
-            _argument(
-                "--contribute", "write a file about this machine into data/results/machines", action="store_true"
-            ),
+            argument("--out", "where to write every call", type=Path, default=Path("reproduced.parquet")),
+            argument("--contribute", "write a file about this machine into data/results/machines", action="store_true"),
         ],
     ),
     "plot": (
         _plot,
         "draw what `bench` measured",
         [
-            _argument("results", "files that `bench` wrote", type=Path, nargs="+", metavar="RESULTS"),
-            _argument("--out", "folder for the figures", type=Path, default=Path()),
-            _argument("--page", "pages with markers, to write the numbers between", type=Path, nargs="+", default=[]),
+            argument("results", "files that `bench` wrote", type=Path, nargs="+", metavar="RESULTS"),
+            argument("--out", "folder for the figures", type=Path, default=Path()),
+            argument("--page", "pages with markers, to write the numbers between", type=Path, nargs="+", default=[]),
         ],
     ),
 }
@@ -387,9 +309,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="pred-server", description="Serve a scikit-learn model over gRPC, ask it, and measure it."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, (run, help, arguments) in COMMANDS.items():
-        command = commands.add_parser(name, help=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    for command_name, (run, help, arguments) in COMMANDS.items():
+        command = commands.add_parser(command_name, help=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         command.set_defaults(run=run)
-        for argument, settings in arguments:
-            command.add_argument(argument, **settings)
+        for name, settings in arguments:
+            command.add_argument(name, **settings)
     return parser

@@ -31,6 +31,7 @@ type Client struct {
 //   - HOST:PORT,HOST:PORT is a list of servers.
 //   - dns:///HOST:PORT is every server whose address the name service has for HOST, such as the pods behind a headless
 //     service.
+//   - unix:/PATH is one server of this machine, by its socket's file. Abstract names, which have no file, are refused.
 //
 // With a list, or with dns:///, calls go to all servers in turn (round robin), and none to a server that is away or
 // whose health service says that it does not serve.

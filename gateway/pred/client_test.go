@@ -29,6 +29,7 @@ import (
 func TestTargets(t *testing.T) {
 	for _, good := range []string{
 		"127.0.0.1:50051", "localhost:1", "[::1]:65535", "a.b:1,c:2", "127.0.0.1:1, 127.0.0.1:2", "dns:///predictions:50051",
+		"unix:/tmp/socket", "unix:///tmp/socket", "unix:/home/müller/pred.sock", "unix:/" + strings.Repeat("a", 106),
 	} {
 		if err := pred.CheckTarget(good); err != nil {
 			t.Errorf("%s: %v", good, err)
@@ -37,11 +38,28 @@ func TestTargets(t *testing.T) {
 	}
 	for _, bad := range []string{
 		"", ":1", "localhost", "localhost:", "localhost:http", "localhost:0", "localhost:65536", "::1:1", "a:1,", ",a:1", "a:1,,b:1",
-		"xds:///predictions", "xds:///predictions:1", "unix:///tmp/socket", "unix:/tmp/socket", "passthrough:///127.0.0.1:1",
+		"xds:///predictions", "xds:///predictions:1", "unix:socket", "unix-abstract:socket", "unix:@socket", "127.0.0.1:1,unix:/tmp/socket", "passthrough:///127.0.0.1:1",
 		"ipv4:127.0.0.1:1", "http://127.0.0.1:1", "dns:///predictions", "dns:///a:1,b:1", "dns://8.8.8.8/predictions:1", "user@host:1",
 	} {
 		_, err := pred.New(bad)
 		if err == nil || !strings.Contains(err.Error(), "HOST:PORT") || pred.CheckTarget(bad) == nil {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}
+
+func TestSocketsThatAreRefused(t *testing.T) {
+	for bad, why := range map[string]string{
+		"unix://host/socket":                "begin with one /",
+		"unix:////tmp/socket":               "begin with one /",
+		"unix:/a,unix:/b":                   "white space",
+		"unix:/a b":                         "white space",
+		"unix:/a%20b":                       "white space",
+		"unix:/a\x00":                       "white space",
+		"unix:/" + strings.Repeat("a", 107): "may have 107 bytes",
+	} {
+		_, err := pred.New(bad)
+		if err == nil || !strings.Contains(err.Error(), why) || pred.CheckTarget(bad) == nil {
 			t.Errorf("%q: %v", bad, err)
 		}
 	}

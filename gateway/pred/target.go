@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
@@ -86,6 +88,9 @@ func CheckTarget(target string) error {
 
 // resolve reads a target as New describes it. It reports whether there may be several servers behind it.
 func resolve(target string) (address string, resolvers []resolver.Builder, several bool, err error) {
+	if strings.HasPrefix(target, "unix:/") {
+		return target, nil, false, checkSocket(target)
+	}
 	if name, ok := strings.CutPrefix(target, "dns:///"); ok {
 		return target, nil, true, checkAddress(target, name)
 	}
@@ -107,8 +112,26 @@ func checkAddress(target, address string) error {
 	host, port, err := net.SplitHostPort(address)
 	number, portErr := strconv.ParseUint(port, 10, 16)
 	if err != nil || portErr != nil || number == 0 || host == "" || strings.ContainsAny(host, "/@ ") {
-		return fmt.Errorf("the target must be HOST:PORT, a list HOST:PORT,HOST:PORT, or dns:///HOST:PORT, "+
+		return fmt.Errorf("the target must be HOST:PORT, a list HOST:PORT,HOST:PORT, dns:///HOST:PORT, or unix:/PATH, "+
 			"for example 127.0.0.1:50051 (got %.100q)", target)
+	}
+	return nil
+}
+
+// maxPathBytes is how long the path of a Unix socket may be, without the byte that ends it.
+const maxPathBytes = 107
+
+// checkSocket returns an error unless target is unix:/PATH, which may also be written unix:///PATH.
+func checkSocket(target string) error {
+	path := strings.TrimPrefix(strings.TrimPrefix(target, "unix:"), "//")
+	odd := func(r rune) bool { return !unicode.IsPrint(r) || strings.ContainsRune(" %?#,\\", r) } // in a URI, or a list
+	switch {
+	case !strings.HasPrefix(path, "/") || strings.HasPrefix(path, "//"):
+		return fmt.Errorf("the path of the socket's file must begin with one /, as in unix:/tmp/pred.sock (got %.100q)", target)
+	case strings.ContainsFunc(path, odd) || !utf8.ValidString(path):
+		return fmt.Errorf("the path of the socket's file must have no white space, and none of %%?#,\\ (got %.100q)", target)
+	case len(path) > maxPathBytes:
+		return fmt.Errorf("the path of a socket's file may have %d bytes (%.100q has %d)", maxPathBytes, target, len(path))
 	}
 	return nil
 }

@@ -641,4 +641,4 @@ server.close()
 server
 
 # %% [markdown]
-# Next: [Explorer](explorer.ipynb)
+# Next: [09 Which way?](09_which_way.ipynb)

@@ -42,7 +42,7 @@ class Client:
 
     Parameters
     ----------
-    target : HOST:PORT of this project's server, or of any that speaks the contract (the article's, say). Calls go in
+    target : HOST:PORT or unix:/PATH of this project's server, or of any that speaks the contract. Calls go in
         turn to all servers of a list of IP addresses, HOST:PORT,HOST:PORT, or of a name, dns:///HOST:PORT
     timeout_s : deadline of each call in seconds, unless the call gives its own
     model, version : the model to ask for; without them, the server's first

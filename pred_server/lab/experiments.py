@@ -120,8 +120,8 @@ def run(experiment: Experiment, out: Path, progress: bool = True) -> pd.DataFram
     Returns
     -------
     What `read` returns: one row a call, with the columns of `load.Generator.run` (without scheduled_ns) and of `Arm`,
-    and rows, repetition, block, half, client_encode_ms, start_ms (from the start of the servers' processes until all
-    are ready) and server_peak_mib (by how much they have grown since at most); `attrs` holds stamp and experiment.
+    and rows, repetition, block, half, client_encode_ms, start_ms (until all of its server's processes are ready),
+    server_ready_mib (their memory then), server_peak_mib (their largest growth since); `attrs`: stamp and experiment.
 
     Raises
     ------
@@ -190,6 +190,7 @@ def running(experiment: Experiment) -> Iterator["Bench"]:
             for arm in experiment.arms:
                 key = (arm.server, arm.flags, arm.process, model := arm.model or experiment.model)
                 if key not in started:
+                    WAYS[arm.server].prepare(model)
                     before, start_ns = _children(), time.perf_counter_ns()
                     address = WAYS[arm.server].start(arm, model, stack)
                     start_ms = (time.perf_counter_ns() - start_ns) / 1e6
@@ -273,7 +274,8 @@ class Bench:
 
     def _with_peaks(self, calls: pd.DataFrame) -> pd.DataFrame:
         grown = {name: growth_mib(before) for name, before in self.resident_mib.items()}
-        return calls.assign(server_peak_mib=calls["arm"].map(grown))
+        ready = {name: sum(mib.values()) or np.nan for name, mib in self.resident_mib.items()}
+        return calls.assign(server_peak_mib=calls["arm"].map(grown), server_ready_mib=calls["arm"].map(ready))
 
     def _at_rates(self, arms: Sequence[Arm], targets: dict[str, Target]) -> list[Arm]:
         """Return the arms, with a rate in place of a share of the capacity, which is measured for each way."""
@@ -306,10 +308,9 @@ class Bench:
         encode_ms = {}
         for arm in sorted(arms, key=lambda arm: arm.server in CARRIERS):  # they must know the size of `serve`'s replies
             model = arm.model or self.experiment.model
-            # Equal for arms that send the same bytes: `echo` and `tcp`, say, have the method of `serve`; and for all at
-            # the caller's hand, which are given the table, or the same chunk.
+            # Equal for arms that send the same bytes, as `serve`, `echo` and `tcp` do, or are given the same table.
             how: tuple[Any, ...] = (type(WAYS[arm.server]).messages, arm.encoding, arm.chunk_rows)
-            recipe = (arm.chunk_rows if arm.frame else how, model)
+            recipe = ((arm.chunk_rows, arm.generator) if arm.frame else how, model)
             if recipe not in sent:
                 sent[recipe] = self._encoded(arm, rows)
             messages, took_ms = sent[recipe]

@@ -97,7 +97,8 @@ class Generator(AbstractContextManager["Generator"]):
         sent_ns and done_ns (monotonic), request_bytes, reply_bytes, decode_ms, queue_ms, predict_ms, encode_ms and
         batch_rows (NaN if the server does not say), busy_share of the segment, late_share of all calls to the target,
         valid: False if the generator itself was the bottleneck, server_cpu_ms: what the target's processes computed in
-        the segment, divided by its calls (NaN if there are none), redials: connections that the server had closed
+        the segment, divided by its calls (NaN if there are none), caller_cpu_ms: what the generator computed for a
+        call, redials: connections that the server had closed
         and that the segment's calls made anew (NaN from Python, whose libraries do not say), client_peak_mib: by how
         much this process grew in the segment at most, and beside_calls: how many calls another process made meanwhile.
 
@@ -164,12 +165,20 @@ async def _run(targets: Sequence[Target], segments: Sequence[Segment]) -> pd.Dat
     idle_turn_ns = await _idle_turn_ns()
     frames = []
     async with AsyncExitStack() as stack:
-        in_go = [target for target in targets if target.arm.generator == "go"]
-        native = stack.enter_context(Native(in_go)) if in_go else None
+        in_go: dict[str, list[Target]] = {}
+        for target in targets:
+            if target.arm.generator == "go":
+                in_go.setdefault(WAYS[target.arm.server].program, []).append(target)
+        natives = {
+            target.arm.name: native
+            for program, some in in_go.items()
+            for native in [stack.enter_context(Native(some, program))]
+            for target in some
+        }
         connected = {
             target.arm.name: (
                 target,
-                WAYS[target.arm.server].connect(target, stack) if target not in in_go else None,
+                None if target.arm.name in natives else WAYS[target.arm.server].connect(target, stack),
                 with_workers(target.pids),
             )
             for target in targets
@@ -179,15 +188,16 @@ async def _run(targets: Sequence[Target], segments: Sequence[Segment]) -> pd.Dat
             with Beside(target.beside) if target.beside and not segment.warmup else nullcontext() as beside:
                 before_ms, before_mib, redials = cpu_ms(pids), resident_mib([os.getpid()]), np.nan
                 if call:
-                    log, busy_share = await drive(segment, call, idle_turn_ns)
+                    log, busy_share, caller_cpu_ms = await drive(segment, call, idle_turn_ns)
                 else:
-                    assert native
-                    log, busy_share, redials = native.drive(segment.order())
+                    native = natives[segment.target]
+                    log, busy_share, redials, caller_cpu_ms = native.drive(segment.order())
                 server_cpu_ms = (cpu_ms(pids) - before_ms) / segment.calls
                 client_peak_mib = growth_mib(before_mib) if call else np.nan
             if not segment.warmup:
                 frame = _frame(segment, target, log, busy_share)
                 frame = frame.assign(server_cpu_ms=server_cpu_ms, redials=redials, client_peak_mib=client_peak_mib)
+                frame = frame.assign(caller_cpu_ms=caller_cpu_ms / segment.calls)
                 frames.append(frame.assign(beside_calls=beside.calls if beside else 0))
     calls = pd.concat(frames, ignore_index=True)
     late = calls["sent_ns"] - calls["scheduled_ns"] > LATE_NS
@@ -263,13 +273,13 @@ async def _call_until(over: threading.Event, target: Target) -> None:
 
 async def drive(
     segment: Segment, call: Call, idle_turn_ns: float = 0.0
-) -> tuple[list[tuple[int, int, int, int, Reply]], float]:
+) -> tuple[list[tuple[int, int, int, int, Reply]], float, float]:
     """Make a segment's calls.
 
     Returns
     -------
-    A list of (number, scheduled_ns, sent_ns, done_ns, reply), one for each call, and the share of the time for which
-    this thread was busy.
+    A list of (number, scheduled_ns, sent_ns, done_ns, reply), one for each call; the share of the time for which this
+    thread was busy; and the milliseconds that this process computed, its waiting for a schedule left out.
     """
     log: list[tuple[int, int, int, int, Reply]] = []
     spins = 0
@@ -285,7 +295,7 @@ async def drive(
 
     gc.collect()
     gc.disable()
-    start_ns, start_busy_ns = time.monotonic_ns(), _busy_ns()
+    start_ns, start_busy_ns, start_cpu_ns = time.monotonic_ns(), _busy_ns(), time.process_time_ns()
     if segment.rate_per_s:
         async with asyncio.TaskGroup() as group:
             for number, offset_ns in enumerate(_schedule_ns(segment)):
@@ -301,9 +311,10 @@ async def drive(
 
         await asyncio.gather(*(caller() for _ in range(segment.callers)))
     busy_ns = _busy_ns() - start_busy_ns - spins * idle_turn_ns
+    cpu_ms = (time.process_time_ns() - start_cpu_ns - spins * idle_turn_ns) / 1e6
     busy_share = busy_ns / (time.monotonic_ns() - start_ns)
     gc.enable()
-    return log, busy_share
+    return log, busy_share, cpu_ms
 
 
 def _busy_ns() -> int:
@@ -367,8 +378,10 @@ def _frame(segment: Segment, target: Target, log: list[Any], busy_share: float) 
             "reply_bytes": [reply.reply_bytes for reply in replies],
             **times.astype("float64"),
             "busy_share": busy_share,
-            # A lone caller waits for nobody but its server, and all that it does belongs to its call.
-            "valid": busy_share <= MOST_BUSY or not (segment.rate_per_s or segment.callers > 1),
+            # A lone caller waits for nobody but its server, and all that it does belongs to its call. At the caller's
+            # hand, all that many of them do does.
+            "valid": busy_share <= MOST_BUSY
+            or not (segment.rate_per_s or (segment.callers > 1 and not target.arm.frame)),
         }
     )
 

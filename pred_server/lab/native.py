@@ -1,4 +1,7 @@
-"""The native generator, `bin/loadgen` (gateway/loadgen): makes an arm's calls in Go, where Python would be too slow."""
+"""The native generator, `bin/loadgen` (gateway/internal/load): makes an arm's calls in Go.
+
+It is for rates that Python cannot make, and for programs in Go: see `Way.hand`.
+"""
 
 import base64
 import json
@@ -6,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, suppress
+from pathlib import Path
 from typing import Any
 
 from pred_server.checkout import ROOT
@@ -18,7 +22,7 @@ OPEN_LOOP_CONNECTIONS = 100  # at most, over HTTP, where one carries a call at a
 
 
 class Native(AbstractContextManager["Native"]):
-    """A process of the native generator, connected to targets.
+    """A process of the native generator, connected to targets, whose ways have this `program`.
 
     It ends at the end of a `with` statement, or with the process that started it.
 
@@ -30,9 +34,9 @@ class Native(AbstractContextManager["Native"]):
         The way of a target speaks neither gRPC nor HTTP.
     """
 
-    def __init__(self, targets: Iterable[Target]) -> None:
-        check_built()
-        self._process = subprocess.Popen([str(LOADGEN)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    def __init__(self, targets: Iterable[Target], program: str = "") -> None:
+        check_built(program)
+        self._process = subprocess.Popen([str(_path(program))], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._orders: Any = self._process.stdin
         self._answers: Any = self._process.stdout
         for target in targets:
@@ -40,27 +44,32 @@ class Native(AbstractContextManager["Native"]):
 
     def _connect(self, target: Target) -> None:
         arm, way = target.arm, WAYS[target.arm.server]
-        wire = way.wire_of(arm)
-        order = {
+        order: dict[str, Any] = {
             "name": arm.name,
             "address": target.address.removeprefix("http://"),
             "metadata": way.metadata(target),
             "messages": [base64.b64encode(message).decode() for message in target.messages],
             "timeout_s": target.timeout_s,
         }
+        usual = OPEN_LOOP_CONNECTIONS if arm.rate_per_s or arm.share else arm.callers
+        if arm.frame and way.hand:
+            over_grpc = isinstance(way.wire, OverGrpc)
+            self._ask(connect=order | {"hand": way.hand, "connections": arm.connections or (1 if over_grpc else usual)})
+            return
+        wire = way.wire_of(arm)
         if isinstance(wire, OverGrpc):
             order |= {"method": wire.method, "stream": wire.stream, "connections": arm.connections or 1}
         else:
-            usual = OPEN_LOOP_CONNECTIONS if arm.rate_per_s or arm.share else arm.callers
             order |= {"path": wire.path, "content_type": wire.content_type, "connections": arm.connections or usual}
         self._ask(connect=order)
 
-    def drive(self, segment: dict[str, Any]) -> tuple[list[tuple[int, int, int, int, Reply]], float, int]:
+    def drive(self, segment: dict[str, Any]) -> tuple[list[tuple[int, int, int, int, Reply]], float, int, float]:
         """Make a segment's calls.
 
         Returns
         -------
-        What `load.drive` returns, and the number of connections that the server had closed and that were made anew.
+        What `load.drive` returns; the number of connections that the server had closed and that were made anew; and the
+        milliseconds that the generator computed, its waiting for a schedule left out.
         """
         start_ns = time.monotonic_ns()  # the program's own clock starts a little later, and is not to be had from here
         told = self._ask(run=segment)
@@ -77,7 +86,7 @@ class Native(AbstractContextManager["Native"]):
                 zip(*columns, strict=True)
             )
         ]
-        return log, told["busy_share"], told["redials"]
+        return log, told["busy_share"], told["redials"], 1e3 * (told["cpu_s"] - told["spun_s"])
 
     def _ask(self, **order: dict[str, Any]) -> dict[str, Any]:
         with suppress(BrokenPipeError):  # no answer says it, too
@@ -98,11 +107,16 @@ class Native(AbstractContextManager["Native"]):
         self._answers.close()
 
 
-def check_built() -> None:
-    if not LOADGEN.exists():
+def check_built(program: str) -> None:
+    if not (path := _path(program)).exists():
+        needs = "a C compiler for cgo" if program else "modules from its proxy"
         raise ServerStartError(
-            "the load generator is not built: run `make gateway` (it needs Go, and modules from its proxy)"
+            f"the load generator bin/{path.name} is not built: run `make gateway` (it needs Go, and {needs})"
         )
+
+
+def _path(program: str) -> Path:
+    return LOADGEN.with_name(LOADGEN.name + program)
 
 
 def check(arm: Arm) -> None:
@@ -116,5 +130,7 @@ def check(arm: Arm) -> None:
         The native generator is not built.
     """
     if arm.generator == "go":
-        WAYS[arm.server].wire_of(arm)
-        check_built()
+        way = WAYS[arm.server]
+        if not (arm.frame and way.hand):
+            way.wire_of(arm)
+        check_built(way.program)

@@ -7,7 +7,17 @@ from typing import Any
 import pandas as pd
 
 from pred_server.errors import InvalidInput
-from pred_server.lab import experiments, figures, findings, machines, report_service, stats, verdicts, words
+from pred_server.lab import (
+    experiments,
+    figures,
+    findings,
+    machines,
+    report_service,
+    report_ways,
+    stats,
+    verdicts,
+    words,
+)
 from pred_server.lab.experiments import Experiment
 from pred_server.lab.study_figures import Drawn, best_rivals, figures_of
 from pred_server.lab.study_figures import machines as machines_figure
@@ -34,8 +44,8 @@ def text(calls: pd.DataFrame) -> str:
     medians = stats.summary(calls).pivot(index="arm", columns="rows", values="p50_ms").loc[names].round(2)
     medians.columns = [f"{rows:,}" for rows in medians.columns]
     lines = ["median latency in ms, by rows in one call", medians.to_string(index_names=False, na_rep=""), ""]
-    further = {"load": _load, **report_service.FULL}.get(experiment["varies"])
-    if experiment["varies"] not in ("rows", "encodings", "floor", *report_service.FULL):
+    further = {"load": _load, "ways": report_ways.full, **report_service.FULL}.get(experiment["varies"])
+    if experiment["varies"] not in ("rows", "encodings", "floor", "ways", *report_service.FULL):
         rates = stats.throughput(calls).set_index("arm").loc[names].reset_index()
         lines += [rates.round(3).to_string(index=False), ""]
     if experiment["varies"] == "floor":
@@ -289,6 +299,10 @@ def _service(calls: pd.DataFrame) -> list[str]:
     return [*report_service.FULL[findings.study_of(calls)](calls), "", *words.bullets([control_line(calls)])]
 
 
+def _ways(calls: pd.DataFrame) -> list[str]:
+    return [*report_ways.full(calls), *words.bullets([control_line(calls)])]
+
+
 def _pairs(calls: pd.DataFrame, shown: dict[int, set[str]]) -> set[Claim]:
     """Return the declared comparisons both of whose sides are shown; `shown` has names of arms by rows."""
     compare = [tuple(pair) for pair in calls.attrs["experiment"]["compare"]]
@@ -348,15 +362,18 @@ FULL: dict[str, Lines] = {
     "ladder": _titles,
     "parts": _parts,
     "floor": _floor,
+    "ways": _ways,
     **dict.fromkeys(report_service.FULL, _service),
 }
 SHORT: dict[str, Lines] = {
     "rows": _rows_short, "encodings": _encodings_short, "load": _load_short, "chunks": _titles, "ladder": _ladder_short,
-    "parts": _parts, "floor": _floor_short, "callers": _callers_short, **report_service.SHORT,
+    "parts": _parts, "floor": _floor_short, "callers": _callers_short, "ways": report_ways.short,
+    **report_service.SHORT,
 }  # fmt: skip
 # The comparisons that a short block states, in its words or by two cells of its table. Who changes one changes both.
 CLAIMS: dict[str, Callable[[pd.DataFrame], set[Claim]]] = {
     "rows": _all_claims, "encodings": _encodings_claims, "load": _load_claims, "chunks": _chunks_claims,
     "ladder": _ladder_claims, "parts": _all_claims, "floor": _all_claims, "callers": _all_claims,
     "distance": _distance_claims, "enormous": _all_claims, "beside": _all_claims, "start": _all_claims,
+    "ways": report_ways.claims,
 }  # fmt: skip

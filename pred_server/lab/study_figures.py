@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pred_server.lab import figures, findings, findings_service, report_service, stats, verdicts, words
+from pred_server.lab import figures, findings, findings_service, findings_ways, report_service, stats, verdicts, words
 from pred_server.lab.ways import FLOORS
 
 Drawn = dict[str, Figure]
@@ -221,6 +221,30 @@ def _slowest(found: pd.DataFrame) -> list[str]:
     return [str(arm) for arm in dict.fromkeys(ends) if arm != found.index[0]]
 
 
+def _ways(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
+    """Draw, for programs in Go, the latency of each way by rows, and the CPU time of a million predictions."""
+    found = findings_ways.costs(calls)
+    found = found[found["case"].str.endswith("from Go")]
+    found.index = found["case"].str.removesuffix(", from Go") + ": " + found["way"]
+    times = found[[rows for rows in found if not isinstance(rows, str)]]
+    (fewest, *_), over_grpc = times.columns, found[found["way"] == findings_ways.GRPC]
+    inside = found[found["way"] == findings_ways.IN_PROCESS].set_index("case")
+    spared = over_grpc.set_index("case")[fewest] / inside[fewest] if len(inside) else pd.Series(dtype=float)
+    said = (f"{str(case).partition(',')[0]} {words.factor(ratio)}" for case, ratio in spared.dropna().items())
+    title = f"From Go, {words.at(fewest)}: gRPC ÷ in process is {', '.join(said)}"
+    if spared.empty:
+        title = f"From Go, {words.at(fewest)}: {words.duration(over_grpc[fewest].min())} over gRPC"
+    times.columns = [words.at(rows).removeprefix("at ") for rows in times]
+    cpu = found[["cpu_s", "cpu_s_in_tables"]]
+    cpu.columns = ["one row in a call", "in tables"]
+    least, most = (words.number(number) for number in (cpu.min().min(), cpu.max().max()))
+    costs = f"A million predictions cost from {least} to {most} CPU-seconds: the way, the table and the model decide"
+    return {
+        "latency": figures.dots(times, title, "latency from table to predictions, median (ms)", stamp),
+        "cpu": figures.dots(cpu, costs, "CPU-seconds of all processes for a million predictions", stamp),
+    }
+
+
 def machines(verdicts_on: pd.DataFrame) -> Figure:
     """Draw what further machines say of each published comparison: a row for each machine.
 
@@ -254,5 +278,6 @@ def machines(verdicts_on: pd.DataFrame) -> Figure:
 STUDIES: dict[str, Callable[[pd.DataFrame, dict[str, Any]], Drawn]] = {
     "rows": _rows, "encodings": _encodings, "load": _load, "chunks": _chunks, "ladder": _ladder, "floor": _floor,
     "callers": _callers, "distance": _distance, "enormous": _enormous, "beside": _beside, "start": _start,
+    "ways": _ways,
     "parts": lambda calls, stamp: {},  # two sentences say it all
 }  # fmt: skip

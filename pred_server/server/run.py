@@ -28,6 +28,7 @@ from pred_server.ops.reload import Reloader, Source
 from pred_server.ops.security import Access, Security
 from pred_server.ops.side_streams import SideStreams
 from pred_server.ops.signals import address_from_supervisor, follow_supervisor, on_hangup
+from pred_server.ops.socket_file import OWNER_ONLY, socket_file
 from pred_server.ops.workers import warn_of_sharing
 from pred_server.server.logs import use_all_descriptors, watch_descriptors
 from pred_server.server.service import SERVICE, PredictionService
@@ -60,6 +61,8 @@ class Operation:
     """Whether the server tells its contract to tools."""
     metrics: str | None = None
     """HOST:PORT at which Prometheus may read what happens; by default nowhere. A worker adds its place to the port."""
+    socket_mode: int = OWNER_ONLY
+    """The permissions of the file of unix:/PATH."""
 
 
 def run(
@@ -77,9 +80,10 @@ def run(
     ----------
     models : the models to serve, at least one; the first answers calls that name none. The list holds what is served
         now: nothing else may keep a model that was replaced
-    address : HOST:PORT; port 0 picks a free one, and the ready line on stdout says which
+    address : HOST:PORT, or unix:/PATH; port 0 picks a free one, and the ready line on stdout says which
     expose_to_network : whether it may be an address that others can reach, also where no `Security` keeps them out
     timing : whether replies carry `server-timing`
+    socket_mode : the permissions of the file of unix:/PATH
 
     Raises
     ------
@@ -161,7 +165,8 @@ async def _run(
     if operation.reflection:
         server.add_generic_rpc_handlers(tuple(Reflection((DESCRIPTOR, Health.contract), streams).handlers()))
     try:
-        port = access.add_port(server, str(there))
+        with socket_file(there.path, operation.socket_mode):
+            port = access.add_port(server, str(there))
     except RuntimeError as error:
         raise ServerStartError(
             f"cannot listen on {address}: the port is taken, or the address is not this machine's; "

@@ -33,6 +33,10 @@ SOMEWHERE = "127.0.0.1:50051"
         ("[::1]:65535", Address("::1", 65535)),
         ("models_1.example-host.com:80", Address("models_1.example-host.com", 80)),
         ("unix:80", Address("unix", 80)),  # a name like any other
+        (" unix:/tmp/Pred.sock ", Address("", 0, "/tmp/Pred.sock")),
+        ("unix:///tmp/pred.sock", Address("", 0, "/tmp/pred.sock")),
+        ("unix:/" + "a" * 106, Address("", 0, "/" + "a" * 106)),
+        ("unix:/home/müller/a+b=c:d@e~f", Address("", 0, "/home/müller/a+b=c:d@e~f")),
     ],
 )
 def test_addresses_that_are_taken(text: str, address: Address) -> None:
@@ -78,6 +82,44 @@ def test_an_address_that_is_none_is_refused_at_once_by_a_sentence_that_says_what
         Client(f"{SOMEWHERE},{text}")
 
 
+BAD_SOCKETS = {
+    "unix:": "the path begins with one /",
+    "unix:pred.sock": "the path begins with one /",
+    "unix://host/pred.sock": "the path begins with one /",
+    "unix:////pred.sock": "the path begins with one /",
+    "unix:/a b": "no white space",
+    "unix:/a%20b": "no white space, and none of %",
+    "unix:/a?b": "no white space, and none of %",
+    "unix:/a\0b": "no white space",
+    "unix:/a\ud800": "no white space",
+    "unix:@pred": "an abstract name has no file",
+    "unix:\0pred": "an abstract name has no file",
+    "unix-abstract:pred": "an abstract name has no file",
+    "unix:/" + "a" * 107: "the path has 108 bytes, and a socket's may have 107",
+    "unix:/" + "ü" * 54: "the path has 109 bytes, and a socket's may have 107",
+}
+
+
+@pytest.mark.parametrize("text", BAD_SOCKETS)
+def test_a_socket_that_cannot_be_is_refused_by_a_sentence_that_says_what_to_write(text: str) -> None:
+    sentence = f"{re.escape(BAD_SOCKETS[text])}.*; write unix:/PATH, for example"
+    with pytest.raises(InvalidInput, match=sentence):
+        parse_address(text)
+    with pytest.raises(InvalidInput, match=sentence):
+        Client(text)
+
+
+@pytest.mark.parametrize("text", ["unix:/a,unix:/b", "127.0.0.1:1,unix:/b", "dns:///unix:/a"])
+def test_a_socket_stands_in_no_list(text: str) -> None:
+    with pytest.raises(InvalidInput, match=r"a list holds IP addresses"):
+        Client(text)
+
+
+def test_a_server_takes_no_path_that_its_clients_would_read_as_a_list() -> None:
+    with pytest.raises(InvalidInput, match="none of %"):
+        parse_address("unix:/a,b")
+
+
 @pytest.mark.parametrize("value", [50051, None, b"localhost:50051", ("localhost", 50051), Path("a")])
 def test_an_address_is_text(value: Any) -> None:
     with pytest.raises(InvalidInput, match=r"an address is text, not .*write HOST:PORT"):
@@ -90,6 +132,8 @@ def test_an_address_is_text(value: Any) -> None:
         ("LocalHost:1", "dns:///localhost:1", False),
         ("[::1]:1", "dns:///[::1]:1", False),
         ("dns:///models:1", "dns:///models:1", True),
+        ("unix:/tmp/Pred.sock", "unix:/tmp/Pred.sock", False),
+        ("unix:///tmp/pred.sock", "unix:/tmp/pred.sock", False),
         ("127.0.0.1:1, localhost:2", "ipv4:127.0.0.1:1,127.0.0.1:2", True),
         ("[::1]:1,[::2]:2", "ipv6:[::1]:1,[::2]:2", True),
     ],

@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -75,6 +76,14 @@ def ask(
 
 def eventually(what: str, condition: Callable[[], bool]) -> None:
     assert comes_true(condition, HANG_S), f"still waiting: {what}"
+
+
+def test_a_backend_may_listen_on_a_socket(go: Go) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="pred") as folder:  # a socket's path is short
+        backend = f"unix:{folder}/pred.sock"
+        with serve("sum", "--address", backend) as server, gateway(server.address) as front:
+            assert f"(backend {backend})" in front.logs()
+            assert post(front.address, "x,y\n1,2\n", content_type="text/csv")[::2] == (200, "0\n3\n")
 
 
 def test_10000_flights_come_back_equal_to_the_bit_as_csv_and_as_json(

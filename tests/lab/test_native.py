@@ -123,7 +123,7 @@ def test_posts_and_streams_of_others(generator: Generator) -> None:
 def test_what_it_cannot_call_is_said_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     for arm, sentence in (
         (Arm("bare", "tcp", generator="go"), "bare: the generator in Go speaks gRPC and HTTP, and 'tcp' is neither"),
-        (Arm("table", frame=True, generator="go"), "table: only Python calls with a DataFrame"),
+        (Arm("table", "flight", frame=True, generator="go"), "table: only Python calls with a DataFrame"),
     ):
         with pytest.raises(InvalidInput, match=sentence), running(Experiment((arm,), model="sum")):
             pass

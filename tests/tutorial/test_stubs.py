@@ -100,7 +100,7 @@ def test_a_published_module_has_a_path_of_its_own(go: Callable[..., str], tmp_pa
     old = stubs.module_path()
     stubs.rename_module("github.com/you/pred.server", tmp_path)
     assert stubs.module_path(tmp_path) == "github.com/you/pred.server"
-    left = [path for path in (tmp_path / "gateway").rglob("*") if path.is_file() and old in path.read_text()]
+    left = [path for path in (tmp_path / "gateway").rglob("*") if path.is_file() and old.encode() in path.read_bytes()]
     assert left == []
     # The module builds under its new name, but for the stubs, which are generated anew.
     stubs.generate_go(tmp_path, tmp_path)

@@ -59,7 +59,7 @@ func parseConfig(args []string, help io.Writer) (*config, error) {
 	flags.BoolVar(&c.web.HealthToken, "health-token", false, "ask for a token also at /healthz and /readyz")
 	flags.StringVar(&c.metrics, "metrics", "", "let Prometheus read what happens at this `address`; port 0 picks a free port")
 	flags.StringVar(&c.backend, "backend", "127.0.0.1:50051",
-		"`address` of the prediction server: HOST:PORT; of several: a list HOST:PORT,HOST:PORT, or dns:///HOST:PORT for all that the name has")
+		"`address` of the prediction server: HOST:PORT; of several: a list HOST:PORT,HOST:PORT, or dns:///HOST:PORT for all that the name has; unix:/PATH for a socket")
 	flags.BoolVar(&c.backendTLS, "backend-tls", false, "the prediction server is encrypted; without -backend-ca the system's authorities are believed")
 	flags.StringVar(&c.backendFiles.CAFile, "backend-ca", "", "it is encrypted, with a certificate that the authority in this `file` signed")
 	flags.StringVar(&c.backendFiles.CertFile, "backend-cert", "", "the certificate to show the prediction server if it asks, a `file` in PEM")

@@ -87,7 +87,7 @@ func TestOnlyLoopbackUnlessExposed(t *testing.T) {
 }
 
 func TestBackendsThatAreTaken(t *testing.T) {
-	for _, backend := range []string{"127.0.0.1:50051", "localhost:1", "[::1]:1", "a:1,b:2", "dns:///predictions:50051"} {
+	for _, backend := range []string{"127.0.0.1:50051", "localhost:1", "[::1]:1", "a:1,b:2", "dns:///predictions:50051", "unix:/tmp/pred.sock"} {
 		c, err := parseConfig([]string{"-backend", backend}, io.Discard)
 		if err != nil {
 			t.Errorf("%s: %v", backend, err)

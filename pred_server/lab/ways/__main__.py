@@ -10,7 +10,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pred_server.lab.ways", description=__doc__)
     parser.add_argument("--way", choices=WAYS, required=True)
     parser.add_argument("--model", default="flights", help="sum, linear, wide, flights, or a model directory")
-    parser.add_argument("--address", default="127.0.0.1:0", help="HOST:PORT; port 0 picks a free one")
+    parser.add_argument(
+        "--address", default="127.0.0.1:0", help="HOST:PORT; port 0 picks a free one; of the pipe a folder"
+    )
     parser.add_argument(
         "--threads", default="", metavar="N:ROWS", help="how many predict a table of so many rows; else as is quickest"
     )

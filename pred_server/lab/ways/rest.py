@@ -18,7 +18,7 @@ from pred_server.wire.schema import Schema
 
 
 class Rest(Web):
-    name, title = "rest", "FastAPI"
+    name, title, hand = "rest", "FastAPI", "rest"
 
     def endpoint(self, model: Model) -> Callable[..., Any]:
         import orjson

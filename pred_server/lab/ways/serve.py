@@ -10,7 +10,7 @@ from pred_server.tutorial.background import serve
 
 
 class Serve(Way):
-    name, wire = "serve", PREDICT
+    name, wire, hand = "serve", PREDICT, "grpc"
 
     def start(self, arm: Arm, model: str, stack: ExitStack) -> str:
         return stack.enter_context(serve(model, *arm.flags)).address

@@ -52,8 +52,9 @@ class Arm:
         callers. The capacity is measured before the first block, and decides `rate_per_s`
     generator : what makes the calls: "python", or "go" for rates that Python cannot make; see `lab.native`
     connections : of the generator in Go; 0 means one for gRPC, and for HTTP as many as there are callers
-    frame : measure at the caller's hand: time the whole way from a DataFrame to predictions, by the client that this
-        server's users have. Else messages are ready bytes, and the time is the server's and the network's
+    frame : measure at the caller's hand: time the whole way from a table to predictions, by the client that this
+        server's users have; in Python from a DataFrame, in Go from a slice for each column. Else messages are ready
+        bytes, and the time is the server's and the network's
     model : the model to serve, if it differs from the experiment's
     rows : the numbers of rows at which the arm takes part; empty for all of them
     calls : calls in each half of a block, if the number differs from the experiment's
@@ -100,9 +101,9 @@ class Target:
 
     Parameters
     ----------
-    address : HOST:PORT; for HTTP the server's URL; in process the name of the model
+    address : HOST:PORT or unix:/PATH; for HTTP the server's URL; in process the name of the model, or a folder
     messages : ready bytes: one message, or the chunks of a stream. If `arm.frame` is set, and in process, it is the
-        table as a Parquet file; or, if there is also `arm.chunk_rows`, one chunk of it
+        table as a Parquet file (from Go, as `columns`); or, if there is also `arm.chunk_rows`, one chunk of it
     metadata : gRPC metadata sent with each call
     reply_bytes : the size of a reply that `echo` or `tcp` is asked for; 0 means all of the request from `echo`, and
         nothing from `tcp`
@@ -187,6 +188,10 @@ class Way:
     """What `Arm.server` says."""
     title: ClassVar[str] = ""
     """The name in figures of a competitor, which makes it take part in the study of rows."""
+    hand: ClassVar[str] = ""
+    """The way of the generator in Go from a table to predictions, if it has one: see gateway/internal/load/hand.go."""
+    program: ClassVar[str] = ""
+    """The end of the name of the generator in Go that has this way: `bin/loadgen`, and this."""
     wire: ClassVar[OverGrpc | OverHttp | None] = None
     """How ready bytes travel, for the generator in Go; None: neither by gRPC nor by HTTP."""
     most_rows: ClassVar[int] = 10**9
@@ -198,6 +203,9 @@ class Way:
         """Return a sentence that says what to type where something is not installed; else nothing."""
         absent = [package for package in self.packages if find_spec(package) is None]
         return f"{self.title or self.name} needs {', '.join(absent)}: run `make rivals`" if absent else ""
+
+    def prepare(self, model: str) -> None:
+        """Make what a model needs before its server starts, once, so that it is no part of the start."""
 
     def start(self, arm: Arm, model: str, stack: ExitStack) -> str:
         """Start the server, to be closed with the stack, and return its address. Raises ServerStartError."""
@@ -242,7 +250,7 @@ class Way:
         return tuple(request_of(chunk, arm.encoding).SerializeToString() for chunk in chunks)
 
     def wire_of(self, arm: Arm) -> OverGrpc | OverHttp:
-        """Return how an arm's ready bytes travel. Raises InvalidInput where only Python can make its calls."""
+        """Return how an arm's ready bytes travel. Raises InvalidInput where the generator in Go cannot send them."""
         if arm.frame:
             raise InvalidInput(f"{arm.name}: only Python calls with a DataFrame; its generator must be python")
         if self.wire is None:

@@ -1,4 +1,4 @@
-package main
+package load
 
 import (
 	"errors"
@@ -15,7 +15,8 @@ type order struct {
 // connection says where the calls to a target go, and what each sends.
 type connection struct {
 	Name        string      `json:"name"`
-	Address     string      `json:"address"`      // HOST:PORT
+	Address     string      `json:"address"`      // HOST:PORT, or unix:/PATH; of the pipe and in process a folder
+	Hand        string      `json:"hand"`         // the way to call at the caller's hand, or nothing for ready bytes; see hand.go
 	Method      string      `json:"method"`       // of gRPC: /package.Service/Method; or else Path
 	Stream      bool        `json:"stream"`       // send the messages as a stream, and read replies to the end
 	Path        string      `json:"path"`         // of HTTP, to which the message is posted
@@ -29,8 +30,10 @@ type connection struct {
 func (c connection) timeout() time.Duration { return time.Duration(c.TimeoutS * float64(time.Second)) }
 
 // connect makes the connections of a target. A server that cannot be reached is no error here: the calls say it.
-func connect(c connection) (target, error) {
+func connect(c connection, own Ways) (target, error) {
 	switch {
+	case c.Hand != "" && c.TimeoutS > 0 && c.Connections > 0 && len(c.Messages) == 1:
+		return newHand(c, own)
 	case (c.Method == "") == (c.Path == ""):
 		return nil, errors.New("a target has a method of gRPC, or a path of HTTP")
 	case c.Connections < 1:

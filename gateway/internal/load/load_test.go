@@ -1,4 +1,4 @@
-package main
+package load
 
 import (
 	"bytes"
@@ -24,7 +24,7 @@ func answers(t *testing.T, orders ...string) []map[string]any {
 	}
 	close(given)
 	var out bytes.Buffer
-	if err := obey(given, &out); err != nil {
+	if err := obey(given, &out, nil); err != nil {
 		t.Fatal(err)
 	}
 	var all []map[string]any

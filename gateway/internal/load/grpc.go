@@ -1,4 +1,4 @@
-package main
+package load
 
 import (
 	"context"
@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"net"
+	"strings"
 	"sync/atomic"
 
 	rpccode "google.golang.org/genproto/googleapis/rpc/code"
@@ -55,7 +56,11 @@ func dial(address string) *grpc.ClientConn {
 		if dialled.Swap(true) {
 			return nil, errLost
 		}
-		return new(net.Dialer).DialContext(ctx, "tcp", address)
+		network, path := "tcp", address
+		if socket, is := strings.CutPrefix(address, "unix:"); is {
+			network, path = "unix", socket
+		}
+		return new(net.Dialer).DialContext(ctx, network, path)
 	}
 	made, err := grpc.NewClient("passthrough:///"+address,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),

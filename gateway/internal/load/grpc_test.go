@@ -1,4 +1,4 @@
-package main
+package load
 
 import (
 	"context"
@@ -83,7 +83,7 @@ func to(address string, messages ...[]byte) connection {
 
 func made(t *testing.T, c connection) target {
 	t.Helper()
-	target, err := connect(c)
+	target, err := connect(c, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
