@@ -1,5 +1,6 @@
 """What the explorer can be asked: arms, an axis, how often; as an experiment, and as code that measures it again."""
 
+import json
 import textwrap
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, replace
@@ -24,6 +25,7 @@ TITLES = {
 }  # fmt: skip
 ENCODINGS = {"serve": tuple(CODECS), "http": tuple(CODECS), "echo": tuple(CODECS), "gateway": ("csv", "json")}
 ENGINES, STREAMS = ("serve", "gateway"), ("serve", "echo")  # ways with a choice of engine, and of a stream
+LONG = 90  # a line of code
 CODE = """\
 from pred_server.lab import curves
 from pred_server.lab.experiments import Experiment
@@ -154,17 +156,23 @@ def code_of(experiment: Experiment) -> str:
 
 
 def _literal(value: Any) -> str:
-    """Write a value as code: a dataclass by the fields that differ from their defaults."""
-    if isinstance(value, tuple) and any(isinstance(item, Arm) for item in value):
-        return "(\n" + textwrap.indent("".join(f"{_literal(item)},\n" for item in value), "    ") + ")"
+    """Write a value as code: a dataclass by the fields that differ from their defaults, and what is long in lines."""
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, tuple):
+        return _bracketed("", [_literal(item) for item in value], "," if len(value) == 1 else "")
     if not isinstance(value, Experiment | Arm):
         return repr(value)
-    given = {field.name: getattr(value, field.name) for field in fields(value)}
     differ = [
-        f"{field.name}={_literal(given[field.name])}"
+        f"{field.name}={_literal(getattr(value, field.name))}"
         for field in fields(value)
-        if field.default is MISSING or given[field.name] != field.default
+        if field.default is MISSING or getattr(value, field.name) != field.default
     ]
-    if isinstance(value, Arm):
-        return f"Arm({', '.join(differ)})"
-    return "Experiment(\n" + textwrap.indent("".join(f"{line},\n" for line in differ), "    ") + ")"
+    return _bracketed(type(value).__name__, differ)
+
+
+def _bracketed(name: str, items: list[str], end: str = "") -> str:
+    line = f"{name}({', '.join(items)}{end})"
+    if len(line) < LONG and "\n" not in line:
+        return line
+    return f"{name}(\n" + textwrap.indent("".join(f"{item},\n" for item in items), "    ") + ")"

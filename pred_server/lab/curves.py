@@ -110,8 +110,10 @@ def _part(run: list[Any], axis: str) -> str:
         sizes = sorted(row.ratio if row.verdict == "slower" else 1 / row.ratio for row in run)
         ends = " to ".join(dict.fromkeys(f"{words.factor(size)}×" for size in (sizes[0], sizes[-1])))
         return f"{where} {ends} {run[0].verdict}"
-    one = f" ({words.interval(run[0])} times as long)" if len(run) == 1 and run[0].verdict == NO_DIFFERENCE else ""
-    return f"{where} {run[0].verdict}{one}"
+    if len(run) == 1 and run[0].verdict == NO_DIFFERENCE:
+        why = "" if run[0].low <= 1 <= run[0].high else "; the control differs from 1 by as much"
+        return f"{where} {NO_DIFFERENCE} ({words.interval(run[0])} times as long{why})"
+    return f"{where} {run[0].verdict}"
 
 
 def _where(places: list[float], axis: str) -> str:

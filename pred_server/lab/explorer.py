@@ -31,7 +31,7 @@ from pred_server.lab.choices import (
     with_names,
 )  # fmt: skip
 from pred_server.lab.live import Run, State
-from pred_server.lab.live_figure import live_figure, redraw
+from pred_server.lab.live_figure import redraw
 from pred_server.lab.stats import MIN_BLOCKS
 from pred_server.lab.ways import Arm
 
@@ -128,11 +128,11 @@ class Explorer:
         self.count = widgets.BoundedIntText(
             value=given.calls, min=1, max=1_000, description="calls in half a block", **LOOK
         )
-        self.button = widgets.Button(description="run", button_style="primary", icon="play")
-        self.stop_button = widgets.Button(description="stop", icon="stop", disabled=True)
+        self.button = widgets.Button(description="run", button_style="primary")
+        self.stop_button = widgets.Button(description="stop", disabled=True)
         self.progress = widgets.IntProgress(layout={"width": "240px"})
         self.status, self.said, self.note = widgets.Label(), widgets.HTML(), widgets.HTML()
-        self.figure = live_figure()
+        self.drawn = widgets.VBox()
         self.table, self.code, self.phases = widgets.HTML(), widgets.HTML(), widgets.HTML()
         self.file = widgets.Combobox(
             value="explored.parquet", options=_published(), ensure_option=False, description="file", **LOOK
@@ -179,12 +179,13 @@ class Explorer:
         )
         self.view = widgets.VBox(
             [
+                widgets.HTML("Compare the first of these arms with the others:"),
                 self.rows_of_arms,
                 widgets.HBox([self.more, self.fewer]),
                 widgets.Box(asked, layout=wrap),
                 widgets.HBox([self.button, self.stop_button, self.progress, self.status]),
                 self.said,
-                self.figure,
+                self.drawn,
                 self.note,
                 further,
             ]
@@ -259,7 +260,6 @@ class Explorer:
         if "call" not in calls:
             raise InvalidInput(f"{path.name} has no single calls, only medians of blocks")
         self.code.value = _code(rerun.experiment_of(calls.attrs["experiment"])[0])
-        self._show(calls)
         self._conclude(calls)
         self.status.value = f"opened: {path.name}"
 
@@ -289,11 +289,22 @@ class Explorer:
         finally:
             self.button.disabled, self.stop_button.disabled = False, True
 
-    def _show(self, calls: pd.DataFrame) -> None:
+    def _show(self, calls: pd.DataFrame, whole: bool = False) -> None:
+        """Show calls; as a `whole`, the figure stays right on a page that is loaded again."""
         self.calls = calls
         if calls["ok"].any():
-            redraw(self.figure, calls)
+            self._draw(redraw(None if whole else self.figure, calls))
         self.table.value = stats.summary(calls).round(2).to_html(index=False)
+
+    @property
+    def figure(self) -> Any:
+        """The figure; None before anything is drawn."""
+        return self.drawn.children[0] if self.drawn.children else None
+
+    def _draw(self, figure: Any) -> None:
+        before, self.drawn.children = self.figure, [figure]
+        if before not in (None, figure):
+            before.close()
 
     def _so_far(self, state: State) -> list[str]:
         blocks = state.calls["block"].nunique()
@@ -302,8 +313,10 @@ class Explorer:
         return ["So far, and no verdict yet:", *curves.conclusions(state.calls), *_failures(state.calls)]
 
     def _conclude(self, calls: pd.DataFrame) -> None:
-        doubts = [f"Doubt: {doubt}." for doubt in stats.doubts(calls, stats.control(calls))]
-        self._say(*curves.conclusions(calls), *_failures(calls), *doubts, strong=True)
+        self._show(calls, whole=True)
+        doubts = "; ".join(stats.doubts(calls, stats.control(calls)))
+        said = [*curves.conclusions(calls), *_failures(calls), *([f"Doubts: {doubts}."] if doubts else [])]
+        self._say(*said, strong=True)
         phases = stats.phases(findings.in_order(calls[calls["ok"] & (calls["rows"] == calls["rows"].max())]))
         phases = phases.assign(label=phases["arm"])
         self.phases.value = (
@@ -364,7 +377,8 @@ def _longest(phases: pd.DataFrame) -> str:
 
 
 def _code(experiment: experiments.Experiment) -> str:
-    return f'<pre style="user-select: all" class="explorer-code">{html.escape(code_of(experiment))}</pre>'
+    style = "user-select: all; font-family: monospace; line-height: 1.4; white-space: pre-wrap"
+    return f'<pre style="{style}" class="explorer-code">{html.escape(code_of(experiment))}</pre>'
 
 
 def _image(figure: Figure) -> str:

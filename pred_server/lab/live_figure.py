@@ -19,54 +19,53 @@ DASHES = ("solid", "dash", "dashdot", "dot")
 GREY, INVALID = "#737373", "red"
 
 
-def live_figure() -> go.FigureWidget:
-    """Return the figure, empty; `redraw` fills it."""
-    figure = go.FigureWidget(make_subplots(2, 1, shared_xaxes=True, row_heights=[0.6, 0.4], vertical_spacing=0.05))
+def redraw(widget: go.FigureWidget | None, calls: pd.DataFrame) -> go.FigureWidget:
+    """Show all calls so far: medians with bands from p50 to p90 above, ratios with their 95 % intervals below.
+
+    Parameters
+    ----------
+    widget : is changed and returned where it has the same lines, so that nothing flickers; else, or without one, a new
+        widget is returned. Only a new one shows the same on a page that is loaded again
+    """
+    figure = _figure(calls)
+    if widget is None or [trace.meta for trace in widget.data] != [trace.meta for trace in figure.data]:
+        widget = go.FigureWidget(figure)
+        widget._config = {"displayModeBar": False}  # one of its buttons would send the data to plotly's own site
+        return widget
+    with widget.batch_update():
+        for old, new in zip(widget.data, figure.data, strict=True):
+            old.update(
+                {name: new[name] for name in ("x", "y", "hovertext", "error_y", "marker") if new[name] is not None}
+            )
+        ticks = {name: figure.layout.xaxis[name] for name in ("tickvals", "ticktext")}
+        widget.update_xaxes(**ticks)
+    return widget
+
+
+def _figure(calls: pd.DataFrame) -> go.Figure:
+    axis, points, ratios = curves.axis_of(calls), curves.points(calls), curves.ratios(calls)
+    looks = {line: _look(number) for number, line in enumerate(points["line"].unique())}
+    figure = make_subplots(2, 1, shared_xaxes=True, row_heights=[0.6, 0.4], vertical_spacing=0.06)
+    for line, some in points.groupby("line", sort=False):
+        figure.add_traces(_medians(str(line), some, looks), rows=1, cols=1)
+    for line, some in ratios[~ratios["control"]].groupby("line", sort=False):
+        figure.add_trace(_ratio(str(line), some, looks), row=2, col=1)
+    if ratios["control"].any():
+        figure.add_trace(_band(ratios[ratios["control"]]), row=2, col=1)
+    ticks = sorted(points["x"].unique())
+    bases = ratios.loc[~ratios["control"], "base_line"].unique()
+    grid: dict[str, Any] = {"type": "log", "showgrid": True, "gridcolor": "#eeeeee"}
+    figure.update_xaxes(tickvals=ticks, ticktext=[f"{tick:,.0f}" for tick in ticks], **grid)
+    figure.update_xaxes(title_text=curves.LABELS[axis], row=2)
+    figure.update_yaxes(tickformat=",~g", **grid)
+    figure.update_yaxes(title_text="p50 to p90 (ms)", row=1)
+    figure.update_yaxes(title_text=f"÷ {_safe(bases[0])}" if len(bases) == 1 else "arm ÷ base", row=2)
+    figure.add_hline(1, row=2, col=1, line={"color": GREY, "dash": "dot", "width": 1})
     figure.update_layout(
         template="simple_white", height=560, hovermode="closest", uirevision="stay", font_size=13,
         margin={"l": 70, "r": 10, "t": 10, "b": 50}, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
     )  # fmt: skip
-    figure.update_xaxes(type="log", showgrid=True, gridcolor="#eeeeee", showticklabels=True, row=2)
-    figure.update_xaxes(type="log", showgrid=True, gridcolor="#eeeeee", row=1)
-    figure.update_yaxes(type="log", showgrid=True, gridcolor="#eeeeee", tickformat=",~g")
-    figure.add_shape(
-        type="line",
-        xref="x2 domain",
-        x0=0,
-        x1=1,
-        yref="y2",
-        y0=1,
-        y1=1,
-        line={"color": GREY, "dash": "dot", "width": 1},
-    )
     return figure
-
-
-def redraw(figure: go.FigureWidget, calls: pd.DataFrame) -> None:
-    """Draw all calls so far: their medians with bands from p50 to p90, and the ratios with their 95 % intervals."""
-    axis, points, ratios = curves.axis_of(calls), curves.points(calls), curves.ratios(calls)
-    looks = {line: _look(number) for number, line in enumerate(points["line"].unique())}
-    traces = [trace for line, some in points.groupby("line", sort=False) for trace in _medians(str(line), some, looks)]
-    lower = [_ratio(str(line), some, looks) for line, some in ratios[~ratios["control"]].groupby("line", sort=False)]
-    lower += [_band(ratios[ratios["control"]])] if ratios["control"].any() else []
-    with figure.batch_update():
-        _put(figure, [*traces, *lower], [1] * len(traces) + [2] * len(lower))
-        ticks = sorted(points["x"].unique())
-        figure.update_xaxes(tickvals=ticks, ticktext=[f"{tick:,.0f}" for tick in ticks])
-        figure.update_xaxes(title_text=curves.LABELS[axis], row=2)
-        figure.update_yaxes(title_text="latency, p50 to p90 (ms)", row=1)
-        bases = ratios.loc[~ratios["control"], "base_line"].unique()
-        figure.update_yaxes(title_text=f"÷ {_safe(bases[0])}" if len(bases) == 1 else "ratio, arm ÷ base", row=2)
-
-
-def _put(figure: go.FigureWidget, traces: list[Any], rows: list[int]) -> None:
-    """Make these the traces of the figure. Those that are there already are changed, so nothing flickers."""
-    if [trace.meta for trace in figure.data] != [trace.meta for trace in traces]:
-        figure.data = ()
-        figure.add_traces(traces, rows=rows, cols=[1] * len(rows))
-        return
-    for old, new in zip(figure.data, traces, strict=True):
-        old.update({name: new[name] for name in ("x", "y", "hovertext", "error_y", "marker") if new[name] is not None})
 
 
 def _look(number: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def voila(browser: object, free_port: int, tmp_path_factory: pytest.TempPathFact
 
 def test_the_page_without_code(page: Page, voila: Served, screenshot: Callable[[str], Path]) -> None:
     page.goto(f"{voila.url}/?token={TOKEN}")
-    expect(page).to_have_title("Explorer")
+    expect(page).to_have_title("explorer")
     explorer_steps.whole(page, voila, screenshot)
     assert "import Explorer" not in page.content()
 

@@ -14,7 +14,7 @@ from pred_server.lab.explorer import FLOOR_NOTE, LOADS, Explorer
 from pred_server.lab.machines import RESULTS
 from pred_server.lab.ways import Arm
 from tests.lab.synthetic import calls_of
-from tests.waits import wait_until
+from tests.waits import comes_true
 
 IN_PROCESS = (Arm("one", "predict"), Arm("other", "predict", "tensor"))  # starts sooner than a server
 
@@ -40,7 +40,7 @@ def test_run_measures_what_was_chosen_draws_it_block_by_block_and_closes_its_ser
     seen: list[tuple[int, int, bool, bool]] = []
     made.progress.observe(
         lambda change: seen.append(
-            (change["new"], len(made.figure.data), made.button.disabled, made.stop_button.disabled)
+            (change["new"], len(made.drawn.children), made.button.disabled, made.stop_button.disabled)
         ),
         names="value",
     )
@@ -75,7 +75,7 @@ def test_stop_ends_everything_and_gives_no_verdict(made: Explorer) -> None:
     before = children()
     made.blocks.value = 50
     made.button.click()
-    wait_until(lambda: made.progress.value > 2, "some blocks are measured")
+    assert comes_true(lambda: made.progress.value > 2, 240), "some blocks are measured"
     made.stop_button.click()
     assert children() == before
     assert "no verdict" in made.said.value
@@ -101,7 +101,7 @@ def test_an_error_is_one_sentence(made: Explorer, change: dict[str, object], sen
     assert sentence in made.said.value
     assert "\n" not in made.said.value
     assert "Traceback" not in made.said.value
-    assert not made.figure.data
+    assert made.figure is None
     assert not made.button.disabled
     assert children() == before
 
@@ -141,9 +141,10 @@ def test_points_can_be_hovered(made: Explorer) -> None:
     assert "5 blocks" in said
     assert all(by_uid["ratio of other"].error_y.array > 0)
     assert "control" in by_uid
-    median = by_uid["median of one"]
+    median, figure = by_uid["median of one"], made.figure
     made._show(calls_of(made.choice.experiment, lambda arm, rows: 3.0))
     assert median.y[0] == pytest.approx(3.0, rel=0.1), "the next block changes the lines, and does not replace them"
+    assert made.figure is figure
 
 
 def test_points_of_a_saturated_generator_are_crossed_out(made: Explorer) -> None:

@@ -64,7 +64,9 @@ BUDGETS = {
     # many callers and a rising load come to. Less than a tenth watches and draws a server that is being broken. An
     # eighth is what a service meets: a distance (a forwarder, since few machines allow netem), enormous tables with the
     # memory of both ends, large tables of others, cold starts; four studies with findings, blocks and figures.
-    "lab": 3_560,
+    # An eighth is the explorer: 135 a run that can be watched and stopped at once, 90 curves and sentences of any
+    # result, 85 what can be chosen, 295 widgets and a figure that moves.
+    "lab": 4_096,
 }
 # 2,500 was meant. What a client needs to outlive the model that it asks (`client/memory`, chunks that can be prepared
 # again), to say whose deadline passed and why nobody was reached, and to read addresses as people write them is 260
