@@ -143,6 +143,8 @@ class Explorer:
 
     def _connect(self) -> None:
         self.axis.observe(self._follow, names="value")
+        for form in (*self.arms, *self._spare):
+            form.way.observe(lambda _: self._show_arms(), names="value")
         for button, do in (
             (self.more, lambda: self.arms.append(self._spare.pop())),
             (self.fewer, lambda: self._spare.append(self.arms.pop())),

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, Request, sync_playwright
+from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 
 from pred_server.checkout import ROOT
 
@@ -20,7 +20,7 @@ SCREENSHOTS = ROOT / "tests/browser/screenshots"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # As root Chromium has no sandbox. It asks hosts of its own for updates unless it is told not to.
 FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-gpu"]
-PATIENCE_MS = 120_000  # for a busy machine
+PATIENCE_MS = 240_000  # for a busy machine
 
 
 @pytest.fixture(scope="module")  # while it is there, an event loop runs in this thread, and other tests have their own
@@ -28,6 +28,7 @@ def browser() -> Iterator[Browser]:
     if not CHROMIUM.exists():
         why = f"there is no {CHROMIUM}: on Debian `apt-get install chromium`, elsewhere name one in CHROMIUM"
         pytest.fail(why) if os.environ.get("CI") else pytest.skip(why)
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield chromium

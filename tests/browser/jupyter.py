@@ -13,9 +13,10 @@ from pathlib import Path
 import psutil
 
 from pred_server.checkout import ROOT
-from tests.waits import wait_until
+from tests.waits import comes_true, wait_until
 
 TOKEN = "a-token-for-tests"
+PATIENCE_S = 300  # for a busy machine
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def make(target: str, port: int, folder: Path, **variables: str) -> Iterator[Ser
             at = [at for one in served.processes() for at in one.net_connections() if at.status == psutil.CONN_LISTEN]
             return {one.laddr.ip for one in at if one.laddr.port == port}
 
-        wait_until(listening, f"make {target} listens on port {port}")
+        assert comes_true(listening, PATIENCE_S), (folder / "log").read_text()[-4_000:]
         assert listening() <= {"127.0.0.1", "::1"}, "nobody else can reach it"
         yield served
         started = served.processes()

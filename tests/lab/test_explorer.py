@@ -1,5 +1,6 @@
 """The explorer without a browser: widgets are set and buttons are pressed, as a person would."""
 
+import html
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -178,7 +179,7 @@ def test_a_result_is_saved_and_opened_and_published_ones_are_opened_too(made: Ex
     other.file.value = made.file.value
     other.open_button.click()
     assert "slower" in other.said.value
-    assert 'Arm(name="other"' in other.code.value.replace("&#x27;", '"')
+    assert 'Arm(name="other"' in html.unescape(other.code.value)
     assert len(other.calls) == len(calls)
     assert experiments.read(tmp_path / "mine.parquet").attrs["experiment"]["varies"] == "explorer"
     for path in RESULTS.glob("*.parquet"):
