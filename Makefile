@@ -33,12 +33,17 @@ lab: setup  ## set up what the lessons need and open JupyterLab on the first one
 	  $(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb --port=$(PORT) $(LAB_FLAGS) \
 	  $(if $(filter 0,$(shell id -u)),--allow-root)
 
+explorer: setup  ## open the explorer as a page without code: choose, run, watch, and read the verdict
+	JUPYTER_PATH="$(CURDIR)/notebooks/page$${JUPYTER_PATH:+:$$JUPYTER_PATH}" \
+	JUPYTER_CONFIG_PATH="$(CURDIR)/notebooks/page$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" \
+	  $(BIN)/voila notebooks/page/explorer.py --port=$(PORT) $(EXPLORER_FLAGS)
+
 test: setup .venv/test-ready  ## set up everything and run every test: Python, notebooks, Go
 	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_FLAGS)
 	@if [ -x bin/gateway ]; then $(MAKE) --no-print-directory test-go; else echo "$(NO_GO)"; fi
 
-test-long: setup .venv/test-ready  ## only the long forms of tests: workers that are killed, and models that are swapped, many times
-	$(BIN)/python -m pytest -m long $(PYTEST_FLAGS)
+test-long: setup .venv/test-ready  ## only the tests that take minutes, on a quiet machine: planted differences, killed workers, swapped models
+	$(BIN)/python -m pytest -m long --timeout 3600 $(PYTEST_FLAGS)
 
 test-go: .venv/ready  ## only the tests in Go; FUZZ=10m fuzzes what reads bodies and replies, so long each
 	$(GO) test $(RACE) ./...
@@ -154,4 +159,4 @@ clean:  ## remove what the other targets made, the virtual environment included
 $(MODEL): .venv/ready pred_server/tutorial/flights.py pred_server/store/saving.py data/flights.parquet
 	@$(BIN)/pred-server train --out $(@D)
 
-.PHONY: help lab test test-long test-go sweep fuzz soak attack demo setup gateway stubs module notebooks plots rivals bench lint lock clean
+.PHONY: help lab explorer test test-long test-go sweep fuzz soak attack demo setup gateway stubs module notebooks plots rivals bench lint lock clean

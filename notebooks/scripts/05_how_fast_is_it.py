@@ -776,9 +776,32 @@ reproduce(
 # `pred-server reproduce … --contribute` writes a small file about your machine into `data/results/machines`: medians and
 # versions, no name and no path. With it the project claims only what your machine does not contradict.
 #
+# ### Watch it (optional)
+#
+# The [explorer](explorer.ipynb) measures while you watch: press *run*, and see each interval narrow from block to block. It opens with
+# two encodings and Arrow Flight, at the caller's hand. Change what you like; *stop* ends it at once.
+
+# %%
+from pred_server.lab.choices import Choice
+from pred_server.lab.explorer import Explorer
+
+by_client = [Arm(name, encoding=name, frame=True) for name in ("csv", "tensor")]
+explorer = Explorer(Choice((*by_client, Arm("Arrow Flight", "flight", frame=True)), "linear", points=ROWS))
+explorer.view
+
+# %% [markdown]
+# One cell draws any published figure again. Without the second name it draws all figures of the result.
+
+# %%
+from pred_server.lab.report import redraw
+
+redraw("rows_linear", "latency")
+
+# %% [markdown]
 # ## Close
 
 # %%
+explorer.stop()
 for server in (naive, strict):
     server.close()
 scratch.cleanup()

@@ -694,9 +694,32 @@ parts = ROOT / "data/results/parts.parquet"
 reproduce(parts, quick=True, arms=experiments.read(parts).attrs["experiment"]["compare"][-1])
 
 # %% [markdown]
+# ### Watch it (optional)
+#
+# The [explorer](explorer.ipynb) has loads on its axis, too: callers who wait (closed loop), or calls a second (open loop). It opens
+# with our server and the article's, and more and more callers. Press *run*; *stop* ends it at once.
+
+# %%
+from pred_server.lab.choices import Choice
+from pred_server.lab.explorer import Explorer
+
+both = (Arm("the article's server", "article"), Arm("ours"))
+explorer = Explorer(Choice(both, axis="callers", points=CALLERS, rows=ROWS))
+explorer.view
+
+# %% [markdown]
+# One cell draws any published figure again, here the hockey stick.
+
+# %%
+from pred_server.lab.report import redraw
+
+redraw("load", "load")
+
+# %% [markdown]
 # ## Close
 
 # %%
+explorer.stop()
 generator.close()
 for process in (one_by_one, article, server):
     process.close()

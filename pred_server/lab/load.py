@@ -95,12 +95,13 @@ class Generator(AbstractContextManager["Generator"]):
         DataFrame with the columns arm (its name), the segment's labels, call, code, ok, latency_ms (from the scheduled
         send in an open loop), service_ms (from the actual send), first_ms (to a stream's first reply), scheduled_ns,
         sent_ns and done_ns (monotonic), request_bytes, reply_bytes, decode_ms, queue_ms, predict_ms, encode_ms and
-        batch_rows (NaN if the server does not say), busy_share of the segment, late_share of all calls to the target,
-        valid: False if the generator itself was the bottleneck, server_cpu_ms: what the target's processes computed in
-        the segment, divided by its calls (NaN if there are none), caller_cpu_ms: what the generator computed for a
-        call, redials: connections that the server had closed
-        and that the segment's calls made anew (NaN from Python, whose libraries do not say), client_peak_mib: by how
-        much this process grew in the segment at most, and beside_calls: how many calls another process made meanwhile.
+        batch_rows (NaN if the server does not say), busy_share of the segment, saturated: True if the
+        generator was the bottleneck there, late_share and valid: see `judged`, server_cpu_ms: what the target's
+        processes computed in the segment, divided by its calls (NaN if there are none), caller_cpu_ms: what the
+            generator computed for a call, redials: connections that the
+        server had closed and that the segment's calls made anew (NaN from Python, whose libraries do not say),
+        client_peak_mib: by how much this process grew in the segment at most, and beside_calls: how many calls another
+        process made meanwhile.
 
         Raises
         ------
@@ -199,11 +200,17 @@ async def _run(targets: Sequence[Target], segments: Sequence[Segment]) -> pd.Dat
                 frame = frame.assign(server_cpu_ms=server_cpu_ms, redials=redials, client_peak_mib=client_peak_mib)
                 frame = frame.assign(caller_cpu_ms=caller_cpu_ms / segment.calls)
                 frames.append(frame.assign(beside_calls=beside.calls if beside else 0))
-    calls = pd.concat(frames, ignore_index=True)
+    return judged(pd.concat(frames, ignore_index=True), ["arm"])
+
+
+def judged(calls: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Say which calls are valid: the generator was neither too busy in their segment, nor too often late.
+
+    How often is counted over all segments of a group, since the 50 calls of one say too little.
+    """
     late = calls["sent_ns"] - calls["scheduled_ns"] > LATE_NS
-    calls["late_share"] = late.groupby(calls["arm"]).transform("mean")  # of all segments: 50 calls say too little
-    calls["valid"] &= calls["late_share"] <= MOST_LATE
-    return calls
+    late_share = late.groupby([calls[name] for name in by]).transform("mean")
+    return calls.assign(late_share=late_share, valid=~calls["saturated"] & (late_share <= MOST_LATE))
 
 
 class Beside(AbstractContextManager["Beside"]):
@@ -380,8 +387,8 @@ def _frame(segment: Segment, target: Target, log: list[Any], busy_share: float) 
             "busy_share": busy_share,
             # A lone caller waits for nobody but its server, and all that it does belongs to its call. At the caller's
             # hand, all that many of them do does.
-            "valid": busy_share <= MOST_BUSY
-            or not (segment.rate_per_s or (segment.callers > 1 and not target.arm.frame)),
+            "saturated": busy_share > MOST_BUSY
+            and bool(segment.rate_per_s or (segment.callers > 1 and not target.arm.frame)),
         }
     )
 

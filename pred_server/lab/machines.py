@@ -13,12 +13,13 @@ import pandas as pd
 from pred_server.checkout import ROOT
 from pred_server.errors import InvalidInput
 from pred_server.lab import experiments, stats, verdicts
+from pred_server.lab.stamps import LIBRARIES
 from pred_server.limits import KIB
 
 RESULTS = ROOT / "data" / "results"
 MACHINES = RESULTS / "machines"
 COLUMNS = ["arm", "rows", "block", "latency_ms", "calls", "ok", "valid"]
-STAMP = {"python", *experiments.LIBRARIES, "go", "cpu", "cores", "pinning", "os", "revision", "seed", "command"}
+STAMP = {"python", *LIBRARIES, "go", "cpu", "cores", "pinning", "os", "revision", "seed", "command"}
 COMMAND = "pred-server reproduce data/results/{}.parquet --contribute"
 MOST_BYTES = 128 * KIB
 # A path from the root, a home directory, a path of Windows, a file's address.

@@ -79,6 +79,19 @@ def plot(results: Sequence[Path], out: Path, pages: Sequence[Path] = ()) -> None
             print(f"to withdraw from the block {result.stem}_short: {line}")
 
 
+def redraw(result: str, name: str = "") -> None:
+    """Show the figures of a published result again in a notebook, or one of them: `redraw("rows_linear", "latency")`.
+
+    Raises InvalidInput where there is no such result or figure.
+    """
+    found = figures_of(experiments.read(machines.RESULTS / f"{result}.parquet"))
+    if name and name not in found:
+        raise InvalidInput(f"{result} has no figure {name!r}; it has {', '.join(found)}")
+    for key, figure in found.items():
+        if name in ("", key):
+            figures.show(figure)
+
+
 def drawn(result: Path, calls: pd.DataFrame) -> Drawn:
     """Return the figures of a result file, and if there are further machines beside it, the one of their verdicts."""
     others = machines.verdicts_on(result, calls)

@@ -139,7 +139,8 @@ def report(calls: pd.DataFrame, compare: Sequence[Comparison], control: Comparis
         ratios.insert(0, "arm", arm)
         ratios.insert(1, "base", base)
         if (arm, base) == control:
-            furthest = np.maximum(ratios["high"].to_numpy(), 1 / ratios["low"].to_numpy())
+            with np.errstate(divide="ignore"):  # one block has an interval without ends
+                furthest = np.maximum(ratios["high"].to_numpy(), 1 / ratios["low"].to_numpy())
             margins = dict(zip(ratios["rows"], np.log(furthest), strict=True))
         else:
             small = np.abs(np.log(ratios["ratio"])) <= ratios["rows"].map(margins).fillna(0)
@@ -163,6 +164,11 @@ def declared(calls: pd.DataFrame) -> pd.DataFrame:
 def compared(calls: pd.DataFrame) -> list[Comparison]:
     """Return the comparisons that the experiment declared, without its control."""
     return [(arm, base) for arm, base in calls.attrs["experiment"]["compare"]]
+
+
+def pairs(calls: pd.DataFrame) -> list[Comparison]:
+    """Return all pairs that the experiment declared, its control first."""
+    return [*filter(None, [control(calls)]), *compared(calls)]
 
 
 def crossover(

@@ -7,7 +7,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pred_server.lab import figures, findings, findings_service, findings_ways, report_service, stats, verdicts, words
+from pred_server.lab import (
+    curves,
+    figures,
+    findings,
+    findings_service,
+    findings_ways,
+    report_service,
+    stats,
+    verdicts,
+    words,
+)
 from pred_server.lab.ways import FLOORS
 
 Drawn = dict[str, Figure]
@@ -275,9 +285,16 @@ def machines(verdicts_on: pd.DataFrame) -> Figure:
     return figures.grid(cells, verdicts.VERDICTS, title, f"{sizes}. {'; '.join(alt)}")
 
 
+def _explored(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
+    points = curves.points(calls)
+    floors = list(points.loc[points["arm"].isin(calls.loc[calls["server"].isin(FLOORS), "arm"]), "line"].unique())
+    shown, label = points.assign(arm=points["line"], rows=points["x"]), curves.LABELS[curves.axis_of(calls)]
+    return {"latency": figures.latency_by_rows(shown, floors, curves.conclusions(calls)[0], stamp, label)}
+
+
 STUDIES: dict[str, Callable[[pd.DataFrame, dict[str, Any]], Drawn]] = {
     "rows": _rows, "encodings": _encodings, "load": _load, "chunks": _chunks, "ladder": _ladder, "floor": _floor,
     "callers": _callers, "distance": _distance, "enormous": _enormous, "beside": _beside, "start": _start,
-    "ways": _ways,
+    "ways": _ways, "explorer": _explored,
     "parts": lambda calls, stamp: {},  # two sentences say it all
 }  # fmt: skip

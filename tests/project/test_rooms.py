@@ -71,8 +71,10 @@ BUDGETS = {
     # eighth is what a service meets: a distance (a forwarder, since few machines allow netem), enormous tables with the
     # memory of both ends, large tables of others, cold starts; four studies with findings, blocks and figures. A
     # fourteenth answers whether to build a server at all: what exports a model for programs without Python, a pipe, a
-    # socket and the Go process as ways, calls from Go at the caller's hand, and their study.
-    "lab": 3_846,
+    # socket and the Go process as ways, calls from Go at the caller's hand, and their study. An eighth is the explorer:
+    # a run that can be watched and stopped at once, curves and sentences of any result, what can be chosen, widgets and
+    # a figure that moves.
+    "lab": 4_391,
 }
 # 2,500 was meant. What a client needs to outlive the model that it asks (`client/memory`, chunks that can be prepared
 # again), to say whose deadline passed and why nobody was reached, and to read addresses as people write them is 260
@@ -80,8 +82,8 @@ BUDGETS = {
 # files that `predict` takes, CSV text as a table, what has every encoding refuse the same, and models whose rows depend
 # on their neighbours, are the rest; 35 spare each prediction a call of OpenMP's and a second one of the estimator. To
 # be encrypted and closed is 90: 75 of the client's, and flags; what the log says of callers and traces, and the one
-# hook by which `ops` counts calls, 25. 45 plug in what `ops` has: models that are
-# replaced, and a supervisor's word; 26 read and bind the path of a Unix socket, most of them to refuse one in a sentence.
+# hook by which `ops` counts calls, 25. 45 plug in what `ops` has: models that are replaced, and a supervisor's word;
+# 26 read and bind the path of a Unix socket, most of them to refuse one in a sentence.
 CORE_BUDGET = 3_609
 MOST_LINES = 400
 

@@ -1,0 +1,78 @@
+"""A real browser, Debian's Chromium, driven by playwright: for pages that this machine serves to itself.
+
+Where there is no Chromium the tests are skipped, but not in CI. Every page may ask this machine alone: a request to any
+other host fails the test. Screenshots, for people to look at, are kept in `tests/browser/screenshots`.
+"""
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
+
+from pred_server.checkout import ROOT
+
+CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
+SCREENSHOTS = ROOT / "tests/browser/screenshots"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# As root Chromium has no sandbox. It asks hosts of its own for updates unless it is told not to.
+FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-gpu"]
+PATIENCE_MS = 240_000  # for a busy machine
+
+
+@pytest.fixture(scope="module")  # while it is there, an event loop runs in this thread, and other tests have their own
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM.exists():
+        why = f"there is no {CHROMIUM}: on Debian `apt-get install chromium`, elsewhere name one in CHROMIUM"
+        pytest.fail(why) if os.environ.get("CI") else pytest.skip(why)
+    expect.set_options(timeout=PATIENCE_MS)
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """An empty page. At the end it must have asked nobody but this machine."""
+    context = browser.new_context(viewport={"width": 1280, "height": 1100}, locale="en-GB")
+    context.set_default_timeout(PATIENCE_MS)
+    elsewhere: list[str] = []
+
+    def note(request: Request) -> None:
+        address = urlsplit(request.url)
+        if address.scheme in ("http", "https", "ws", "wss") and address.hostname not in LOOPBACK:
+            elsewhere.append(request.url)
+
+    context.on("request", note)
+    made = context.new_page()
+    made.on("websocket", lambda socket: elsewhere.extend([socket.url] if not is_here(socket.url) else []))
+    yield made
+    context.close()
+    assert not elsewhere, "a page asked another host"
+
+
+def is_here(url: str) -> bool:
+    return urlsplit(url).hostname in LOOPBACK
+
+
+@pytest.fixture
+def screenshot(page: Page, request: pytest.FixtureRequest) -> Callable[[str], Path]:
+    """Take a picture of the whole page, under the test's name and one of its own."""
+
+    def take(name: str) -> Path:
+        path = SCREENSHOTS / f"{Path(request.node.path).stem}-{name}.png"
+        page.screenshot(path=path, full_page=True)
+        return path
+
+    return take
+
+
+@pytest.fixture(scope="session")
+def free_port() -> int:
+    """A port that is free at this moment."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
