@@ -1,4 +1,4 @@
-"""The command line: `pred-server train · stubs · serve · predict · describe · bench · reproduce · plot`.
+"""The command line: `pred-server train · stubs · serve · predict · describe · bench · reproduce · capacity · plot`.
 
 A command imports what it needs when it runs: the client's commands work without scikit-learn.
 """
@@ -19,6 +19,10 @@ from pred_server.limits import SPLIT_ROWS, Limits, flag
 
 STREAM_TIMEOUT_S = 3_600.0
 ENCODINGS = ("csv", "columns", "tensor", "arrow")  # of `wire.codec.CODECS`, which takes a second to import
+STUDIES = (
+    "rows", "encodings", "load", "callers", "chunks", "ladder", "parts", "floor", "distance", "enormous", "beside",
+    "start", "capacity",
+)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -151,6 +155,12 @@ def _reproduce(args: argparse.Namespace) -> int:
     return command(**{name: value for name, value in vars(args).items() if name != "run"})
 
 
+def _capacity(args: argparse.Namespace) -> int:
+    from pred_server.lab.capacity import command
+
+    return command(**{name: value for name, value in vars(args).items() if name != "run"})
+
+
 def _plot(args: argparse.Namespace) -> None:
     from pred_server.lab import report
 
@@ -183,6 +193,10 @@ def _milliseconds(text: str) -> float:
     return _number(text, 0, "a number of milliseconds, 0 or more")
 
 
+def _above_zero(text: str) -> float:
+    return _number(text, 1e-9, "a number above 0")
+
+
 def _number(text: str, least: float, what: str) -> float:
     try:
         number = float(text)
@@ -206,6 +220,7 @@ def _limit(limit: Field[Any]) -> Argument:
     return _argument(flag(limit.name), limit.metadata["help"], type=number, default=limit.default)
 
 
+NEEDED: dict[str, Any] = {"required": True, "default": argparse.SUPPRESS}
 ADDRESS = _argument("--address", "HOST:PORT of the server", default="127.0.0.1:50051")
 
 # Each command: what runs it (and may return an exit code), what it does, its arguments.
@@ -283,25 +298,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
         _bench,
         "measure how fast it is, beside floors and other ways to serve the same model",
         [
-            _argument(
-                "--varies",
-                "what is varied",
-                choices=[
-                    "rows",
-                    "encodings",
-                    "load",
-                    "callers",
-                    "chunks",
-                    "ladder",
-                    "parts",
-                    "floor",
-                    "distance",
-                    "enormous",
-                    "beside",
-                    "start",
-                ],
-                default="rows",
-            ),
+            _argument("--varies", "what is varied", choices=STUDIES, default="rows"),
             _argument(
                 "--model",
                 "sum, linear, wide, flights, or a model directory, whose sample is sent",
@@ -352,6 +349,21 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
             ),
         ],
     ),
+    "capacity": (
+        _capacity,
+        "say how many workers a load needs, by a simulation; exit code 1 if no number of them is enough",
+        [
+            _argument("result", "a file that `bench` wrote", type=Path, metavar="RESULT"),
+            _argument("--rate", "calls that come in a second", type=_above_zero, dest="rate_per_s", **NEEDED),
+            _argument("--p99-ms", "milliseconds in which 99 of 100 shall end", type=_above_zero, **NEEDED),
+            _argument("--model", "which one, if the result has several", default=argparse.SUPPRESS),
+            _argument("--rows", "rows in one call", type=_at_least_one, default=1),
+            _argument("--cores", "of all workers (else one each)", type=_at_least_one, default=argparse.SUPPRESS),
+            _argument("--clients", "how many callers spread calls over workers", type=_at_least_one, default=1),
+            _argument("--most-workers", "try no more", type=_at_least_one, default=64),
+            _argument("--seed", "of the simulation", type=int, default=0),
+        ],
+    ),
     "plot": (
         _plot,
         "draw what `bench` measured",
@@ -365,7 +377,10 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
 
 
 # The extra of pyproject.toml that a command needs beyond the client.
-EXTRAS = {_train: "serve", _stubs: "notebooks", _serve: "serve", _bench: "bench", _reproduce: "bench", _plot: "lab"}
+EXTRAS = {
+    _train: "serve", _stubs: "notebooks", _serve: "serve", _bench: "bench", _reproduce: "bench", _plot: "lab",
+    _capacity: "lab",
+}  # fmt: skip
 
 
 def _parser() -> argparse.ArgumentParser:

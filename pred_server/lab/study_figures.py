@@ -221,6 +221,27 @@ def _slowest(found: pd.DataFrame) -> list[str]:
     return [str(arm) for arm in dict.fromkeys(ends) if arm != found.index[0]]
 
 
+def _capacity(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
+    """Draw predicted divided by measured latency: a line is the range of all repetitions."""
+    points = findings_service.judged(calls)
+    lines = pd.DataFrame(
+        {
+            "label": [f"{row.model}, {row.share:.0%}, p{row.percentile}" for row in points.itertuples()],
+            "ratio": points["predicted_ms"] / points["measured_ms"],
+            "low": points["predicted_ms"] / points["most_ms"],
+            "high": points["predicted_ms"] / points["least_ms"],
+            "text": [
+                f"{words.duration(row.predicted_ms)} for {words.duration(row.measured_ms)}"
+                for row in points.itertuples()
+            ],
+            "style": np.where(points["is_near"], np.where(points["percentile"] == 50, 0, 2), 1),
+        }
+    )
+    title = words.capital(findings_service.near_in_words(points))
+    alt = "; ".join(f"{label} {text}" for label, text in zip(lines["label"], lines["text"], strict=True))
+    return {"capacity": figures.factors(lines, title, alt, "predicted ÷ measured latency", stamp)}
+
+
 def machines(verdicts_on: pd.DataFrame) -> Figure:
     """Draw what further machines say of each published comparison: a row for each machine.
 
@@ -254,5 +275,6 @@ def machines(verdicts_on: pd.DataFrame) -> Figure:
 STUDIES: dict[str, Callable[[pd.DataFrame, dict[str, Any]], Drawn]] = {
     "rows": _rows, "encodings": _encodings, "load": _load, "chunks": _chunks, "ladder": _ladder, "floor": _floor,
     "callers": _callers, "distance": _distance, "enormous": _enormous, "beside": _beside, "start": _start,
+    "capacity": _capacity,
     "parts": lambda calls, stamp: {},  # two sentences say it all
 }  # fmt: skip
