@@ -4,7 +4,7 @@ from pred_server.lab.capacity import plan
 plan("latency.parquet", rate_per_s=2_000, p99_ms=20)
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 
 from pred_server.lab import experiments, words
-from pred_server.lab.service_times import fit, fit_blocks, of_model
+from pred_server.lab.service_times import at_pace, fit, of_model, paces
 from pred_server.lab.simulation import Fleet, Outcome, simulate
 
 MOST_WORKERS = 64
-CALLS, LEAST_CALLS = 20_000, 1_000  # of a simulation: of all blocks together, and of each one
+CALLS, PACES = 20_000, 10  # in all simulations of a number of workers, one for each pace
 RESAMPLES = 500
 MOST_OFF = 0.15  # by so much may a simulated closed loop differ from the measured one
 
@@ -121,35 +121,55 @@ def plan(
 class Simulated:
     """Fleets of servers that were measured, and that differ in their number of workers.
 
-    A machine is quicker at some times than at others. So each measured block gets a simulation of its own, and the
+    A machine is quicker at some times than at others. So there is a simulation for each of several paces, and the
     answer has the calls of all of them.
 
     Parameters
     ----------
     calls : what `service_times.of_model` returns
-    n_calls : to simulate, in all blocks together
+    n_calls : to simulate, at all paces together
     """
 
     def __init__(self, calls: pd.DataFrame, fleet: Fleet, seed: int = 0, n_calls: int = 0):
         self.measured = fit(calls, fleet.rows)
-        self._blocks = [of_block.times for of_block in fit_blocks(calls, self.measured)]
+        by_block = paces(calls, self.measured.crowd_rows)
+        ends = np.quantile(by_block, np.linspace(0, 1, PACES + 1))
+        self._paces = (ends[:-1] + ends[1:]) / 2
+        # How often each block had each pace.
+        places = np.searchsorted(ends[1:-1], by_block, side="right")
+        self._counts = pd.crosstab(by_block.index, places).reindex(columns=range(PACES), fill_value=0).to_numpy()
         self._fleet = replace(fleet, max_batch_rows=self.measured.limits.max_batch_rows)
-        self._seed, self._n_calls = seed, max(LEAST_CALLS, (n_calls or CALLS) // len(self._blocks))
+        self._seed, self._n_calls = seed, (n_calls or CALLS) // PACES
         self._outcomes: dict[int, list[Outcome]] = {}
 
     def outcomes(self, workers: int) -> list[Outcome]:
-        """Return what becomes of the calls, for the times of each block."""
+        """Return what becomes of the calls, at each pace."""
         if workers not in self._outcomes:
             cores = self._fleet.cores if self._fleet.cores < workers else 0
             fleet = replace(self._fleet, workers=workers, cores=cores)
             self._outcomes[workers] = [
-                simulate(times, fleet, self._n_calls, self._seed + number) for number, times in enumerate(self._blocks)
+                simulate(at_pace(self.measured.times, pace), fleet, self._n_calls, self._seed + number)
+                for number, pace in enumerate(self._paces)
             ]
         return self._outcomes[workers]
 
     def latency_ms(self, workers: int, share: float) -> float:
         """Return a quantile of all calls."""
         return float(np.quantile(np.concatenate([outcome.latency_ms for outcome in self.outcomes(workers)]), share))
+
+    def intervals_ms(self, workers: int, shares: Sequence[float]) -> np.ndarray:
+        """Return 95 % intervals of quantiles, bootstrapped over the blocks: an array of shape (2, shares)."""
+        rng, times_ms = (
+            np.random.default_rng(self._seed),
+            np.array([some.latency_ms for some in self.outcomes(workers)]),
+        )
+        order = np.argsort(times_ms, axis=None)
+        sorted_ms, pace_of = times_ms.ravel()[order], np.repeat(np.arange(PACES), times_ms.shape[1])[order]
+        found = []
+        for picked in rng.integers(len(self._counts), size=(RESAMPLES, len(self._counts))):
+            weights = np.cumsum(self._counts[picked].sum(axis=0)[pace_of])
+            found.append(sorted_ms[np.searchsorted(weights, np.array(shares) * weights[-1])])
+        return np.quantile(found, [0.025, 0.975], axis=0)
 
     def keeps_up(self, workers: int) -> bool:
         return all(outcome.kept_up for outcome in self.outcomes(workers))
@@ -176,14 +196,13 @@ class Simulated:
         return low
 
     def line(self, workers: int) -> dict[str, Any]:
-        """Return a row of `Plan.table`. Its intervals are bootstrapped over the blocks."""
-        outcomes = self.outcomes(workers)
-        busy = float(np.mean([outcome.busy for outcome in outcomes]))
+        """Return a row of `Plan.table`."""
+        busy = float(np.mean([outcome.busy for outcome in self.outcomes(workers)]))
         line = {"cores": self._fleet.cores or workers, "busy": busy, "kept_up": self.keeps_up(workers)}
-        rng, times_ms = np.random.default_rng(self._seed), np.array([outcome.latency_ms for outcome in outcomes])
-        picked = rng.integers(len(times_ms), size=(RESAMPLES, len(times_ms)))
-        for name, share in (("p50", 0.5), ("p99", 0.99)):
-            low, high = np.quantile([np.quantile(times_ms[places], share) for places in picked], [0.025, 0.975])
+        shares = {"p50": 0.5, "p99": 0.99}
+        for (name, share), (low, high) in zip(
+            shares.items(), self.intervals_ms(workers, [*shares.values()]).T, strict=True
+        ):
             line |= {f"{name}_ms": self.latency_ms(workers, share), f"{name}_low": low, f"{name}_high": high}
         return line
 
@@ -211,7 +230,7 @@ class Simulated:
             yield "calls after a pause were not measured; they take longer than those that follow each other"
         for callers, rate in measured.crowds.items():
             looped = replace(fleet, workers=1, cores=0, rate_per_s=0.0, callers=callers, rows=measured.crowd_rows)
-            again = simulate(measured.times, looped, 2 * LEAST_CALLS, self._seed).calls_per_s
+            again = simulate(measured.times, looped, CALLS // PACES, self._seed).calls_per_s
             if fleet.rows == measured.crowd_rows and abs(again / rate - 1) > MOST_OFF:
                 yield (
                     f"the simulation is not exact here: {callers} callers get {again:,.0f} answers a second in it, and "

@@ -9,10 +9,10 @@ import random
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import nnls
 from sklearn.isotonic import IsotonicRegression
 
 from pred_server.errors import InvalidInput
@@ -22,6 +22,7 @@ from pred_server.limits import Limits, flag
 NEEDED = ("server_cpu_ms", "queue_ms", "predict_ms", "batch_rows")
 MOST_DRAWN = 4_000  # calls of a loop that further calls are drawn from
 STOP_MS = 1.0  # what takes so much longer than usual, and twice as long, was stopped by something else
+SATURATED = 0.7  # of a core's time is used at least, where many callers keep a server busy
 MOMENT_MS = 0.01  # a shorter pause is none
 Draw = Callable[[float, random.Random], tuple[float, float]]
 
@@ -115,57 +116,86 @@ def fit(calls: pd.DataFrame, rows: int = 1) -> Measured:
     base = min(set(crowds["rows"]) & set(sizes) or sizes, key=lambda size: abs(size - rows))
     lone, crowds, even = (some[some["rows"] == base] for some in (alone, crowds, calls[calls["rate_per_s"] > 0]))
     lone = _most_measured(lone, "generator") if crowds.empty else lone[lone["generator"] == crowds["generator"].iloc[0]]
-    batch_ms, call_ms = loop_ms(lone, crowds, predict_ms)
-    (lone, _), (_, stop_ms) = without_stops(lone), without_stops(alone)
-    outside_ms = max(MOMENT_MS, lone["service_ms"].mean() - cpu_ms(lone))
+    busiest = crowds[crowds["callers"] == crowds["callers"].max()] if len(crowds) else lone
+    loops = pd.concat([lone, crowds])
+    call_ms, lone_ms = loop_ms(loops, predict_ms), core_ms(lone, loops)
+    lone = lone[stopped_ms(lone) == 0]
+    often = even[even["rate_per_s"] > 0.5 * even["rate_per_s"].max()]  # rarer calls miss many stops
+    outside_ms = max(MOMENT_MS, lone["service_ms"].mean() - lone_ms)
     is_quick = predict_ms(rows) <= limits.max_inline_ms
     hop_ms = 0.0 if is_quick else min(lone["queue_ms"].mean(), outside_ms - MOMENT_MS)
     by_size = _most_measured(alone, "generator").groupby("rows")["rest_ms"].median()
     rest_of = line(by_size.index.to_numpy(dtype=float), by_size.to_numpy())
-    call_ms = max(0.0, call_ms + rest_of(rows) - rest_of(base))
-    largest = crowds[crowds["callers"] == crowds["callers"].max()]
+    more_ms = rest_of(rows) - rest_of(base)
     times = Times(
         predict_ms=lambda n_rows, draw: predict_ms(n_rows),
         is_quick=lambda n_rows: predict_ms(n_rows) <= limits.max_inline_ms,
-        batch_ms=batch_ms,
-        read_ms=call_ms / 2,
-        write_ms=call_ms / 2,
+        call_ms=lambda n_calls: max(0.0, call_ms(n_calls) + more_ms),
         hop_ms=hop_ms,
         outside_ms=outside_ms - hop_ms,
-        gather=0.0 if largest.empty else 1 - largest["batches"].mean(),
-        extra=extras(lone, even, outside_ms, usual_ms=outside_ms + batch_ms + call_ms),
-        stop_ms=stop_ms,
+        gather=1 - float(busiest["batches"].mean()),
+        extra=extras(lone, even, outside_ms, usual_ms=outside_ms + call_ms(1)),
+        stop_ms=stops(pd.concat([alone, often])),
     )
     rates = {int(callers): rate(some) for callers, some in crowds.groupby("callers")}
     most = int(calls["batch_rows"].max())
     return Measured(times, rows, limits, rates, int(base), [int(size) for size in sizes], most, len(even) > 0)
 
 
-def fit_blocks(calls: pd.DataFrame, whole: Measured) -> list[Measured]:
-    """Read the times of each block that has all loops of the whole result. Stops are too rare for a block by itself."""
-    arms = calls.loc[calls["rows"] == whole.crowd_rows, ["block", "arm"]].drop_duplicates()
-    of_each = arms.groupby("block").size()
-    blocks = [fit(calls[calls["block"] == block], whole.rows) for block in of_each.index[of_each == of_each.max()]]
-    return [replace(block, times=replace(block.times, stop_ms=whole.times.stop_ms)) for block in blocks]
+def paces(calls: pd.DataFrame, rows: int) -> "pd.Series[float]":
+    """Return how many times as much each stretch of calls cost as all stretches of its loop, by block.
 
-
-def without_stops(alone: pd.DataFrame) -> tuple[pd.DataFrame, Callable[[random.Random], tuple[float, float]] | None]:
-    """Part the calls of lone callers that took more than twice their median, and `STOP_MS`, from the others.
-
-    Something held up the machine then, whatever the call. How often that is depends on time, and not on calls.
-
-    Returns
-    -------
-    The other calls, and a function that draws the time until the next stop, and how long it lasts; None without stops
+    A machine is quicker at some times than at others, for seconds.
     """
-    usual_ms = alone.groupby(["arm", "rows"])["service_ms"].transform("median")
-    more_ms = alone["service_ms"] - usual_ms
-    is_stopped = more_ms > usual_ms.clip(lower=STOP_MS)
-    lasted_ms = more_ms[is_stopped].tolist()
+    stretches = calls[calls["rows"] == rows].groupby(["arm", "block", "half"])["server_cpu_ms"].first()
+    return (stretches / stretches.groupby("arm").transform("mean")).droplevel(["arm", "half"])
+
+
+def at_pace(times: Times, pace: float) -> Times:
+    """Return the times of a machine on which all takes so many times as long. Stops stay as they are."""
+
+    def predict_ms(rows: int, draw: random.Random) -> float:
+        return pace * times.predict_ms(rows, draw)
+
+    def extra(pause_ms: float, draw: random.Random) -> tuple[float, float]:
+        rest_ms, model_ms = times.extra(pause_ms, draw)
+        return pace * rest_ms, pace * model_ms
+
+    return replace(
+        times,
+        predict_ms=predict_ms,
+        call_ms=lambda calls: pace * times.call_ms(calls),
+        hop_ms=pace * times.hop_ms,
+        outside_ms=pace * times.outside_ms,
+        extra=extra,
+    )
+
+
+def stopped_ms(calls: pd.DataFrame) -> "pd.Series[float]":
+    """Return by how much each call was stopped: it took more than twice its usual time, and `STOP_MS`; else 0."""
+    usual_ms = calls.groupby(["arm", "rows"])["latency_ms"].transform("median")
+    more_ms = calls["latency_ms"] - usual_ms
+    return more_ms.where(more_ms > usual_ms.clip(lower=STOP_MS), 0.0)
+
+
+def stops(calls: pd.DataFrame) -> Callable[[random.Random], tuple[float, float]] | None:
+    """Return a function that draws the time until the next stop, and how long it lasts; None where there were none.
+
+    Something else holds up the machine then. How often that is depends on time, and not on calls.
+
+    Parameters
+    ----------
+    calls : of loops in which hardly two calls meet: one of them after the other that was stopped felt the same stop
+    """
+    calls = calls.sort_values(["arm", "rows", "block", "half", "call"])
+    delays_ms = stopped_ms(calls)
+    numbers = ((delays_ms > 0) & (delays_ms.shift(fill_value=0.0) == 0)).cumsum()
+    lasted_ms = delays_ms[delays_ms > 0].groupby(numbers).max().tolist()
     if not lasted_ms:
-        return alone, None
-    every_ms = alone["service_ms"].sum() / len(lasted_ms)
-    return alone[~is_stopped], lambda draw: (draw.expovariate(1 / every_ms), draw.choice(lasted_ms))
+        return None
+    gaps_ms = calls["latency_ms"].mask(calls["rate_per_s"] > 0, 1e3 / calls["rate_per_s"])
+    every_ms = gaps_ms.sum() / len(lasted_ms)
+    return lambda draw: (draw.expovariate(1 / every_ms), draw.choice(lasted_ms))
 
 
 def limits_of(flags: str) -> Limits:
@@ -196,19 +226,28 @@ def line(at: np.ndarray, values: np.ndarray) -> Callable[[float], float]:
     return lambda x: float(np.interp(x, at, values) + max(0.0, x - at[-1]) * slope)
 
 
-def loop_ms(lone: pd.DataFrame, crowds: pd.DataFrame, predict_ms: Callable[[float], float]) -> tuple[float, float]:
-    """Return what the loop needs for each batch, and for each call, beside the model, in milliseconds.
+def loop_ms(loops: pd.DataFrame, predict_ms: Callable[[float], float]) -> Callable[[float], float]:
+    """Return what the loop needs for a call beside the model, in milliseconds, by the calls that are there.
 
-    Each loop of callers says how much its calls cost, and how many batches there were for each: two unknown numbers.
+    The more there are, the less one costs: they share system calls, and threads that must be woken.
     """
-    costs = []
-    for _, some in pd.concat([lone, crowds]).groupby("callers"):
-        cost_ms = min(cpu_ms(some), 1e3 / rate(some))  # cores that worked at the same time count once
+    costs_ms = {}
+    for callers, some in loops.groupby("callers"):
         model_ms = (some["batch_rows"].map(predict_ms) * some["batches"]).mean()
-        costs.append((some["batches"].mean(), 1.0, cost_ms - model_ms))
-    *parts, beside_ms = np.array(costs).T
-    batch_ms, call_ms = nnls(np.array(parts).T, beside_ms)[0] if len(costs) > 1 else (0.0, max(0.0, beside_ms[0]))
-    return float(batch_ms), float(call_ms)
+        costs_ms[callers] = max(0.0, float(core_ms(some, loops) - model_ms))
+    places, values = np.log([*costs_ms]), [*costs_ms.values()]
+    return lru_cache(lambda calls: float(np.interp(np.log(calls), places, values)))
+
+
+def core_ms(calls: pd.DataFrame, loops: pd.DataFrame) -> float:
+    """Return how long a call of one loop occupies a core: what the server computed, with what is lost beside it.
+
+    Where the most callers keep the server busy all the time, the time between two answers is more than what the server
+    computed for one: the system needs the core, too. Cores that worked at the same time count once.
+    """
+    busiest = loops[loops["callers"] == loops["callers"].max()]
+    busy = cpu_ms(busiest) * rate(busiest) / 1e3
+    return min(cpu_ms(calls) / (busy if SATURATED < busy < 1 else 1), 1e3 / rate(calls))
 
 
 def cpu_ms(calls: pd.DataFrame) -> float:

@@ -31,8 +31,7 @@ class Times:
     ----------
     predict_ms : of a batch, by its rows
     is_quick : whether a batch of so many rows is computed on the loop
-    batch_ms : what the loop needs for each batch, beside the model
-    read_ms, write_ms : what the loop needs for each call
+    call_ms : what the loop needs for a call, half to read it and half to answer it, by the calls that its worker has
     hop_ms : from the loop to the compute thread, where that sleeps
     outside_ms : what passes between caller and loop, of one call: nobody else waits for that
     slice_ms : how long loop and thread keep the lock, at least, where the other one waits for it
@@ -44,9 +43,7 @@ class Times:
 
     predict_ms: Callable[[int, random.Random], float]
     is_quick: Callable[[int], bool] = lambda rows: False
-    batch_ms: float = 0.0
-    read_ms: float = 0.0
-    write_ms: float = 0.0
+    call_ms: Callable[[int], float] = lambda calls: 0.0
     hop_ms: float = 0.0
     outside_ms: float = 0.0
     slice_ms: float = SLICE_MS
@@ -129,6 +126,7 @@ class Worker:
     draw: random.Random
     tasks: deque[Call] = field(default_factory=deque)  # for the loop: calls to read, and to answer
     waiting: deque[Call] = field(default_factory=deque)  # that are read, and wait for a batch
+    n_calls: int = 0  # that it has
     is_computing: bool = False
     is_due: bool = False  # a quick batch, though more calls have come
     loop_sleeps: simpy.Event | None = None
@@ -151,6 +149,7 @@ class Worker:
             self.tasks.extendleft(reversed(calls))
         else:
             self.tasks.extend(calls)
+            self.n_calls += len(calls)
         if self.loop_sleeps:
             self.loop_sleeps.succeed()
             self.loop_sleeps = None
@@ -196,15 +195,15 @@ class Worker:
             yield from self.work(self.begin(batch))
             self.take(batch)
         elif (call := self.tasks.popleft()).batch_rows:
-            yield from self.work(self.times.write_ms)
-            call.left_ms = self.env.now
+            yield from self.work(self.times.call_ms(self.n_calls) / 2)
+            call.left_ms, self.n_calls = self.env.now, self.n_calls - 1
             if call.answered:
                 call.answered.succeed()
         else:
             extra_ms, batch_extra_ms = self.times.extra(self.env.now - self.last_ms, self.draw)
             if not self.waiting:  # it opens a batch
-                extra_ms, self.batch_extra_ms = extra_ms + self.times.batch_ms, batch_extra_ms
-            yield from self.work(self.times.read_ms + extra_ms)
+                self.batch_extra_ms = batch_extra_ms
+            yield from self.work(self.times.call_ms(self.n_calls) / 2 + extra_ms)
             self.waiting.append(call)
             self.is_due = self.draw.random() >= self.times.gather
             if self.is_computing or not self.times.is_quick(self.fleet.rows):

@@ -1,6 +1,5 @@
 """The declared experiments with many callers: all their calls come from the generator in Go."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -121,7 +120,8 @@ def capacity(quick: bool = False) -> Experiment:
         lone, *others = service_times(base, 4 if quick else 16)
         judged = [replace(base, name=f"{model}, {share:.0%}", share=share, generator="go") for share in JUDGED]
         arms += [replace(lone, rows=()), *others, *judged]
-        pairs += [(more.name, less.name) for less, more in itertools.pairwise(judged)]
+        # All that is compared, directly or by way of others, takes its turns close in time.
+        pairs += [(arm.name, lone.name) for arm in (*others, *judged)]
     again = replace(arms[0], name=f"{arms[0].name}, again", process=1, rows=(1,))
     return Experiment(
         (*arms, again),

@@ -20,7 +20,7 @@ from pred_server.limits import Limits
 
 BLOCKS = 6
 QUICK = Times(
-    lambda rows, draw: 0.1 + 0.002 * rows, lambda rows: True, batch_ms=0.2, read_ms=0.1, write_ms=0.1, outside_ms=0.3
+    lambda rows, draw: 0.1 + 0.002 * rows, lambda rows: True, call_ms=lambda calls: 0.4 / calls**0.1, outside_ms=0.3
 )
 SLOW = replace(QUICK, predict_ms=lambda rows, draw: 5 + 0.1 * rows, is_quick=lambda rows: False, hop_ms=0.1)
 
@@ -81,7 +81,8 @@ def test_the_times_that_made_a_result_are_read_from_it(quick: pd.DataFrame, slow
         assert [times.is_quick(rows) for rows in (1, 32)] == [truth.is_quick(rows) for rows in (1, 32)]
         for rows in (1, 10, 20, 32, 100, 200):
             assert times.predict_ms(rows, None) == pytest.approx(truth.predict_ms(rows, None), rel=0.02)  # type: ignore[arg-type]
-        for name in ("batch_ms", "read_ms", "write_ms", "hop_ms", "outside_ms"):
+        assert [times.call_ms(n) for n in (1, 32)] == pytest.approx([truth.call_ms(n) for n in (1, 32)], rel=0.1)
+        for name in ("hop_ms", "outside_ms"):
             assert getattr(times, name) == pytest.approx(getattr(truth, name), abs=0.05), name
     assert fit(of_model(slow)).limits == Limits(max_batch_rows=64)
     assert fit(of_model(quick)).crowds[32] == pytest.approx(simulate(QUICK, Fleet(callers=32)).calls_per_s, rel=0.05)

@@ -93,17 +93,15 @@ def test_a_batch_has_at_most_the_limit() -> None:
 
 @pytest.mark.parametrize("is_quick", [False, True])
 def test_a_lone_caller_waits_for_each_part(is_quick: bool) -> None:
-    times = Times(
-        always(1.0), lambda rows: is_quick, batch_ms=0.1, read_ms=0.2, write_ms=0.3, hop_ms=0.4, outside_ms=0.5
-    )
+    times = Times(always(1.0), lambda rows: is_quick, call_ms=lambda calls: 0.5, hop_ms=0.4, outside_ms=0.5)
     outcome = simulate(times, Fleet(callers=1), 100)
-    expected_ms = 1.0 + 0.1 + 0.2 + 0.3 + 0.5 + (0 if is_quick else 0.4)
+    expected_ms = 1.0 + 0.5 + 0.5 + (0 if is_quick else 0.4)
     assert outcome.latency_ms == pytest.approx(np.full(90, expected_ms))
     assert outcome.calls_per_s == pytest.approx(1e3 / expected_ms, rel=0.02)
 
 
 def test_many_callers_share_a_batch() -> None:
-    times = Times(always(1.0), lambda rows: True, read_ms=0.1, write_ms=0.1)
+    times = Times(always(1.0), lambda rows: True, call_ms=lambda calls: 0.2)
     outcome = simulate(times, Fleet(callers=10), 5_000)
     assert outcome.calls_per_s == pytest.approx(1e3 * 10 / (1 + 10 * 0.2), rel=0.02)
     assert outcome.busy == pytest.approx(1)
@@ -116,7 +114,7 @@ def test_a_pause_makes_the_next_calls_slower() -> None:
 
 
 def test_loop_and_thread_take_turns() -> None:
-    times = Times(always(10.0), read_ms=0.1, write_ms=0.1, slice_ms=0.1)
+    times = Times(always(10.0), call_ms=lambda calls: 0.2, slice_ms=0.1)
     outcome = simulate(times, Fleet(callers=40), 4_000)
     # While some of the callers are computed, the loop writes and reads for the others.
     assert outcome.calls_per_s == pytest.approx(1e3 / (10 / 20 + 0.2), rel=0.05)
@@ -125,7 +123,7 @@ def test_loop_and_thread_take_turns() -> None:
 
 def test_calls_become_a_batch_as_far_as_the_loop_gathers() -> None:
     """With many calls there, the loop reads one more, again and again, with the same probability."""
-    times = Times(always(1.0), lambda rows: True, read_ms=0.01, gather=0.75)
+    times = Times(always(1.0), lambda rows: True, call_ms=lambda calls: 0.02, gather=0.75)
     outcome = simulate(times, Fleet(callers=200), 8_000)
     assert 1 / (1 / outcome.batch_rows).mean() == pytest.approx(4, rel=0.1)
 
@@ -154,17 +152,14 @@ def test_many_clients_meet_more_often_than_one() -> None:
 
 
 SYSTEMS = st.builds(
-    lambda predict_ms, row_ms, quick, batch_ms, call_ms: Times(
+    lambda predict_ms, row_ms, quick, call_ms: Times(
         lambda rows, draw: (predict_ms + row_ms * rows) * draw.uniform(0.5, 1.5),
         lambda rows: quick,
-        batch_ms=batch_ms,
-        read_ms=call_ms,
-        write_ms=call_ms,
+        call_ms=lambda calls: 2 * call_ms / calls**0.1,
     ),
     predict_ms=st.floats(0.05, 5),
     row_ms=st.floats(0, 0.5),
     quick=st.booleans(),
-    batch_ms=st.floats(0, 0.5),
     call_ms=st.floats(0.01, 0.5),
 )
 FLEETS = st.builds(Fleet, workers=st.integers(1, 4), rate_per_s=st.floats(50, 3_000), clients=st.integers(1, 3))
