@@ -133,13 +133,12 @@ class Simulated:
     def __init__(self, calls: pd.DataFrame, fleet: Fleet, seed: int = 0, n_calls: int = 0):
         self.measured = fit(calls, fleet.rows)
         by_block = paces(calls, self.measured.crowd_rows)
-        ends = np.quantile(by_block, np.linspace(0, 1, PACES + 1))
-        self._paces = (ends[:-1] + ends[1:]) / 2
-        # How often each block had each pace.
-        places = np.searchsorted(ends[1:-1], by_block, side="right")
-        self._counts = pd.crosstab(by_block.index, places).reindex(columns=range(PACES), fill_value=0).to_numpy()
+        n_paces = min(PACES, len(by_block))
+        places = by_block.rank(method="first").sub(1).mul(n_paces).floordiv(len(by_block)).to_numpy(dtype=int)
+        self._paces = [by_block[places == place].mean() for place in range(n_paces)]
+        self._counts = pd.crosstab(by_block.index, places).to_numpy()  # how often each block had each pace
         self._fleet = replace(fleet, max_batch_rows=self.measured.limits.max_batch_rows)
-        self._seed, self._n_calls = seed, (n_calls or CALLS) // PACES
+        self._seed, self._n_calls = seed, (n_calls or CALLS) // n_paces
         self._outcomes: dict[int, list[Outcome]] = {}
 
     def outcomes(self, workers: int) -> list[Outcome]:
@@ -164,7 +163,7 @@ class Simulated:
             np.array([some.latency_ms for some in self.outcomes(workers)]),
         )
         order = np.argsort(times_ms, axis=None)
-        sorted_ms, pace_of = times_ms.ravel()[order], np.repeat(np.arange(PACES), times_ms.shape[1])[order]
+        sorted_ms, pace_of = times_ms.ravel()[order], np.repeat(np.arange(len(times_ms)), times_ms.shape[1])[order]
         found = []
         for picked in rng.integers(len(self._counts), size=(RESAMPLES, len(self._counts))):
             weights = np.cumsum(self._counts[picked].sum(axis=0)[pace_of])

@@ -13,7 +13,7 @@ from pred_server.lab.simulation import Fleet
 BESIDE, IN_CHUNKS = ", beside large tables", ", chunk by chunk"
 # By percentile: a prediction that is from the range of what was measured by less than this share is near it.
 NEAR = {50: 0.15, 99: 0.25}
-JUDGED_CALLS = 3_000  # of a simulation for one repetition
+JUDGED_CALLS = 2_000  # of a simulation for one repetition
 
 
 def far(arm: str, rtt_ms: float) -> str:

