@@ -47,8 +47,8 @@ class Plan:
             most = self.table.iloc[-1]
             reached = _latencies(most) if most["kept_up"] else "their queues grow as long as calls come"
             return f"For {self.asked} no number of workers up to {most.name} is enough: with so many, {reached}."
-        row = self.table.loc[self.workers]
-        fleet = f"{_count(self.workers, 'worker')} on {_count(row['cores'], 'core')}"
+        row = self.table.loc[[self.workers]].iloc[0]
+        fleet = f"{_count(self.workers, 'worker')} on {_count(int(row['cores']), 'core')}"
         return f"For {self.asked} take {fleet}: {_latencies(row)}."
 
     def lines(self) -> list[str]:

@@ -132,11 +132,11 @@ def judged(calls: pd.DataFrame) -> pd.DataFrame:
         outcomes = predicted[(predicted["model"] == model) & (predicted["share"] == share)]
         for percentile, near in NEAR.items():
             measured = its_calls.groupby("repetition")["latency_ms"].quantile(percentile / 100)
+            predicted_ms, least_ms, most_ms = outcomes[percentile].median(), measured.min(), measured.max()
             line = {"model": model, "share": share, "rate_per_s": outcomes["rate_per_s"].mean()}
-            line |= {"percentile": percentile, "predicted_ms": outcomes[percentile].median()}
-            line |= {"measured_ms": measured.median(), "least_ms": measured.min(), "most_ms": measured.max()}
-            is_near = (1 - near) * line["least_ms"] <= line["predicted_ms"] <= (1 + near) * line["most_ms"]
-            lines.append(line | {"is_near": is_near})
+            line |= {"percentile": percentile, "predicted_ms": predicted_ms, "measured_ms": measured.median()}
+            is_near = (1 - near) * least_ms <= predicted_ms <= (1 + near) * most_ms
+            lines.append(line | {"least_ms": least_ms, "most_ms": most_ms, "is_near": is_near})
     return pd.DataFrame(lines).sort_values("percentile", kind="stable", ignore_index=True)
 
 
@@ -150,6 +150,6 @@ def _predicted(calls: pd.DataFrame, load: Any) -> dict[int, float]:
 
 def near_in_words(points: pd.DataFrame) -> str:
     """Return how many predictions are near what was measured, by percentile."""
-    counts = points.groupby("percentile")["is_near"].agg(["sum", "size"])
-    said = (f"p{at} within {NEAR[at]:.0%} of it in {row['sum']} of {row['size']}" for at, row in counts.iterrows())
+    near = {at: points.loc[points["percentile"] == at, "is_near"] for at in NEAR}
+    said = (f"p{at} within {NEAR[at]:.0%} of it in {some.sum()} of {len(some)}" for at, some in near.items())
     return f"loads predicted from other calls, against the range of all repetitions: {', '.join(said)}"

@@ -102,7 +102,7 @@ def _capacity(calls: pd.DataFrame) -> list[str]:
                 words.number(row["predicted_ms"]) + ("" if row["is_near"] else " (off)"),
                 "{} ({} to {})".format(*measured),
             ]
-        lines.append([model, f"{share:.0%}: {rate_per_s:,.0f}/s", *cells])
+        lines.append([str(model), f"{share:.0%}: {rate_per_s:,.0f}/s", *cells])
     header = ["one worker", "load", "p50 predicted, ms", "measured", "p99 predicted, ms", "measured"]
     return [*words.table(header, lines), "", *words.bullets([findings_service.near_in_words(points)])]
 

@@ -203,8 +203,8 @@ def limits_of(flags: str) -> Limits:
     """Return the limits of a server that was started with these flags."""
     given = shlex.split(flags)
     texts = dict(itertools.pairwise(given))
-    names = {limit.name: type(limit.default) for limit in fields(Limits) if flag(limit.name) in texts}
-    return Limits(**{name: kind(texts[flag(name)]) for name, kind in names.items()})
+    named = [limit for limit in fields(Limits) if flag(limit.name) in texts]
+    return Limits(**{limit.name: type(getattr(Limits(), limit.name))(texts[flag(limit.name)]) for limit in named})
 
 
 def predict_curve(closed: pd.DataFrame, max_inline_ms: float) -> Callable[[float], float]:
@@ -232,11 +232,11 @@ def loop_ms(loops: pd.DataFrame, predict_ms: Callable[[float], float]) -> Callab
 
     The more there are, the less one costs: they share system calls, and threads that must be woken.
     """
-    costs_ms = {}
-    for callers, some in loops.groupby("callers"):
+    costs_ms: dict[float, float] = {}
+    for _, some in loops.groupby("callers"):
         model_ms = (some["batch_rows"].map(predict_ms) * some["batches"]).mean()
-        costs_ms[callers] = max(0.0, float(core_ms(some, loops) - model_ms))
-    places, values = np.log([*costs_ms]), [*costs_ms.values()]
+        costs_ms[float(some["callers"].iloc[0])] = max(0.0, float(core_ms(some, loops) - model_ms))
+    places, values = np.log(np.array([*costs_ms])), [*costs_ms.values()]
     return lru_cache(lambda calls: float(np.interp(np.log(calls), places, values)))
 
 
@@ -280,8 +280,9 @@ def extras(lone: pd.DataFrame, even: pd.DataFrame, pause_ms: float, usual_ms: fl
     names = ["rest_ms", "predict_ms"]
     more_ms = [np.zeros(2), np.array([lone["rest_ms"].mean() - usual_ms, 0.0])]
     pauses_ms = [MOMENT_MS, max(pause_ms, 2 * MOMENT_MS)]
-    for per_s, some in sorted(even.groupby("rate_per_s"), reverse=True):
-        pauses_ms.append(max(1e3 / float(per_s) - some["service_ms"].median(), 1.01 * pauses_ms[-1]))
+    for per_s in sorted(even["rate_per_s"].unique(), reverse=True):
+        some = even[even["rate_per_s"] == per_s]
+        pauses_ms.append(max(1e3 / per_s - some["service_ms"].median(), 1.01 * pauses_ms[-1]))
         more_ms.append((some[names].median() - lone[names].median()).to_numpy() + more_ms[1])
     places, (rest_ms, model_ms) = np.log(pauses_ms), np.array(more_ms).T
     drawn = lone[names].sample(min(len(lone), MOST_DRAWN), random_state=0)

@@ -302,8 +302,7 @@ def _open_loop(
 def _caller(env: simpy.Environment, worker: Worker, calls: int, made: list[Call]) -> Steps:
     """Ask, wait for the answer, and ask again, until all callers together have made the calls."""
     while len(made) < calls:
-        call = Call(env.now, env.event())
-        made.append(call)
-        worker.take([call])
-        yield call.answered
+        made.append(Call(env.now, answered := env.event()))
+        worker.take(made[-1:])
+        yield answered
         yield env.timeout(worker.times.outside_ms)

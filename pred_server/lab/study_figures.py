@@ -230,10 +230,7 @@ def _capacity(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
             "ratio": points["predicted_ms"] / points["measured_ms"],
             "low": points["predicted_ms"] / points["most_ms"],
             "high": points["predicted_ms"] / points["least_ms"],
-            "text": [
-                f"{words.duration(row.predicted_ms)} for {words.duration(row.measured_ms)}"
-                for row in points.itertuples()
-            ],
+            "text": points["predicted_ms"].map(words.duration) + " for " + points["measured_ms"].map(words.duration),
             "style": np.where(points["is_near"], np.where(points["percentile"] == 50, 0, 2), 1),
         }
     )
