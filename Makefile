@@ -122,6 +122,7 @@ bench: setup rivals  ## measure how fast it is: the published results, data/resu
 	$(BENCH)/beside.parquet --varies beside
 	$(BENCH)/start.parquet --varies start
 	$(BENCH)/ways.parquet --varies ways
+	$(BENCH)/capacity.parquet --varies capacity
 
 lint: .venv/test-ready  ## ruff, mypy, go vet, staticcheck, and buf on the contract: style, and nothing that breaks a client
 	$(BIN)/ruff format --check

@@ -48,6 +48,10 @@ def milliseconds(text: str) -> float:
     return _number(text, 0, "a number of milliseconds, 0 or more")
 
 
+def above_zero(text: str) -> float:
+    return _number(text, 1e-9, "a number above 0")
+
+
 def _number(text: str, least: float, what: str) -> float:
     try:
         number = float(text)

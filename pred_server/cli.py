@@ -1,4 +1,4 @@
-"""The command line: `pred-server train · stubs · serve · predict · describe · bench · reproduce · plot`.
+"""The command line: `pred-server train · stubs · serve · predict · describe · bench · reproduce · capacity · plot`.
 
 A command imports what it needs when it runs: the client's commands work without scikit-learn.
 """
@@ -13,7 +13,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from pred_server.arguments import ADDRESS, PROTECTION, SERVE, Argument, argument, at_least_one, seconds
+from pred_server.arguments import ADDRESS, PROTECTION, SERVE, Argument, above_zero, argument, at_least_one, seconds
 from pred_server.checkout import ROOT
 from pred_server.errors import InvalidInput, PredServerError
 from pred_server.limits import Limits
@@ -22,7 +22,7 @@ STREAM_TIMEOUT_S = 3_600.0
 ENCODINGS = ("csv", "columns", "tensor", "arrow")  # of `wire.codec.CODECS`, which takes a second to import
 STUDIES = (
     *("rows", "encodings", "load", "callers", "chunks", "ladder"),
-    *("parts", "floor", "distance", "enormous", "beside", "start", "ways"),
+    *("parts", "floor", "distance", "enormous", "beside", "start", "ways", "capacity"),
 )
 
 
@@ -188,7 +188,17 @@ def _bench(args: argparse.Namespace) -> None:
 def _reproduce(args: argparse.Namespace) -> int:
     from pred_server.lab.reproduce import command
 
-    return command(**{name: value for name, value in vars(args).items() if name not in ("run", "typed")})
+    return command(**_given(args))
+
+
+def _capacity(args: argparse.Namespace) -> int:
+    from pred_server.lab.capacity import command
+
+    return command(**_given(args))
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    return {name: value for name, value in vars(args).items() if name not in ("run", "typed")}
 
 
 def _plot(args: argparse.Namespace) -> None:
@@ -196,6 +206,8 @@ def _plot(args: argparse.Namespace) -> None:
 
     report.plot(args.results, args.out, args.page)
 
+
+NEEDED: dict[str, Any] = {"required": True, "default": argparse.SUPPRESS}
 
 # Each command: what runs it (and may return an exit code), what it does, its arguments.
 COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[Argument]]] = {
@@ -288,6 +300,21 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
             argument("--contribute", "write a file about this machine into data/results/machines", action="store_true"),
         ],
     ),
+    "capacity": (
+        _capacity,
+        "say how many workers a load needs, by a simulation; exit code 1 if no number of them is enough",
+        [
+            argument("result", "a file that `bench` wrote", type=Path, metavar="RESULT"),
+            argument("--rate", "calls that come in a second", type=above_zero, dest="rate_per_s", **NEEDED),
+            argument("--p99-ms", "milliseconds in which 99 of 100 shall end", type=above_zero, **NEEDED),
+            argument("--model", "which one, if the result has several", default=argparse.SUPPRESS),
+            argument("--rows", "rows in one call", type=at_least_one, default=1),
+            argument("--cores", "of all workers (else one each)", type=at_least_one, default=argparse.SUPPRESS),
+            argument("--clients", "how many callers spread calls over workers", type=at_least_one, default=1),
+            argument("--most-workers", "try no more", type=at_least_one, default=64),
+            argument("--seed", "of the simulation", type=int, default=0),
+        ],
+    ),
     "plot": (
         _plot,
         "draw what `bench` measured",
@@ -301,7 +328,10 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
 
 
 # The extra of pyproject.toml that a command needs beyond the client.
-EXTRAS = {_train: "serve", _stubs: "notebooks", _serve: "serve", _bench: "bench", _reproduce: "bench", _plot: "lab"}
+EXTRAS = {
+    _train: "serve", _stubs: "notebooks", _serve: "serve", _bench: "bench", _reproduce: "bench", _plot: "lab",
+    _capacity: "lab",
+}  # fmt: skip
 
 
 def _parser() -> argparse.ArgumentParser:

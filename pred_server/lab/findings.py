@@ -108,6 +108,7 @@ def at_hand(calls: pd.DataFrame) -> pd.DataFrame:
     names = {arm["name"]: READY for arm in arms if arm["server"] == "serve" and not arm["frame"]}
     names |= {arm["name"]: "echo" for arm in arms if arm["server"] == "echo"}
     calls = in_order(calls)
+    calls = calls[(calls["callers"] == 1) & (calls["rate_per_s"] == 0) & ~calls["arm"].str.endswith(CLOSED)]
     return calls.assign(arm=calls["arm"].replace(names))
 
 

@@ -1,11 +1,19 @@
 """What the studies in `studies_service` found, and what a million predictions cost a server."""
 
+from typing import Any
+
 import pandas as pd
 
 from pred_server.lab import findings, stats
+from pred_server.lab.capacity import Simulated
+from pred_server.lab.service_times import of_model
+from pred_server.lab.simulation import Fleet
 
 # Ends of the names of arms.
 BESIDE, IN_CHUNKS = ", beside large tables", ", chunk by chunk"
+# By percentile: a prediction that is from the range of what was measured by less than this share is near it.
+NEAR = {50: 0.15, 99: 0.25}
+JUDGED_CALLS = 2_000  # of a simulation for one repetition
 
 
 def far(arm: str, rtt_ms: float) -> str:
@@ -105,3 +113,43 @@ def cpu_per_million(calls: pd.DataFrame) -> pd.DataFrame:
         cpu_s, low, high = stats.level(its_calls, "cpu_s")
         lines.append({"server": server, "step": step, "cpu_s": cpu_s, "low": low, "high": high})
     return pd.DataFrame(lines)
+
+
+def judged(calls: pd.DataFrame) -> pd.DataFrame:
+    """Return what `capacity` predicts for the loads of its study, beside what was measured in each repetition.
+
+    Returns
+    -------
+    DataFrame with the columns model, share, rate_per_s, percentile (50 or 99), predicted_ms, measured_ms (the median of
+    all repetitions), least_ms, most_ms (their range), is_near (whether the prediction is in the range or, as `NEAR`
+    says, nearly so)
+    """
+    loads = calls[(calls["rate_per_s"] > 0) & (calls["arrivals"] == "poisson") & calls["ok"]]
+    predicted = loads.groupby(["model", "share", "repetition"], sort=False)["rate_per_s"].first().reset_index()
+    predicted = predicted.join(pd.DataFrame([_predicted(calls, row) for row in predicted.itertuples()]))
+    lines = []
+    for (model, share), its_calls in loads.groupby(["model", "share"], sort=False):
+        outcomes = predicted[(predicted["model"] == model) & (predicted["share"] == share)]
+        for percentile, near in NEAR.items():
+            measured = its_calls.groupby("repetition")["latency_ms"].quantile(percentile / 100)
+            predicted_ms, least_ms, most_ms = outcomes[percentile].median(), measured.min(), measured.max()
+            line = {"model": model, "share": share, "rate_per_s": outcomes["rate_per_s"].mean()}
+            line |= {"percentile": percentile, "predicted_ms": predicted_ms, "measured_ms": measured.median()}
+            is_near = (1 - near) * least_ms <= predicted_ms <= (1 + near) * most_ms
+            lines.append(line | {"least_ms": least_ms, "most_ms": most_ms, "is_near": is_near})
+    return pd.DataFrame(lines).sort_values("percentile", kind="stable", ignore_index=True)
+
+
+def _predicted(calls: pd.DataFrame, load: Any) -> dict[int, float]:
+    """Return percentiles of a load, from other calls of the same repetition: a machine may be slower at times."""
+    of_same = calls[calls["repetition"] == load.repetition]
+    fleet = Fleet(rate_per_s=load.rate_per_s)
+    simulated = Simulated(of_model(of_same, load.model), fleet, load.repetition, JUDGED_CALLS)
+    return {percentile: simulated.latency_ms(1, percentile / 100) for percentile in NEAR}
+
+
+def near_in_words(points: pd.DataFrame) -> str:
+    """Return how many predictions are near what was measured, by percentile."""
+    near = {at: points.loc[points["percentile"] == at, "is_near"] for at in NEAR}
+    said = (f"p{at} within {NEAR[at]:.0%} of it in {some.sum()} of {len(some)}" for at, some in near.items())
+    return f"loads predicted from other calls, against the range of all repetitions: {', '.join(said)}"

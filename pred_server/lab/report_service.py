@@ -90,6 +90,27 @@ def _start(calls: pd.DataFrame) -> list[str]:
     return words.table(["a cold start", "until ready, ms", "first call, ms", "together"], lines)
 
 
+def _capacity(calls: pd.DataFrame) -> list[str]:
+    """Return a table of loads, predicted and measured, and how often the prediction is near."""
+    points = findings_service.judged(calls)
+    lines = []
+    for (model, share, rate_per_s), both in points.groupby(["model", "share", "rate_per_s"], sort=False):
+        cells = []
+        for _, row in both.iterrows():
+            measured = map(words.number, row[["measured_ms", "least_ms", "most_ms"]].astype(float))
+            cells += [
+                words.number(row["predicted_ms"]) + ("" if row["is_near"] else " (off)"),
+                "{} ({} to {})".format(*measured),
+            ]
+        lines.append([str(model), f"{share:.0%}: {rate_per_s:,.0f}/s", *cells])
+    header = ["one worker", "load", "p50 predicted, ms", "measured", "p99 predicted, ms", "measured"]
+    return [*words.table(header, lines), "", *words.bullets([findings_service.near_in_words(points)])]
+
+
+def _capacity_short(calls: pd.DataFrame) -> list[str]:
+    return words.bullets([findings_service.near_in_words(findings_service.judged(calls))])
+
+
 def cpu(calls: pd.DataFrame) -> list[str]:
     """Return a sentence on the CPU time of a million predictions, if a result of rising load knows it."""
     found = findings_service.cpu_per_million(calls)
@@ -104,6 +125,9 @@ def cpu(calls: pd.DataFrame) -> list[str]:
 
 
 FULL: dict[str, Callable[[pd.DataFrame], list[str]]] = {
-    "distance": _distance, "enormous": _enormous, "beside": _beside, "start": _start,
+    "distance": _distance, "enormous": _enormous, "beside": _beside, "start": _start, "capacity": _capacity,
 }  # fmt: skip
-SHORT = {"distance": _distance_short, "enormous": _enormous, "beside": _beside_short, "start": _start}
+SHORT = {
+    "distance": _distance_short, "enormous": _enormous, "beside": _beside_short, "start": _start,
+    "capacity": _capacity_short,
+}  # fmt: skip

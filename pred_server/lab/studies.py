@@ -74,7 +74,8 @@ def declared(
 def rows(model: str, served: Sequence[Arm], stream: Arm, rows: tuple[int, ...], quick: bool) -> Experiment:
     """Latency at the caller's hand, from a DataFrame to predictions: our client and the rivals with theirs.
 
-    Beside it stand our server alone, asked with the bytes that our client would send, and the floors.
+    Beside it stand our server alone, asked with the bytes that our client would send, and the floors; and what
+    `pred-server capacity` needs to know of our server, with the fewest rows.
     """
     rows = rows or _sizes(quick)
     by_encoding, chosen = {arm.encoding: arm for arm in served}, _as_our_client_chooses(model, rows)
@@ -92,7 +93,9 @@ def rows(model: str, served: Sequence[Arm], stream: Arm, rows: tuple[int, ...], 
     tcp = [] if quick else [replace(ready[-1], name="raw TCP", server="tcp", flags=())]  # for the largest tables
     compare = [(arm.name, ours.name) for arm in (*rivals, *ready)]
     compare += [(ours.name, SUM.join([echo.name, IN_PROCESS.name])) for echo in echoes]
-    arms = (ours, again, *rivals, *ready, IN_PROCESS, *echoes, *tcp)
+    few = replace(ready[0], rows=rows[:1])
+    times = studies_load.service_times(few, 4 if quick else 8) if rows[0] <= FEW_ROWS and not few.chunk_rows else []
+    arms = (ours, again, *rivals, *ready, IN_PROCESS, *echoes, *tcp, *times)
     return _sweep(arms, compare, (again.name, ours.name), "rows", model, rows, quick)
 
 
@@ -322,7 +325,8 @@ def against(experiment: Experiment, checkout: Path) -> Experiment:
 
 
 FIXED = {
-    "floor": floor, "callers": studies_load.callers, "distance": studies_service.distance,
+    "floor": floor, "callers": studies_load.callers, "capacity": studies_load.capacity,
+    "distance": studies_service.distance,
     "enormous": studies_service.enormous, "beside": studies_service.beside, "start": studies_service.start,
     "ways": studies_ways.ways,
 }  # fmt: skip

@@ -4,14 +4,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pred_server.lab.arms import ROOMY, trained
-from pred_server.lab.experiments import Experiment
+from pred_server.lab.experiments import MANY_CALLERS, Experiment
 from pred_server.lab.findings import CLOSED, EVEN, callers_suffix
+from pred_server.lab.native import LOADGEN
 from pred_server.lab.ways import WAYS, Arm
 
 CALLERS, CROWD = 16, 32
 MODELS = ("linear", "boosting", "forest")
 MOST_CALLS = 600  # in half of a block of rising load: a result keeps every call, and must stay small
 SHARES = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
+# What `capacity` reads service times from, beside a caller who waits for each answer: several of them, whose calls
+# become batches, and calls that come evenly after pauses, which make a server slower.
+CROWDS, PAUSED = (4, MANY_CALLERS), (0.05, 0.2)
+JUDGED = (0.3, 0.6, 0.8)  # shares of the capacity at which its predictions are judged
 
 
 def callers(quick: bool = False) -> Experiment:
@@ -81,5 +86,52 @@ def load(model: str, served: Sequence[Arm], stream: Arm, rows: tuple[int, ...], 
         calls=100 if quick else 500,
         most_rows=MOST_CALLS * max(rows, default=1),
         seconds=0.5 if quick else 3.0,
+        warmup=50,
+    )
+
+
+def service_times(base: Arm, calls: int) -> list[Arm]:
+    """Return the arms which tell what the server of an arm needs for calls, alone and together, after pauses or not.
+
+    In a half of a block each of the callers makes so many calls; a lone caller makes four times as many.
+    """
+    generator = "go" if LOADGEN.exists() else "python"
+    lone = replace(base, name=f"{base.name}, {CLOSED}", generator=generator, calls=4 * calls)
+    crowds = [
+        replace(lone, name=base.name + callers_suffix(callers), callers=callers, calls=callers * calls)
+        for callers in CROWDS
+    ]
+    paused = [
+        replace(lone, name=f"{base.name}, {share:.0%}, {EVEN}", share=share, arrivals="constant", calls=0)
+        for share in PAUSED
+    ]
+    return [lone, *crowds, *paused]
+
+
+def capacity(quick: bool = False) -> Experiment:
+    """Three models, each with what `capacity` reads service times from, and with the loads that it then predicts.
+
+    A server is started anew for each repetition, so the ranges of what is measured include what a start changes.
+    """
+    arms, pairs = [], []
+    for model in ("linear", "flights", "boosting"):
+        named = trained(model) if model == "boosting" else model
+        base = Arm(model, encoding="columns" if model == "flights" else "tensor", flags=ROOMY, model=named, rows=(1,))
+        lone, *others = service_times(base, 4 if quick else 16)
+        judged = [replace(base, name=f"{model}, {share:.0%}", share=share, generator="go") for share in JUDGED]
+        arms += [replace(lone, rows=()), *others, *judged]
+        # All that is compared, directly or by way of others, takes its turns close in time.
+        pairs += [(arm.name, lone.name) for arm in (*others, *judged)]
+    again = replace(arms[0], name=f"{arms[0].name}, again", process=1, rows=(1,))
+    return Experiment(
+        (*arms, again),
+        tuple(pairs),
+        (again.name, arms[0].name),
+        "capacity",
+        "linear",
+        (1, 10, 100),
+        repetitions=5,
+        blocks=1 if quick else 3,
+        seconds=0.5 if quick else 1.0,
         warmup=50,
     )

@@ -255,6 +255,24 @@ def _ways(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
     }
 
 
+def _capacity(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
+    """Draw predicted divided by measured latency: a line is the range of all repetitions."""
+    points = findings_service.judged(calls)
+    lines = pd.DataFrame(
+        {
+            "label": [f"{row.model}, {row.share:.0%}, p{row.percentile}" for row in points.itertuples()],
+            "ratio": points["predicted_ms"] / points["measured_ms"],
+            "low": points["predicted_ms"] / points["most_ms"],
+            "high": points["predicted_ms"] / points["least_ms"],
+            "text": points["predicted_ms"].map(words.duration) + " for " + points["measured_ms"].map(words.duration),
+            "style": np.where(points["is_near"], np.where(points["percentile"] == 50, 0, 2), 1),
+        }
+    )
+    title = words.capital(findings_service.near_in_words(points))
+    alt = "; ".join(f"{label} {text}" for label, text in zip(lines["label"], lines["text"], strict=True))
+    return {"capacity": figures.factors(lines, title, alt, "predicted ÷ measured latency", stamp)}
+
+
 def machines(verdicts_on: pd.DataFrame) -> Figure:
     """Draw what further machines say of each published comparison: a row for each machine.
 
@@ -295,6 +313,6 @@ def _explored(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
 STUDIES: dict[str, Callable[[pd.DataFrame, dict[str, Any]], Drawn]] = {
     "rows": _rows, "encodings": _encodings, "load": _load, "chunks": _chunks, "ladder": _ladder, "floor": _floor,
     "callers": _callers, "distance": _distance, "enormous": _enormous, "beside": _beside, "start": _start,
-    "ways": _ways, "explorer": _explored,
+    "ways": _ways, "explorer": _explored, "capacity": _capacity,
     "parts": lambda calls, stamp: {},  # two sentences say it all
 }  # fmt: skip

@@ -59,6 +59,45 @@ def test_rates_are_shares_of_a_capacity_that_is_measured_first(go: Callable[...,
     assert calls.to_dict() == expected.to_dict(), "an arm calls as long as the experiment says"
 
 
+def test_bench_measures_what_capacity_needs_to_know() -> None:
+    experiment = studies.declared("rows", "linear")
+    (lone, *others) = (arm for arm in experiment.arms if arm.name.startswith("tensor, "))
+    assert (lone.callers, lone.rate_per_s, lone.share, lone.rows) == (1, 0, 0, (1,))
+    assert [arm.callers for arm in others if not arm.share] == [4, 32]
+    assert [(arm.share, arm.arrivals) for arm in others if arm.share] == [(0.05, "constant"), (0.2, "constant")]
+    assert {(arm.server, arm.frame, arm.rows, arm.generator) for arm in others} == {
+        ("serve", False, (1,), lone.generator)
+    }
+    few = studies.declared("rows", "linear", rows=[100_000, 1])
+    assert not [arm for arm in few.arms if arm.callers > 1 or arm.share], "32 callers with large tables take too long"
+
+
+def test_what_capacity_needs_is_left_out_of_tables_and_figures_of_rows() -> None:
+    experiment = studies.declared("rows", "linear", rows=[1])
+    frames = [
+        pd.DataFrame({"arm": [arm.name], "callers": arm.callers, "rate_per_s": 10.0 * (arm.share > 0), "rows": 1})
+        for arm in experiment.arms
+    ]
+    calls = pd.concat(frames, ignore_index=True)
+    calls.attrs = {"experiment": {"arms": [asdict(arm) for arm in experiment.arms], "control": experiment.control}}
+    shown = findings.at_hand(calls)["arm"]
+    assert list(shown[shown == findings.READY]) == [findings.READY]
+    assert not [name for name in shown if "callers" in name or "loop" in name or "evenly" in name]
+
+
+def test_capacity_is_judged_by_loads_that_it_does_not_read() -> None:
+    experiment = studies.declared("capacity", "flights")
+    judged = [arm for arm in experiment.arms if arm.share and arm.arrivals == "poisson"]
+    assert {(arm.model, arm.share) for arm in judged} == {
+        (model, share) for model in ("linear", "flights", "boosting") for share in (0.3, 0.6, 0.8)
+    }
+    assert {arm.generator for arm in judged} == {"go"}
+    read = [arm for arm in experiment.arms if arm not in judged]
+    assert all(arm.arrivals == "constant" for arm in read if arm.share)
+    assert {arm.model for arm in read if arm.callers == 32} == {"linear", "flights", "boosting"}
+    assert experiment.repetitions == 5
+
+
 def rising() -> pd.DataFrame:
     """Calls whose truth is known: two servers, of which the second can do half as much."""
     arms = [Arm(f"{name}, {share:.0%}", share=share) for name in ("quick", "slow") for share in (0.2, 0.8, 1.2)]

@@ -30,7 +30,7 @@ def no_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("quick", [False, True])
-@pytest.mark.parametrize("varies", SERVICE)
+@pytest.mark.parametrize("varies", [*SERVICE, "capacity"])
 def test_each_is_declared_whole(varies: str, quick: bool) -> None:
     experiment = studies.declared(varies, "flights", quick=quick)
     names = [arm.name for arm in experiment.arms]
