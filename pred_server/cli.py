@@ -87,6 +87,19 @@ def _serve(args: argparse.Namespace) -> None:
     run(models, args.address, limits, expose_to_network=args.expose_to_network, timing=not args.no_timing)
 
 
+def _ray(args: argparse.Namespace) -> None:
+    from pred_server.ops.ray_cluster import run
+
+    settings = {name: value for name, value in vars(args).items() if name not in ("run", *OF_RAY)}
+    run(
+        settings | {"timing": not args.no_timing},
+        args.address,
+        cluster=args.cluster,
+        object_store_mib=args.object_store_mib,
+        expose_to_network=args.expose_to_network,
+    )
+
+
 def _predict(args: argparse.Namespace) -> None:
     from tqdm.auto import tqdm
 
@@ -207,6 +220,45 @@ def _limit(limit: Field[Any]) -> Argument:
 
 
 ADDRESS = _argument("--address", "HOST:PORT of the server", default="127.0.0.1:50051")
+# Limits of connections, and of a stop: with Ray, its proxy holds the connections.
+OF_CONNECTIONS = {
+    "max_streams_per_connection", "keepalive_s", "max_connection_idle_s", "max_connection_age_s", "drain_delay_s",
+}  # fmt: skip
+# Flags of `ray` that are none of the application's.
+OF_RAY = ("address", "cluster", "object_store_mib", "expose_to_network", "no_timing")
+# What `serve` and `ray` have in common.
+SERVED = [
+    _argument(
+        "--model",
+        "sum, linear, wide, flights, or a model directory; may be repeated (default: flights)",
+        action="append",
+        default=argparse.SUPPRESS,
+    ),
+    _argument("--address", "HOST:PORT; port 0 picks a free one", default="127.0.0.1:50051"),
+    _argument("--engine", "what computes the predictions", default="sklearn", choices=["sklearn", "onnx"]),
+    _argument(
+        "--threads",
+        "how many compute a large table, and how large is large; auto finds out at the start",
+        type=_threads,
+        default="auto",
+        metavar="N:ROWS",
+    ),
+    _argument(
+        "--trust",
+        "a further type for model.skops; may be repeated",
+        action="append",
+        default=[],
+        metavar="TYPE",
+    ),
+    _argument("--log-level", "to stderr", default="warning", choices=["debug", "info", "warning", "error"]),
+    _argument("--log-format", "how a line of the log is written", default="text", choices=["text", "json"]),
+    _argument("--no-timing", "leave server-timing out of the replies", action="store_true"),
+    _argument(
+        "--expose-to-network",
+        "allow an address that others can reach, without encryption",
+        action="store_true",
+    ),
+]
 
 # Each command: what runs it (and may return an exit code), what it does, its arguments.
 COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[Argument]]] = {
@@ -226,38 +278,28 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
     "serve": (
         _serve,
         "serve one or more models on one port",
+        [*SERVED, *map(_limit, fields(Limits))],
+    ),
+    "ray": (
+        _ray,
+        "serve the same with replicas of Ray Serve: more than one process, or machine",
         [
+            _argument("--replicas", "how many, or a range: Serve then goes by the calls in flight", default="1"),
             _argument(
-                "--model",
-                "sum, linear, wide, flights, or a model directory; may be repeated (default: flights)",
-                action="append",
-                default=argparse.SUPPRESS,
+                "--target-calls",
+                "calls in flight for each replica, in a range",
+                type=_at_least_one,
+                default=16,
             ),
-            _argument("--address", "HOST:PORT; port 0 picks a free one", default="127.0.0.1:50051"),
-            _argument("--engine", "what computes the predictions", default="sklearn", choices=["sklearn", "onnx"]),
+            _argument("--cluster", "HOST:PORT of a Ray cluster; else one is started here", default=""),
             _argument(
-                "--threads",
-                "how many compute a large table, and how large is large; auto finds out at the start",
-                type=_threads,
-                default="auto",
-                metavar="N:ROWS",
+                "--object-store-mib",
+                "shared memory for messages over 100 KB, in MiB; for the cluster that is started here",
+                type=_at_least_one,
+                default=512,
             ),
-            _argument(
-                "--trust",
-                "a further type for model.skops; may be repeated",
-                action="append",
-                default=[],
-                metavar="TYPE",
-            ),
-            _argument("--log-level", "to stderr", default="warning", choices=["debug", "info", "warning", "error"]),
-            _argument("--log-format", "how a line of the log is written", default="text", choices=["text", "json"]),
-            _argument("--no-timing", "leave server-timing out of the replies", action="store_true"),
-            _argument(
-                "--expose-to-network",
-                "allow an address that others can reach, without encryption",
-                action="store_true",
-            ),
-            *map(_limit, fields(Limits)),
+            *SERVED,
+            *(_limit(limit) for limit in fields(Limits) if limit.name not in OF_CONNECTIONS),
         ],
     ),
     "predict": (
@@ -299,6 +341,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
                     "enormous",
                     "beside",
                     "start",
+                    "ray",
                 ],
                 default="rows",
             ),
@@ -365,7 +408,15 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
 
 
 # The extra of pyproject.toml that a command needs beyond the client.
-EXTRAS = {_train: "serve", _stubs: "notebooks", _serve: "serve", _bench: "bench", _reproduce: "bench", _plot: "lab"}
+EXTRAS = {
+    _train: "serve",
+    _stubs: "notebooks",
+    _serve: "serve",
+    _ray: "ray",
+    _bench: "bench",
+    _reproduce: "bench",
+    _plot: "lab",
+}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -359,4 +359,5 @@ CLAIMS: dict[str, Callable[[pd.DataFrame], set[Claim]]] = {
     "rows": _all_claims, "encodings": _encodings_claims, "load": _load_claims, "chunks": _chunks_claims,
     "ladder": _ladder_claims, "parts": _all_claims, "floor": _all_claims, "callers": _all_claims,
     "distance": _distance_claims, "enormous": _all_claims, "beside": _all_claims, "start": _all_claims,
+    "ray": _all_claims,
 }  # fmt: skip

@@ -12,7 +12,7 @@ from pathlib import Path
 from pred_server.client.client import CHUNK_BYTES
 from pred_server.client.prepare import FEW_ROWS, Known, prepare
 from pred_server.errors import InvalidInput
-from pred_server.lab import studies_load, studies_service
+from pred_server.lab import studies_load, studies_ray, studies_service
 from pred_server.lab.arms import ARTICLE, IN_PROCESS, ONNX, ROOMY, TRAINED, installed, onnx_flags, trained
 from pred_server.lab.experiments import Experiment, sample, table_of
 from pred_server.lab.findings import AS_AN_END, CASES, FIRST, OURS, callers_suffix
@@ -324,6 +324,7 @@ def against(experiment: Experiment, checkout: Path) -> Experiment:
 FIXED = {
     "floor": floor, "callers": studies_load.callers, "distance": studies_service.distance,
     "enormous": studies_service.enormous, "beside": studies_service.beside, "start": studies_service.start,
+    "ray": studies_ray.ray,
 }  # fmt: skip
 STUDIES = {
     "rows": rows, "encodings": encodings, "load": studies_load.load, "chunks": chunks, "ladder": ladder, "parts": parts,

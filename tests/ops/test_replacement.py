@@ -77,9 +77,10 @@ class Forwarder:
 
 
 class Load:
-    """Callers that ask without a pause. Everything that is not the right answer is kept."""
+    """Callers that ask without a pause. Everything that is not the right answer is kept. `resume` is for streams."""
 
-    def __init__(self, target: str):
+    def __init__(self, target: str, resume: bool = False):
+        self._resume = resume
         self.answers: Counter[str] = Counter()
         self.faults: list[str] = []
         self._target = target
@@ -96,12 +97,13 @@ class Load:
 
     def stream(self, client: Client, y: int) -> bool:
         chunks = (pd.DataFrame({"x": [0.5], "y": [float(y + number)]}) for number in range(5))
-        got = [part.tolist() for part in client.predict_stream(chunks, encoding="columns")]
+        got = [part.tolist() for part in client.predict_stream(chunks, encoding="columns", resume=self._resume)]
         return got == [[y + number + 0.5] for number in range(5)]
 
     def large(self, client: Client, y: int) -> bool:
         x = np.arange(LARGE) + float(y)
-        return bool((client.predict(pd.DataFrame({"x": x, "y": 0.5})).to_numpy() == x + 0.5).all())
+        predicted = client.predict(pd.DataFrame({"x": x, "y": 0.5}), resume=self._resume)
+        return bool((predicted.to_numpy() == x + 0.5).all())
 
     def _run(self, ask: Callable[[Client, int], bool], first: int) -> None:
         with Client(self._target) as client:

@@ -9,6 +9,7 @@
     flight         Arrow Flight
     kserve         KServe's Python server
     mlserver       MLServer
+    ray            our server behind Ray Serve's proxy
     gateway        the HTTP gateway in Go, with our server behind it
     predict        in process: no server and no message
     echo           a gRPC server that sends the same bytes back
@@ -29,6 +30,7 @@ from pred_server.lab.ways.http import Http
 from pred_server.lab.ways.kserve import KServe
 from pred_server.lab.ways.mlserver import MLServer
 from pred_server.lab.ways.predict import Predict
+from pred_server.lab.ways.ray import Ray
 from pred_server.lab.ways.rest import Rest
 from pred_server.lab.ways.rest_pydantic import RestPydantic
 from pred_server.lab.ways.serve import Serve
@@ -54,7 +56,7 @@ __all__ = [
 ]  # fmt: skip
 
 RIVALS: tuple[Way, ...] = (Rest(), RestPydantic(), Flight(), KServe(), MLServer())
-ALL = (Serve(), Checkout(), Article(), Http(), *RIVALS, Gateway(), Predict(), Echo(), Tcp())
+ALL = (Serve(), Checkout(), Article(), Http(), *RIVALS, Ray(), Gateway(), Predict(), Echo(), Tcp())
 WAYS: dict[str, Way] = {way.name: way for way in ALL}
 
 
