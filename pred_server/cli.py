@@ -18,6 +18,7 @@ from pred_server.errors import InvalidInput, PredServerError
 from pred_server.limits import SPLIT_ROWS, Limits, flag
 
 STREAM_TIMEOUT_S = 3_600.0
+STUDIES = "rows encodings load callers chunks ladder parts floor distance enormous beside start ray"
 ENCODINGS = ("csv", "columns", "tensor", "arrow")  # of `wire.codec.CODECS`, which takes a second to import
 
 
@@ -90,14 +91,7 @@ def _serve(args: argparse.Namespace) -> None:
 def _ray(args: argparse.Namespace) -> None:
     from pred_server.ops.ray_cluster import run
 
-    settings = {name: value for name, value in vars(args).items() if name not in ("run", *OF_RAY)}
-    run(
-        settings | {"timing": not args.no_timing},
-        args.address,
-        cluster=args.cluster,
-        object_store_mib=args.object_store_mib,
-        expose_to_network=args.expose_to_network,
-    )
+    run(**{name: value for name, value in vars(args).items() if name != "run"})
 
 
 def _predict(args: argparse.Namespace) -> None:
@@ -224,8 +218,6 @@ ADDRESS = _argument("--address", "HOST:PORT of the server", default="127.0.0.1:5
 OF_CONNECTIONS = {
     "max_streams_per_connection", "keepalive_s", "max_connection_idle_s", "max_connection_age_s", "drain_delay_s",
 }  # fmt: skip
-# Flags of `ray` that are none of the application's.
-OF_RAY = ("address", "cluster", "object_store_mib", "expose_to_network", "no_timing")
 # What `serve` and `ray` have in common.
 SERVED = [
     _argument(
@@ -244,20 +236,12 @@ SERVED = [
         metavar="N:ROWS",
     ),
     _argument(
-        "--trust",
-        "a further type for model.skops; may be repeated",
-        action="append",
-        default=[],
-        metavar="TYPE",
+        "--trust", "a further type for model.skops; may be repeated", action="append", default=[], metavar="TYPE"
     ),
     _argument("--log-level", "to stderr", default="warning", choices=["debug", "info", "warning", "error"]),
     _argument("--log-format", "how a line of the log is written", default="text", choices=["text", "json"]),
     _argument("--no-timing", "leave server-timing out of the replies", action="store_true"),
-    _argument(
-        "--expose-to-network",
-        "allow an address that others can reach, without encryption",
-        action="store_true",
-    ),
+    _argument("--expose-to-network", "allow an address that others can reach, without encryption", action="store_true"),
 ]
 
 # Each command: what runs it (and may return an exit code), what it does, its arguments.
@@ -285,12 +269,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
         "serve the same with replicas of Ray Serve: more than one process, or machine",
         [
             _argument("--replicas", "how many, or a range: Serve then goes by the calls in flight", default="1"),
-            _argument(
-                "--target-calls",
-                "calls in flight for each replica, in a range",
-                type=_at_least_one,
-                default=16,
-            ),
+            _argument("--target-calls", "calls in flight for each replica, in a range", type=_at_least_one, default=16),
             _argument("--cluster", "HOST:PORT of a Ray cluster; else one is started here", default=""),
             _argument(
                 "--object-store-mib",
@@ -328,21 +307,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
             _argument(
                 "--varies",
                 "what is varied",
-                choices=[
-                    "rows",
-                    "encodings",
-                    "load",
-                    "callers",
-                    "chunks",
-                    "ladder",
-                    "parts",
-                    "floor",
-                    "distance",
-                    "enormous",
-                    "beside",
-                    "start",
-                    "ray",
-                ],
+                choices=STUDIES.split(),
                 default="rows",
             ),
             _argument(
@@ -409,14 +374,9 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
 
 # The extra of pyproject.toml that a command needs beyond the client.
 EXTRAS = {
-    _train: "serve",
-    _stubs: "notebooks",
-    _serve: "serve",
-    _ray: "ray",
-    _bench: "bench",
-    _reproduce: "bench",
+    _train: "serve", _stubs: "notebooks", _serve: "serve", _ray: "ray", _bench: "bench", _reproduce: "bench",
     _plot: "lab",
-}
+}  # fmt: skip
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -19,11 +19,13 @@ from pred_server.server import logs
 from pred_server.server.run import SWITCH_S
 
 APPLICATION = "prediction"
+# Calls are in our own log (`--log-level info`); Serve's would have each of them three times.
+LOGGING = {"log_level": "WARNING", "enable_access_log": False}
 # How many calls in flight a replica should have, by which Serve adds replicas and takes them away.
 TARGET_CALLS = 16
 # What there is beside the limits: of the application, and of `Replica`.
 SETTINGS = {
-    "replicas", "target_calls", "model", "engine", "threads", "trust", "timing", "log_level", "log_format",
+    "replicas", "target_calls", "model", "engine", "threads", "trust", "no_timing", "log_level", "log_format",
 }  # fmt: skip
 
 
@@ -53,6 +55,7 @@ def app(settings: Mapping[str, Any]) -> serve.Application:
         max_ongoing_requests=limits.max_calls_in_flight,
         max_queued_requests=limits.max_calls_in_flight,
         graceful_shutdown_timeout_s=limits.drain_timeout_s,
+        logging_config=LOGGING,
         **scale,
     )
     return deployment.bind(**own)

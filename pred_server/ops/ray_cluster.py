@@ -1,5 +1,6 @@
 """`pred-server ray`: a Ray cluster on this machine, or one that runs already, with the application of `ops.ray_app`."""
 
+import logging
 import os
 import signal
 import socket
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pred_server.client.client import Client
-from pred_server.errors import ServerStartError, clip
+from pred_server.errors import PredServerError, ServerStartError, clip
 from pred_server.limits import MIB
 from pred_server.ops.ray_proxy import HOST
 from pred_server.wire.address import Address, parse_address
@@ -29,22 +30,22 @@ DESCRIBE_S = 60.0
 
 
 def run(
-    settings: Mapping[str, Any],
     address: str,
     *,
     cluster: str = "",
     object_store_mib: int = 512,
     expose_to_network: bool = False,
+    **settings: Any,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, then let the replicas finish the calls that they have.
 
     Parameters
     ----------
-    settings : as `ops.ray_app.app` takes them
     address : HOST:PORT of the proxies; port 0 picks a free one, and the ready line on stdout says which
     cluster : HOST:PORT of a Ray cluster that runs; without it, one is started here, and ended with this process
     object_store_mib : how much shared memory a cluster of our own may take, for messages over 100 KB
     expose_to_network : whether the address may be one that others can reach
+    settings : as `ops.ray_app.app` takes them
 
     Raises
     ------
@@ -65,19 +66,20 @@ def run(
         try:
             serve = _connect(cluster, settings, there, object_store_mib, stack)
             _deploy(serve, settings, there)
-        except (RuntimeError, ConnectionError, ValueError) as error:
+        except PredServerError:
+            raise
+        except Exception as error:  # Ray has many kinds
             raise ServerStartError(f"Ray did not start the application: {clip(str(error).strip(), 2_000)}") from None
         print(f"pred_server ready on {there} ({_described(there)})", flush=True)
-        stop = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):  # in place of Ray's own
-            signal.signal(number, lambda *_: stop.set())
-        stop.wait()
+        threading.Event().wait()
 
 
 def _connect(cluster: str, settings: Mapping[str, Any], there: Address, object_store_mib: int, stack: ExitStack) -> Any:
     """Connect to a cluster, or start one. Returns the module `ray.serve`; the stack undoes it all."""
     import ray
     from ray import serve
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
 
     from pred_server.ops.ray_app import APPLICATION, limits_of, replicas
 
@@ -102,21 +104,31 @@ def _connect(cluster: str, settings: Mapping[str, Any], there: Address, object_s
         **own,
     )
     stack.callback(ray.shutdown)
+    for number in (signal.SIGTERM, signal.SIGINT):  # in place of Ray's own
+        signal.signal(number, _stop)
     stack.callback(serve.delete, APPLICATION) if cluster else stack.callback(serve.shutdown)
     return serve
 
 
+def _stop(*_: object) -> None:
+    """End what the main thread does, to take all down; a second signal ends the process at once."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(1))
+    raise SystemExit
+
+
 def _deploy(serve: Any, settings: Mapping[str, Any], there: Address) -> None:
     """Start the proxies and the application, and wait until it serves."""
-    from pred_server.ops.ray_app import APPLICATION, app
+    from pred_server.ops.ray_app import APPLICATION, LOGGING, app
 
     models = [str(Path(name).resolve()) if Path(name).exists() else name for name in settings.get("model", ["flights"])]
     serve.start(
         proxy_location="EveryNode",
         http_options={"host": "127.0.0.1", "port": free_port()},  # it cannot be left out
         grpc_options={"port": there.port, "grpc_servicer_functions": [SERVICER]},
+        logging_config=LOGGING,
     )
-    serve.run(app({**settings, "model": models}), name=APPLICATION, route_prefix=None)
+    serve.run(app({**settings, "model": models}), name=APPLICATION)
 
 
 def _described(there: Address) -> str:

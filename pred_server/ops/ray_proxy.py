@@ -98,7 +98,7 @@ def unary(serve: Unary) -> Unary:
     async def call(request: bytes, context: Context) -> bytes:
         ours = ProxyContext(context)
         reply = await serve(request, ours)
-        ours.end(is_answered=ours.has_heard)
+        await ours.end(is_answered=ours.has_heard)
         return reply
 
     return call
@@ -117,7 +117,7 @@ def stream(serve: Stream) -> Stream:
                 await context.send_initial_metadata(ours.initial)
             is_first = False
             yield message
-        ours.end(is_answered=is_whole)
+        await ours.end(is_answered=is_whole)
 
     return call
 
@@ -145,16 +145,16 @@ class ProxyContext:
         self.initial = tuple((key[len(INITIAL) :], str(value)) for key, value in entries if key.startswith(INITIAL))
         self._context.set_trailing_metadata([entry for entry in entries if not entry[0].startswith(INITIAL)])
 
-    def end(self, is_answered: bool) -> None:
-        """Replace the status that Serve made up for a call without an answer: it may hold a traceback."""
-        code = status_of(self._context)
-        if is_answered or code in SERVES_OWN:
-            return
-        names_application = any(key == "application" for key, _ in self._context.invocation_metadata() or ())
-        if code == grpc.StatusCode.NOT_FOUND and names_application:
-            return
-        self._context.set_code(grpc.StatusCode.UNAVAILABLE)
-        self._context.set_details(NOTHING if code == grpc.StatusCode.NOT_FOUND else LOST)
+    async def end(self, is_answered: bool) -> None:
+        """Send the status where it is an error, and no message with it: after one, clients do not repeat a call."""
+        code, details = status_of(self._context), self._context.details()
+        if not is_answered and code not in SERVES_OWN:  # made up by Serve, and perhaps with a traceback
+            names_application = any(key == "application" for key, _ in self._context.invocation_metadata() or ())
+            if code != grpc.StatusCode.NOT_FOUND or not names_application:
+                details = NOTHING if code == grpc.StatusCode.NOT_FOUND else LOST
+                code = grpc.StatusCode.UNAVAILABLE
+        if code != grpc.StatusCode.OK:
+            await self._context.abort(code, details)
 
 
 def status_of(context: Context) -> grpc.StatusCode:

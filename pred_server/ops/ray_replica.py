@@ -27,7 +27,7 @@ class Replica:
     Parameters
     ----------
     model : the models to serve, names or directories; the first answers calls that name none
-    engine, threads, trust, timing : as the flags of `pred-server serve`
+    engine, threads, trust, no_timing : as the flags of `pred-server serve`
     limits : those of `Limits`; the ones of connections and of the drain's delay have no effect, which the proxy decides
     """
 
@@ -37,13 +37,13 @@ class Replica:
         engine: str = "sklearn",
         threads: Sequence[int] = (),
         trust: Sequence[str] = (),
-        timing: bool = True,
+        no_timing: bool = False,
         **limits: Any,
     ):
         models = load_models([model] if isinstance(model, str) else model, engine, threads, trust)
         held = Limits(**limits)
         admission = Admission(held)
-        self._service = PredictionService(models, held, admission, timing)
+        self._service = PredictionService(models, held, admission, not no_timing)
         self._watching = asyncio.create_task(Watchdog(admission, held).run())
 
     async def Predict(self, request: bytes, grpc_context: Any) -> "Message":

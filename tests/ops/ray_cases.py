@@ -6,13 +6,15 @@ from typing import Any, NamedTuple
 
 import grpc
 import pandas as pd
+from google.protobuf import text_format
+from google.rpc.status_pb2 import Status
 
 from pred_server.generated.pred_pb2 import DescribeRequest, Request
 from pred_server.lab.ways.way import request_of
 from pred_server.wire.codec import CODECS
 
 # Of both servers. A fault of the caller's must not wait, or the tests would.
-FLAGS = ("--max-rows", "1000", "--max-message-bytes", "100000", "--max-refusals-per-s", "0")
+FLAGS = ("--max-rows", "1000", "--max-message-bytes", "100000", "--max-refusals-per-s", "1000000")
 XY = pd.DataFrame({"x": [1.0, 0.1, 5e-324], "y": [2.0, 0.2, 5e-324]})
 GOOD = {encoding: request_of(XY, encoding) for encoding in CODECS}
 CALLS = {"Predict": Request(input_data="x,y\n1,2\n"), "Describe": DescribeRequest()}
@@ -100,7 +102,8 @@ def said(address: str, ask: Ask, timeout_s: float = 60.0, **settings: Any) -> Sa
 
 
 def comparable(answer: Said) -> Said:
-    """Return an answer without what no two have in common: times, and the id that Serve adds."""
-    return answer._replace(
-        trailing={key: value for key, value in answer.trailing.items() if key not in ("server-timing", "request_id")}
-    )
+    """Return an answer without what no two have in common: times, the id that Serve adds, the order in a map."""
+    trailing = {key: value for key, value in answer.trailing.items() if key not in ("server-timing", "request_id")}
+    if details := trailing.get("grpc-status-details-bin"):
+        trailing["grpc-status-details-bin"] = text_format.MessageToString(Status.FromString(details))
+    return answer._replace(trailing=trailing)
