@@ -15,6 +15,7 @@ from pred_server.client.client import Client
 from pred_server.errors import PredServerError, ServerStartError, clip
 from pred_server.limits import MIB
 from pred_server.ops.ray_proxy import HOST
+from pred_server.store.loading import load
 from pred_server.wire.address import Address, parse_address
 
 SERVICER = "pred_server.ops.ray_proxy.add_to_server"
@@ -27,6 +28,8 @@ ENVIRONMENT = {
     "RAY_SERVE_LOG_TO_STDERR": "0",
 }
 DESCRIBE_S = 60.0
+REACH_S = 10.0
+MOST_PATH_BYTES = 30  # of the folder for temporary files
 
 
 def run(
@@ -66,7 +69,7 @@ def run(
         try:
             serve = _connect(cluster, settings, there, object_store_mib, stack)
             _deploy(serve, settings, there)
-        except PredServerError:
+        except (PredServerError, ModuleNotFoundError):
             raise
         except Exception as error:  # Ray has many kinds
             raise ServerStartError(f"Ray did not start the application: {clip(str(error).strip(), 2_000)}") from None
@@ -83,18 +86,25 @@ def _connect(cluster: str, settings: Mapping[str, Any], there: Address, object_s
 
     from pred_server.ops.ray_app import APPLICATION, limits_of, replicas
 
-    own: dict[str, Any] = {}
-    if not cluster:
-        own = {
-            "num_cpus": replicas(settings.get("replicas", 1))[1],  # a replica takes one
-            "object_store_memory": object_store_mib * MIB,
-            "include_dashboard": False,
-            "_temp_dir": stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)),
-            "_node_ip_address": "127.0.0.1",
-        }
+    most = replicas(settings.get("replicas", 1))[1]
     # As in `server.run`: up to here a message that is too large is refused in our words, beyond in gRPC's.
     most_bytes = str(2 * limits_of(settings).max_message_bytes)
     variables = {**ENVIRONMENT, HOST: there.host, "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": most_bytes}
+    own: dict[str, Any] = {}
+    if cluster:
+        _check_reachable(cluster)
+    else:
+        for name in settings.get("model", ["flights"]):  # what is wrong with one is a sentence here
+            load(name, settings.get("trust", []))
+        own = {
+            "num_cpus": most,  # a replica takes one
+            "object_store_memory": object_store_mib * MIB,
+            "include_dashboard": False,
+            "_temp_dir": stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="ray-", dir=_short_folder(), ignore_cleanup_errors=True)
+            ),
+            "_node_ip_address": "127.0.0.1",
+        }
     ray.init(
         cluster or "local",
         namespace="serve",
@@ -108,6 +118,20 @@ def _connect(cluster: str, settings: Mapping[str, Any], there: Address, object_s
         signal.signal(number, _stop)
     stack.callback(serve.delete, APPLICATION) if cluster else stack.callback(serve.shutdown)
     return serve
+
+
+def _check_reachable(cluster: str) -> None:
+    """Raise ServerStartError where nobody listens: Ray would try for minutes."""
+    there = parse_address(cluster)
+    try:
+        socket.create_connection((there.host, there.port), REACH_S).close()
+    except OSError as error:
+        raise ServerStartError(f"no Ray cluster answers at {cluster}: {error.strerror or error}") from None
+
+
+def _short_folder() -> str | None:
+    """Return where to put Ray's folder. The paths of its sockets may have 107 bytes, of which Ray needs some 75."""
+    return None if len(tempfile.gettempdir().encode()) <= MOST_PATH_BYTES else "/tmp"
 
 
 def _stop(*_: object) -> None:

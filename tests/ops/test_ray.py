@@ -11,6 +11,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ from pred_server.lab.experiments import sample, table_of
 from pred_server.lab.ways import ray as way
 from pred_server.lab.ways.ray import PYTHON, start_ray
 from pred_server.limits import MIB
+from pred_server.ops import ray_cluster
 from pred_server.ops.ray_cluster import ENVIRONMENT, HOOK, free_port
 from pred_server.tutorial.background import GATEWAY, Process, Server, gateway
 from pred_server.wire.codec import CODECS
@@ -49,13 +51,12 @@ PAGE = (ROOT / "docs/ray.md").read_text()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Ray's files go here, and are gone after the last test. Its sockets need a short path."""
-    folder = tmp_path_factory.mktemp("r")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TMPDIR", str(folder))
-        yield folder
-    assert list(folder.iterdir()) == []
+def own_folder() -> Iterator[Path]:
+    """Ray's files go here, and are gone after the last test. Its sockets need a shorter path than pytest's."""
+    with tempfile.TemporaryDirectory(prefix="r-", dir="/tmp") as name, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", name)
+        yield Path(name)
+        assert list(Path(name).iterdir()) == []
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +130,12 @@ def test_a_large_message_and_its_reply_pass(roomy: Server) -> None:
     with Client(roomy.address, model="linear", timeout_s=120) as client:
         predicted = client.predict(table, encoding="tensor", stream=False)
     assert predicted.to_numpy().tobytes() == loaded.predict(table).tobytes()
+
+
+def test_a_long_path_for_temporary_files_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    for length, expected in ((30, None), (31, "/tmp")):
+        monkeypatch.setattr(tempfile, "tempdir", "/" + "t" * (length - 1))
+        assert ray_cluster._short_folder() == expected
 
 
 def test_the_articles_client_gets_its_answer(behind: Server, tmp_path: Path) -> None:
@@ -348,7 +355,7 @@ def test_a_model_that_cannot_be_loaded_is_a_sentence(tmp_path: Path) -> None:
         (["--replicas", "4..2"], "replicas is '4..2'"),
         (["--replicas", "one"], "replicas is 'one'"),
         (["--address", "0.0.0.0:0"], "can be reached from the network, by anyone"),
-        (["--cluster", "127.0.0.1:1"], "Ray did not start the application"),
+        (["--cluster", "127.0.0.1:1"], "no Ray cluster answers at 127.0.0.1:1: Connection refused"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_sentence(arguments: list[str], complaint: str) -> None:

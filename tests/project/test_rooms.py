@@ -66,8 +66,8 @@ BUDGETS = {
     # those of further machines. A tenth is the generator in Go beside the one in Python, servers' CPU time, and what
     # many callers and a rising load come to. Less than a tenth watches and draws a server that is being broken. An
     # eighth is what a service meets: a distance (a forwarder, since few machines allow netem), enormous tables with the
-    # memory of both ends, large tables of others, cold starts; four studies with findings, blocks and figures. Ray Serve
-    # as a way, its study, block and figure are 45.
+    # memory of both ends, large tables of others, cold starts; four studies with findings, blocks and figures.
+    # Ray Serve as a way, its study, block and figure are 45.
     "lab": 3_605,
 }
 # 2,500 was meant. What a client needs to outlive the model that it asks (`client/memory`, chunks that can be prepared
