@@ -7,7 +7,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +116,16 @@ def _connect(cluster: str, settings: Mapping[str, Any], there: Address, object_s
     stack.callback(ray.shutdown)
     for number in (signal.SIGTERM, signal.SIGINT):  # in place of Ray's own
         signal.signal(number, _stop)
-    stack.callback(serve.delete, APPLICATION) if cluster else stack.callback(serve.shutdown)
+    if not cluster:
+        stack.callback(serve.shutdown)
+    stack.callback(_drain, serve, APPLICATION)
     return serve
+
+
+def _drain(serve: Any, application: str) -> None:
+    """Delete the application: proxies hand out no more calls, replicas finish theirs. Serve waits for a minute."""
+    with suppress(TimeoutError):
+        serve.delete(application)
 
 
 def _check_reachable(cluster: str) -> None:

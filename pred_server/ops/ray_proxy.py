@@ -27,8 +27,8 @@ from pred_server.generated.pred_pb2 import DESCRIPTOR
 
 SERVICE = DESCRIPTOR.services_by_name["Prediction"]
 HEALTH_SERVICE = HEALTH.services_by_name["Health"].full_name
-# Serve's own question whether this proxy takes calls.
-HEALTHZ = "/ray.serve.RayServeAPIService/Healthz"
+# Serve's own question, which applications this proxy has; an error where it takes no calls.
+APPLICATIONS = "/ray.serve.RayServeAPIService/ListApplications"
 
 # The variable of the environment that says where the servers of Ray's processes listen.
 HOST = "PRED_SERVER_HOST"
@@ -49,7 +49,7 @@ Stream = Callable[[Any, Context], AsyncIterator[bytes]]
 def add_to_server(_: object, server: Any) -> None:
     """Add the contract and the health service to a proxy's server, which is ray's `gRPCGenericServer`."""
     server.add_generic_rpc_handlers((Rpcs(),))
-    health = Health(server.generic_rpc_handlers[0][0]._method_handlers[HEALTHZ].unary_unary)
+    health = Health(server.generic_rpc_handlers[0][0]._method_handlers[APPLICATIONS].unary_unary)
     server.add_passthrough_service(HEALTH_SERVICE)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
 
@@ -164,15 +164,15 @@ def status_of(context: Context) -> grpc.StatusCode:
 
 
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # it has no types
-    """The standard health service, which knows what Serve's own `Healthz` knows: whether this proxy takes calls.
+    """The standard health service: SERVING while the proxy takes calls, and there is an application to take them.
 
     Parameters
     ----------
-    healthz : Serve's function for that rpc
+    applications : Serve's function for the rpc `APPLICATIONS`
     """
 
-    def __init__(self, healthz: Unary):
-        self._healthz = healthz
+    def __init__(self, applications: Unary):
+        self._applications = applications
 
     async def Check(self, request: HealthCheckRequest, context: Context) -> HealthCheckResponse:
         status = await self._status(request.service, context)
@@ -193,8 +193,9 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # it has no 
     async def _status(self, name: str, context: Context) -> Any:
         if name not in ("", SERVICE.full_name):
             return HealthCheckResponse.SERVICE_UNKNOWN
-        await self._healthz(None, answer := Answer(context))
-        return HealthCheckResponse.SERVING if answer.status == grpc.StatusCode.OK else HealthCheckResponse.NOT_SERVING
+        names = await self._applications(None, answer := Answer(context))
+        serves = bool(names) and answer.status == grpc.StatusCode.OK
+        return HealthCheckResponse.SERVING if serves else HealthCheckResponse.NOT_SERVING
 
 
 class Answer:

@@ -19,7 +19,8 @@ os.environ.update(ENVIRONMENT)
 
 from ray.cluster_utils import Cluster
 
-NODE = {"num_cpus": 2, "object_store_memory": 100 * MIB, "node_ip_address": "127.0.0.1", "include_dashboard": False}
+# One CPU, so one replica: Serve has a proxy on a node with a replica.
+NODE = {"num_cpus": 1, "object_store_memory": 100 * MIB, "node_ip_address": "127.0.0.1", "include_dashboard": False}
 
 
 def main() -> None:

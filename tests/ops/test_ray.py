@@ -31,7 +31,7 @@ from pred_server.checkout import ROOT
 from pred_server.generated.pred_pb2 import Request
 from pred_server.lab.experiments import sample, table_of
 from pred_server.lab.ways import ray as way
-from pred_server.lab.ways.ray import PYTHON, start_ray
+from pred_server.lab.ways.ray import PYTHON, RayServer, start_ray
 from pred_server.limits import MIB
 from pred_server.ops import ray_cluster
 from pred_server.ops.ray_cluster import ENVIRONMENT, HOOK, free_port
@@ -39,7 +39,7 @@ from pred_server.tutorial.background import GATEWAY, Process, Server, gateway
 from pred_server.wire.codec import CODECS
 from tests.ops.ray_cases import ANSWERED, FAULTS, FLAGS, GOOD, XY, Ask, comparable, one, said, several
 from tests.ops.test_replacement import Load
-from tests.waits import wait_until
+from tests.waits import health, wait_until
 
 pytestmark = [
     pytest.mark.long,
@@ -333,6 +333,7 @@ def test_a_stop_lets_calls_end_and_leaves_nothing_behind(own_folder: Path) -> No
         assert next(answers).tolist() == (XY["x"] + XY["y"]).tolist()
         os.kill(server.pid, signal.SIGTERM)
         wait_until(lambda: said(server.address, one(GOOD["csv"])).code == "UNAVAILABLE", "the end of new calls")
+        assert health(server) == "NOT_SERVING"
         may_go_on.set()
         assert [part.tolist() for part in answers] == [(XY["x"] + XY["y"]).tolist()]
         assert server._process.wait(120) == 0
@@ -408,15 +409,15 @@ def test_a_node_that_is_lost_under_load_loses_no_call(own_folder: Path, monkeypa
     monkeypatch.setenv("RAY_TMPDIR", str(own_folder / "n"))
     second = f"127.0.0.1:{free_port()}"
     nodes = [str(PYTHON), str(ROOT / "tests/ops/ray_nodes.py"), second.rpartition(":")[2]]
-    with Process(nodes, 120) as cluster:
+    with RayServer(nodes, 120) as cluster:
         flags = ("--cluster", cluster.address, "--replicas", "2")
         with start_ray("sum", flags=flags) as server:
             known = f"{server.address},{second}"
             wait_until(lambda: said(second, one(GOOD["csv"])).code == "OK", "the second proxy", timeout_s=120)
             with Load(known, resume=True) as load:
                 for _ in range(2):
+                    wait_until(lambda: len(replicas(cluster)) == 2, "a replica on each node", timeout_s=120)
                     load.wait_for_answers()
-                    assert len(replicas(cluster)) == 2
                     os.kill(cluster.pid, signal.SIGUSR1)
                     wait_until(lambda: said(second, one(GOOD["csv"])).code == "UNAVAILABLE", "the loss")
                     load.wait_for_answers()

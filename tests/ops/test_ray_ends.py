@@ -18,7 +18,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from pred_server import Client, serve
 from pred_server.ops import ray_proxy
-from pred_server.ops.ray_proxy import HEALTHZ, INITIAL, LOST, NOTHING, TIME_LEFT, Rpcs, add_to_server
+from pred_server.ops.ray_proxy import APPLICATIONS, INITIAL, LOST, NOTHING, TIME_LEFT, Rpcs, add_to_server
 from pred_server.ops.ray_replica import Message, Replica, ReplicaContext
 from tests.ops.ray_cases import ANSWERED, CALLS, FAULTS, FLAGS, GOOD, XY, Ask, comparable, one, said, several
 
@@ -62,7 +62,7 @@ class Serve(grpc.aio._server.Server):
 
     def __init__(self, replica: Any):
         super().__init__(None, (), (), (), None, None)
-        self.replica, self.healthy = replica, True
+        self.replica, self.healthy, self.applications = replica, True, b"prediction"
         self.generic_rpc_handlers: list[Any] = []
         self._passing: set[str] = set()
 
@@ -87,8 +87,9 @@ class Serve(grpc.aio._server.Server):
             copied = Copied(context)
             code, details, data = grpc.StatusCode.OK, "", b""
             try:
-                if path == HEALTHZ:
+                if path == APPLICATIONS:
                     code = grpc.StatusCode.OK if self.healthy else grpc.StatusCode.UNAVAILABLE
+                    data = self.applications
                 else:
                     message = await getattr(self.replica, path.rpartition("/")[2])(request, copied)
                     copied.write_to(context)
@@ -137,7 +138,7 @@ def running(replica: Any) -> Iterator[tuple[str, Serve]]:
 
     async def run() -> None:
         server = Serve(replica if not isinstance(replica, type) else replica(model=["sum", "linear"], **LIMITS))
-        server.add_generic_rpc_handlers((healthz(),))
+        server.add_generic_rpc_handlers((serves_own(),))
         add_to_server(None, server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
@@ -158,8 +159,8 @@ def running(replica: Any) -> Iterator[tuple[str, Serve]]:
         thread.join(60)
 
 
-def healthz() -> Any:
-    service, method = HEALTHZ.strip("/").split("/")
+def serves_own() -> Any:
+    service, method = APPLICATIONS.strip("/").split("/")
     return grpc.method_handlers_generic_handler(service, {method: grpc.unary_unary_rpc_method_handler(None)})  # type: ignore[arg-type]
 
 
@@ -287,6 +288,10 @@ def test_health_is_what_serve_says_of_its_proxy() -> None:
         watch = stub.Watch(HealthCheckRequest(), timeout=60)
         assert next(watch).status == HealthCheckResponse.SERVING
         server.healthy = False
+        assert next(watch).status == HealthCheckResponse.NOT_SERVING
+        server.healthy = True
+        assert next(watch).status == HealthCheckResponse.SERVING
+        server.applications = b""
         assert next(watch).status == HealthCheckResponse.NOT_SERVING
         assert stub.Check(HealthCheckRequest(), timeout=60).status == HealthCheckResponse.NOT_SERVING
         watch.cancel()
