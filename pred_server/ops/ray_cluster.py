@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import signal
 import socket
 import tempfile
@@ -65,6 +66,8 @@ def run(
         )
     there = there.with_port(there.port or free_port())
     os.environ.update(ENVIRONMENT)
+    if not cluster:  # a token for this start: Ray's processes run any code for those who have it
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     with ExitStack() as stack:
         try:
             serve = _connect(cluster, settings, there, object_store_mib, stack)
