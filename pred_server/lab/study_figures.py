@@ -219,7 +219,8 @@ def _start(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
 def _ray(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
     (theirs, ours), *_ = stats.compared(calls)
     found = stats.report(calls, stats.compared(calls))
-    times = [f"{words.factor(row.ratio)} times as long {words.at(row.rows)}" for row in found.itertuples()]
+    by_rows = zip(found["ratio"], found["rows"], strict=True)
+    times = [f"{words.factor(ratio)} times as long {words.at(rows)}" for ratio, rows in by_rows]
     lines = found.assign(label=found["rows"].map(words.at), text=found["ratio"].map("{:.3g}×".format), style=2)
     title = f"Through Ray's proxy a call takes {', '.join(times)}"
     return {"ray": figures.factors(lines, title, "; ".join(times), f"{theirs} ÷ {ours}, 95 %", stamp)}

@@ -9,7 +9,7 @@ import pandas as pd
 from google.protobuf import text_format
 from google.rpc.status_pb2 import Status
 
-from pred_server.generated.pred_pb2 import DescribeRequest, Request
+from pred_server.generated.pred_pb2 import DescribeRequest, DescribeResponse, Request
 from pred_server.lab.ways.way import request_of
 from pred_server.wire.codec import CODECS
 
@@ -101,8 +101,11 @@ def said(address: str, ask: Ask, timeout_s: float = 60.0, **settings: Any) -> Sa
         )
 
 
-def comparable(answer: Said) -> Said:
+def comparable(answer: Said, ask: Ask) -> Said:
     """Return an answer without what no two have in common: times, the id that Serve adds, the order in a map."""
+    if ask.rpc == "Describe":
+        texts = (text_format.MessageToString(DescribeResponse.FromString(message)) for message in answer.messages)
+        answer = answer._replace(messages=tuple(text.encode() for text in texts))
     trailing = {key: value for key, value in answer.trailing.items() if key not in ("server-timing", "request_id")}
     if details := trailing.get("grpc-status-details-bin"):
         trailing["grpc-status-details-bin"] = text_format.MessageToString(Status.FromString(details))
