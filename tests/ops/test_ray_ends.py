@@ -22,7 +22,7 @@ from pred_server.ops.ray_proxy import APPLICATIONS, INITIAL, LOST, NOTHING, TIME
 from pred_server.ops.ray_replica import Message, Replica, ReplicaContext
 from tests.ops.ray_cases import ANSWERED, CALLS, FAULTS, FLAGS, GOOD, XY, Ask, comparable, one, said, several
 
-LIMITS = {"max_rows": 1_000, "max_message_bytes": 100_000, "max_refusals_per_s": 1_000_000}
+LIMITS = {"max_rows": 1_000, "max_message_bytes": 100_000, "max_refusals_per_s": 1_000_000, "threads": (1,)}
 
 
 class Copied:
