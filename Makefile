@@ -6,10 +6,13 @@ MODEL := models/flights/manifest.json
 PORT ?= 8888
 # Extras of pyproject.toml: what the lessons need. Tests, lints and benchmarks need all others, too.
 LESSONS := serve,onnx,lab,notebooks,gateway
-# Two lock files pin whatever is installed, by version and hash; setuptools, too, which builds the package.
+TESTS := $(LESSONS),bench,test
+RAY := serve,onnx,ray
+# Lock files pin whatever is installed, by version and hash; setuptools, too, which builds the package.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOCK := $(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --generate-hashes --no-header --no-annotate
 COMMA := ,
+EXTRAS = $(foreach extra,$(subst $(COMMA), ,$(1)),--extra $(extra))
 BENCH := $(BIN)/pred-server bench $(QUICK) --out data/results
 # They clash with our pins. A lock beside its program in lab/rivals names all that an environment holds.
 RIVALS := kserve mlserver
@@ -42,9 +45,6 @@ test: setup .venv/test-ready  ## set up everything and run every test: Python, n
 	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_FLAGS)
 	@if [ -x bin/gateway ]; then $(MAKE) --no-print-directory test-go; else echo "$(NO_GO)"; fi
 
-test-long: setup .venv/test-ready  ## only the tests that take minutes, on a quiet machine: planted differences, killed workers, swapped models
-	$(BIN)/python -m pytest -m long --timeout 3600 $(PYTEST_FLAGS)
-
 test-go: .venv/ready  ## only the tests in Go; FUZZ=10m fuzzes what reads bodies and replies, so long each
 	$(GO) test $(RACE) ./...
 	for module in $(GO_MODULES); do $(GO) test -C $$module $(RACE) ./... || exit 1; done
@@ -68,6 +68,9 @@ soak: setup .venv/test-ready  ## 200,000 calls to one server: nothing may grow
 
 attack: setup .venv/test-ready  ## every kind of attack beside good callers and a control, into data/RESULTS.md; an hour
 	$(BIN)/python -m tests.attacks.measure $(ATTACK)
+
+test-long: setup .venv/test-ready .venv-ray/ready  ## only the tests that take minutes, on a quiet machine: planted differences, killed workers, Ray
+	$(BIN)/python -m pytest -m long --timeout 3600 $(PYTEST_FLAGS)
 
 demo: setup  ## the whole story without a browser: train, stubs, serve, predict, latency table and plot, HTTP
 	$(BIN)/python -m pred_server.lab.demo
@@ -103,7 +106,16 @@ rivals: .venv/test-ready $(RIVALS:%=.venv-rivals/%/ready)  ## install the server
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $<
 	@touch $@
 
-bench: setup rivals  ## measure how fast it is: the published results, data/results; QUICK=--quick for a shorter, less sure run
+ray: .venv-ray/ready  ## install Ray Serve for `pred-server ray`, pinned, in an environment of its own: .venv-ray; 1 GB
+
+.venv-ray/ready: requirements-ray.lock
+	@echo "installing Ray Serve, pinned, into .venv-ray; this takes a minute"
+	@rm -rf $(@D) && $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $<
+	@echo "$(CURDIR)" > "$$($(@D)/bin/python -c 'import site; print(site.getsitepackages()[0])')/checkout.pth"
+	@touch $@
+
+bench: setup rivals .venv-ray/ready  ## measure how fast it is: the published results, data/results; QUICK=--quick for a shorter, less sure run
 	@mkdir -p data/results
 	$(BENCH)/hand_linear.parquet --model linear --rows 1 100 1000 10000 100000 1000000
 	$(BENCH)/hand_boosting.parquet --model boosting --rows 1 1000 10000 100000
@@ -123,6 +135,7 @@ bench: setup rivals  ## measure how fast it is: the published results, data/resu
 	$(BENCH)/start.parquet --varies start
 	$(BENCH)/ways.parquet --varies ways
 	$(BENCH)/capacity.parquet --varies capacity
+	$(BENCH)/ray.parquet --varies ray
 
 lint: .venv/test-ready  ## ruff, mypy, go vet, staticcheck, and buf on the contract: style, and nothing that breaks a client
 	$(BIN)/ruff format --check
@@ -136,12 +149,13 @@ lint: .venv/test-ready  ## ruff, mypy, go vet, staticcheck, and buf on the contr
 	$(BIN)/buf breaking proto --against tests/article
 	$(BIN)/buf breaking proto --against tests/released --config tests/released/breaking.yaml
 
-lock: .venv/test-ready  ## resolve requirements.lock and requirements-test.lock anew from pyproject.toml
-	$(LOCK) --extra $(subst $(COMMA), --extra ,$(LESSONS)) --output-file requirements.lock pyproject.toml
-	$(LOCK) --all-extras --constraint requirements.lock --output-file requirements-test.lock pyproject.toml
+lock: .venv/test-ready  ## resolve the three lock files, requirements*.lock, anew from pyproject.toml
+	$(LOCK) $(call EXTRAS,$(LESSONS)) --output-file requirements.lock pyproject.toml
+	$(LOCK) $(call EXTRAS,$(TESTS)) --constraint requirements.lock --output-file requirements-test.lock pyproject.toml
+	$(LOCK) $(call EXTRAS,$(RAY)) --constraint requirements-test.lock --output-file requirements-ray.lock pyproject.toml
 
 clean:  ## remove what the other targets made, the virtual environment included
-	rm -rf .venv .venv-rivals models/flights bin build dist latency.png .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-rivals .venv-ray models/flights bin build dist latency.png .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
 .venv/ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -160,4 +174,4 @@ clean:  ## remove what the other targets made, the virtual environment included
 $(MODEL): .venv/ready pred_server/tutorial/flights.py pred_server/store/saving.py data/flights.parquet
 	@$(BIN)/pred-server train --out $(@D)
 
-.PHONY: help lab explorer test test-long test-go sweep fuzz soak attack demo setup gateway stubs module notebooks plots rivals bench lint lock clean
+.PHONY: help lab explorer test test-long test-go sweep fuzz soak attack demo setup gateway stubs module notebooks plots rivals ray bench lint lock clean

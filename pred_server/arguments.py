@@ -87,15 +87,14 @@ PROTECTION = [
     argument("--token-file", "it asks for a token: the one in this file", type=Path, metavar="FILE"),
 ]
 
-SERVE = [
+# What `serve` and `ray` have in common.
+SERVED = [
     argument(
         "--model",
         "sum, linear, wide, flights, or a model directory; may be repeated (default: flights)",
         action="append",
         default=argparse.SUPPRESS,
     ),
-    argument("--address", "HOST:PORT; port 0 picks a free one; or unix:/PATH of a socket", default="127.0.0.1:50051"),
-    argument("--socket-mode", "who may use that socket, as chmod says it", type=mode, default="600"),
     argument("--engine", "what computes the predictions", default="sklearn", choices=["sklearn", "onnx"]),
     argument(
         "--threads",
@@ -104,40 +103,45 @@ SERVE = [
         default="auto",
         metavar="N:ROWS",
     ),
-    argument(
-        "--trust",
-        "a further type for model.skops; may be repeated",
-        action="append",
-        default=[],
-        metavar="TYPE",
-    ),
+    argument("--trust", "a further type for model.skops; may be repeated", action="append", default=[], metavar="TYPE"),
     argument("--log-level", "to stderr", default="warning", choices=["debug", "info", "warning", "error"]),
     argument("--log-format", "how a line of the log is written", default="text", choices=["text", "json"]),
     argument("--no-timing", "leave server-timing out of the replies", action="store_true"),
+    argument("--expose-to-network", "allow an address that others can reach, without encryption", action="store_true"),
+]
+SERVE = [
+    *SERVED,
+    argument("--address", "HOST:PORT; port 0 picks a free one; or unix:/PATH of a socket", default="127.0.0.1:50051"),
+    argument("--socket-mode", "who may use that socket, as chmod says it", type=mode, default="600"),
     argument("--reload", "read models anew when their files change, and at SIGHUP", action="store_true"),
     argument("--workers", WORKERS, type=at_least_one, default=argparse.SUPPRESS, metavar="N"),
     argument("--spares", "with --workers: processes that wait to replace one", type=whole, default=1),
     argument("--reuse-port", "share the port with other processes (SO_REUSEPORT)", action="store_true"),
     argument("--as-worker", argparse.SUPPRESS, action="store_true"),
-    argument(
-        "--expose-to-network",
-        "allow an address that others can reach, without encryption",
-        action="store_true",
-    ),
-    argument(
-        "--tls-cert",
-        "encrypt: the server's certificate, and those between it and its CA, in PEM",
-        metavar="FILE",
-    ),
+    argument("--tls-cert", "encrypt, with this certificate, and those between it and its CA, in PEM", metavar="FILE"),
     argument("--tls-key", "the certificate's key, in PEM, without a passphrase", metavar="FILE"),
     argument("--tls-client-ca", "ask clients for a certificate of this CA", metavar="FILE"),
     argument("--token-file", "ask each call for one of these tokens; NAME TOKEN on each line", metavar="FILE"),
     argument("--health-token", "ask for a token also where health is asked for", action="store_true"),
-    argument(
-        "--metrics",
-        "let Prometheus read what happens, at HOST:PORT; port 0 picks a free one",
-        metavar="ADDRESS",
-    ),
+    argument("--metrics", "let Prometheus read what happens, at HOST:PORT; port 0 picks a free one", metavar="ADDRESS"),
     argument("--no-reflection", "do not tell tools the contract", action="store_true"),
     *map(limit_argument, fields(Limits)),
+]
+# Limits of connections, and of a stop: with Ray, its proxy holds the connections.
+OF_CONNECTIONS = {
+    "max_streams_per_connection", "keepalive_s", "max_connection_idle_s", "max_connection_age_s", "drain_delay_s",
+}  # fmt: skip
+RAY = [
+    *SERVED,
+    argument("--address", "HOST:PORT; port 0 picks a free one", default="127.0.0.1:50051"),
+    argument("--replicas", "how many, or a range: Serve then goes by the calls in flight", default="1"),
+    argument("--target-calls", "calls in flight for each replica, in a range", type=at_least_one, default=16),
+    argument("--cluster", "HOST:PORT of a Ray cluster; else one is started here", default=""),
+    argument(
+        "--object-store-mib",
+        "shared memory for messages over 100 KB, in MiB; for the cluster that is started here",
+        type=at_least_one,
+        default=512,
+    ),
+    *(limit_argument(limit) for limit in fields(Limits) if limit.name not in OF_CONNECTIONS),
 ]

@@ -13,7 +13,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from pred_server.arguments import ADDRESS, PROTECTION, SERVE, Argument, above_zero, argument, at_least_one, seconds
+from pred_server.arguments import ADDRESS, PROTECTION, RAY, SERVE, Argument, above_zero, argument, at_least_one, seconds
 from pred_server.checkout import ROOT
 from pred_server.errors import InvalidInput, PredServerError
 from pred_server.limits import Limits
@@ -22,7 +22,7 @@ STREAM_TIMEOUT_S = 3_600.0
 ENCODINGS = ("csv", "columns", "tensor", "arrow")  # of `wire.codec.CODECS`, which takes a second to import
 STUDIES = (
     *("rows", "encodings", "load", "callers", "chunks", "ladder"),
-    *("parts", "floor", "distance", "enormous", "beside", "start", "ways", "capacity"),
+    *("parts", "floor", "distance", "enormous", "beside", "start", "ways", "capacity", "ray"),
 )
 
 
@@ -110,6 +110,12 @@ def _serve(args: argparse.Namespace) -> int:
     models = [source.load() for source in sources]
     run(models, args.address, limits, operation, expose_to_network=args.expose_to_network, timing=not args.no_timing)
     return 0
+
+
+def _ray(args: argparse.Namespace) -> None:
+    from pred_server.ops.ray_cluster import run
+
+    run(**_given(args))
 
 
 def _predict(args: argparse.Namespace) -> None:
@@ -224,11 +230,8 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
         "generate the stubs from proto/ into generated/",
         [argument("--out", "folder to hold generated/", type=Path, default=ROOT)],
     ),
-    "serve": (
-        _serve,
-        "serve one or more models on one port, or one socket",
-        SERVE,
-    ),
+    "serve": (_serve, "serve one or more models on one port, or one socket", SERVE),
+    "ray": (_ray, "serve the same with replicas of Ray Serve: more than one process, or machine", RAY),
     "predict": (
         _predict,
         "send a file of any size (CSV, Parquet, Arrow, JSON lines), print the predictions as CSV",
@@ -329,8 +332,8 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
 
 # The extra of pyproject.toml that a command needs beyond the client.
 EXTRAS = {
-    _train: "serve", _stubs: "notebooks", _serve: "serve", _bench: "bench", _reproduce: "bench", _plot: "lab",
-    _capacity: "lab",
+    _train: "serve", _stubs: "notebooks", _serve: "serve", _ray: "ray", _bench: "bench", _reproduce: "bench",
+    _capacity: "lab", _plot: "lab",
 }  # fmt: skip
 
 

@@ -22,9 +22,9 @@ def comes_true(condition: Callable[[], object], timeout_s: float = 60.0) -> bool
     return True
 
 
-def wait_until(condition: Callable[[], object], what: str) -> None:
+def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
     """Wait for a condition; fail, and name it, where it does not come true."""
-    assert comes_true(condition), f"still waiting: {what}"
+    assert comes_true(condition, timeout_s), f"still waiting: {what}"
 
 
 def refused(client: Client) -> bool:

@@ -1,11 +1,11 @@
-"""The blocks of the studies in `studies_service`, in Markdown."""
+"""The blocks of the studies in `studies_service` and `studies_ray`, in Markdown."""
 
 from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 
-from pred_server.lab import findings_service, words
+from pred_server.lab import findings_service, stats, words
 
 FORWARDER = (
     "a forwarder imitates the distance, at 1 Gbit/s in each direction. It imitates no slow start, windows or losses of "
@@ -111,6 +111,15 @@ def _capacity_short(calls: pd.DataFrame) -> list[str]:
     return words.bullets([findings_service.near_in_words(findings_service.judged(calls))])
 
 
+def _ray(calls: pd.DataFrame) -> list[str]:
+    medians = stats.summary(calls).set_index(["arm", "rows"])["p50_ms"]
+    lines = []
+    for _, row in stats.report(calls, stats.compared(calls)).iterrows():
+        alone, behind = (medians[name, row["rows"]] for name in (row["base"], row["arm"]))
+        lines.append([f"{row['rows']:,}", *map(words.number, (alone, behind, behind - alone)), words.interval(row)])
+    return words.table(["rows", "one plain server, ms", "Ray Serve, ms", "more, ms", "Ray Serve ÷ plain"], lines)
+
+
 def cpu(calls: pd.DataFrame) -> list[str]:
     """Return a sentence on the CPU time of a million predictions, if a result of rising load knows it."""
     found = findings_service.cpu_per_million(calls)
@@ -126,8 +135,9 @@ def cpu(calls: pd.DataFrame) -> list[str]:
 
 FULL: dict[str, Callable[[pd.DataFrame], list[str]]] = {
     "distance": _distance, "enormous": _enormous, "beside": _beside, "start": _start, "capacity": _capacity,
+    "ray": _ray,
 }  # fmt: skip
 SHORT = {
     "distance": _distance_short, "enormous": _enormous, "beside": _beside_short, "start": _start,
-    "capacity": _capacity_short,
+    "capacity": _capacity_short, "ray": _ray,
 }  # fmt: skip

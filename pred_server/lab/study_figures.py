@@ -226,6 +226,16 @@ def _start(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
     return {"start": figures.dots(times, f"From nothing to the first answer: {', '.join(ends)}", "ms", stamp)}
 
 
+def _ray(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
+    (theirs, ours), *_ = stats.compared(calls)
+    found = stats.report(calls, stats.compared(calls))
+    by_rows = zip(found["ratio"], found["rows"], strict=True)
+    times = [f"{words.factor(ratio)} times as long {words.at(rows)}" for ratio, rows in by_rows]
+    lines = found.assign(label=found["rows"].map(words.at), text=found["ratio"].map("{:.3g}×".format), style=2)
+    title = f"Through Ray's proxy a call takes {', '.join(times)}"
+    return {"ray": figures.factors(lines, title, "; ".join(times), f"{theirs} ÷ {ours}, 95 %", stamp)}
+
+
 def _slowest(found: pd.DataFrame) -> list[str]:
     ends = [found["latency_ms"].idxmin(), found["latency_ms"].idxmax()]
     return [str(arm) for arm in dict.fromkeys(ends) if arm != found.index[0]]
@@ -314,5 +324,6 @@ STUDIES: dict[str, Callable[[pd.DataFrame, dict[str, Any]], Drawn]] = {
     "rows": _rows, "encodings": _encodings, "load": _load, "chunks": _chunks, "ladder": _ladder, "floor": _floor,
     "callers": _callers, "distance": _distance, "enormous": _enormous, "beside": _beside, "start": _start,
     "ways": _ways, "explorer": _explored, "capacity": _capacity,
+    "ray": _ray,
     "parts": lambda calls, stamp: {},  # two sentences say it all
 }  # fmt: skip

@@ -41,8 +41,13 @@ def serve(
     subcommand = ["serve"] if module == "pred_server" else []
     if Path(model).exists():
         model = Path(model).resolve()
-    command = [sys.executable, "-c", _CHILD, str(Path.cwd()), module, *subcommand]
-    return Server([*command, "--model", str(model), "--address", "127.0.0.1:0", *flags], start_timeout_s)
+    command = child(module, *subcommand, "--model", str(model), "--address", "127.0.0.1:0", *flags)
+    return Server(command, start_timeout_s)
+
+
+def child(module: str, *arguments: str, python: str = sys.executable) -> list[str]:
+    """Return the command that runs a module as `run_child` says."""
+    return [python, "-c", _CHILD, str(Path.cwd()), module, *arguments]
 
 
 def gateway(backend: str, *flags: str, start_timeout_s: float = 10.0) -> "Gateway":

@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pred_server.lab import arms, figures, findings_service, load, memory, report, rerun, stats, studies
+from pred_server.lab import arms, figures, findings_service, load, memory, report, rerun, stats, studies, studies_ray
 from pred_server.lab.experiments import Experiment, running
 from pred_server.lab.study_figures import figures_of
 from pred_server.lab.ways import WAYS, Arm, Target, messages_of, start_own
 from pred_server.lab.ways.way import chunks_of
 from pred_server.limits import MIB
 
-SERVICE = ("distance", "enormous", "beside", "start")
+SERVICE = ("distance", "enormous", "beside", "start", "ray")
 STAMP = dict.fromkeys(["python", "grpcio", "cpu", "cores", "pinning", "scikit-learn", "revision", "seed"], "1")
 TABLE = pd.DataFrame(np.arange(20.0).reshape(10, 2), columns=["x", "y"])
 
@@ -56,6 +56,14 @@ def test_they_are_what_they_are_named_after() -> None:
         ("serve", 100, "go"), ("rest", 100, "go"), ("article", 100, "go"),
     }  # fmt: skip
     assert all(arm.cold for arm in studies.declared("start", "flights").arms)
+
+
+def test_ray_is_asked_with_the_bytes_of_one_plain_server() -> None:
+    experiment = studies.declared("ray", "flights")
+    arms = {arm.server: arm for arm in experiment.arms}
+    assert replace(arms["ray"], name="", server="") == replace(experiment.arms[0], name="", server="")
+    assert experiment.rows == (1, 1_000, 100_000)
+    assert experiment.compare == ((arms["ray"].name, "ours"),)
 
 
 def test_a_quick_repetition_of_cold_starts_keeps_enough_blocks() -> None:
@@ -171,6 +179,7 @@ def calls_of(experiment: Experiment, **latency_ms: float) -> pd.DataFrame:
 @pytest.fixture
 def calls(request: pytest.FixtureRequest) -> pd.DataFrame:
     times = {"ours": 2.0, "FastAPI": 3.0, "Arrow Flight": 4.0, "the article's server": 9.0, "in process": 1.0}
+    times |= {studies_ray.RAY: 8.0}
     return calls_of(studies.declared(request.param, "flights", quick=True), **times)
 
 
@@ -215,6 +224,14 @@ def test_large_tables_of_others_are_read_against_none(calls: pd.DataFrame) -> No
 def test_a_cold_start_is_told_in_two_parts(calls: pd.DataFrame) -> None:
     assert report.short(calls)[2] == "| ours | 1.00 | 1.00 | 2.00 |"
     assert "until ready" in figures.alt(figures_of(calls)["start"])
+
+
+@pytest.mark.parametrize("calls", ["ray"], indirect=True)
+def test_rays_overhead_is_told_in_milliseconds_and_as_a_factor(calls: pd.DataFrame) -> None:
+    lines = report.short(calls)
+    assert lines[0] == "| rows | one plain server, ms | Ray Serve, ms | more, ms | Ray Serve ÷ plain |"
+    assert lines[2].startswith("| 1 | 2.00 | 8.00 | 6.00 | 4.00")
+    assert "4.00 times as long at 1 row" in figures.alt(figures_of(calls)["ray"])
 
 
 @pytest.mark.parametrize("calls", ["enormous"], indirect=True)

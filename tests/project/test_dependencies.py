@@ -17,7 +17,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CLIENT: list[str] = PROJECT["dependencies"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 MAKEFILE = (ROOT / "Makefile").read_text()
-LESSONS_LOCK, TEST_LOCK = "requirements.lock", "requirements-test.lock"
+# The extras in each lock, by the name of the variable in the Makefile. Ray has an environment of its own.
+LOCKS = {"requirements.lock": "LESSONS", "requirements-test.lock": "TESTS", "requirements-ray.lock": "RAY"}
+LESSONS_LOCK, TEST_LOCK, RAY_LOCK = LOCKS
 # The extras that a room's modules need as they are imported, beside the dependencies of the client. What a function
 # imports when it is called may come with any extra.
 ROOM_EXTRAS = {
@@ -47,12 +49,17 @@ def make_variable(name: str) -> str:
     return re.sub(r"\$\((\w+)\)", lambda match: make_variable(match[1]), value)
 
 
+def extras_of(variable: str) -> list[str]:
+    return make_variable(variable).split(",")
+
+
 def extras_of_the_lessons() -> list[str]:
-    return make_variable("LESSONS").split(",")
+    return extras_of("LESSONS")
 
 
 def test_make_test_installs_every_extra_and_make_lab_only_those_of_the_lessons() -> None:
-    assert set(EXTRAS) - set(extras_of_the_lessons()) == {"bench", "test"}
+    assert set(EXTRAS) - set(extras_of_the_lessons()) == {"bench", "ray", "test"}
+    assert set(EXTRAS) - {"ray"} == set(extras_of("TESTS"))
     assert re.findall(r"INSTALL\) --require-hashes --requirement (\S+)", MAKEFILE) == [LESSONS_LOCK, TEST_LOCK]
     assert MAKEFILE.count("$(INSTALL)") == 3, "and the checkout itself, which needs nothing more"
 
@@ -87,15 +94,14 @@ def test_the_conda_environment_has_what_the_lessons_need() -> None:
     assert pip[-1] == "-e ."
 
 
-@pytest.mark.parametrize("lock", [LESSONS_LOCK, TEST_LOCK])
+@pytest.mark.parametrize("lock", LOCKS)
 def test_a_lock_pins_every_dependency_by_version_and_hash_and_names_no_index(lock: str) -> None:
     locked = {}
     for entry in (ROOT / lock).read_text().replace(" \\\n", "").splitlines():
         pinned = re.fullmatch(r"([a-z0-9.-]+)==([^\s/]+)( ; [^/]*?)?(    --hash=sha256:[0-9a-f]{64})+", entry)
         assert pinned, entry
         locked[pinned[1]] = pinned[2]
-    extras = extras_of_the_lessons() if lock == LESSONS_LOCK else EXTRAS
-    wanted = [*CLIENT, *(requirement for extra in extras for requirement in EXTRAS[extra])]
+    wanted = [*CLIENT, *(requirement for extra in extras_of(LOCKS[lock]) for requirement in EXTRAS[extra])]
     assert {name_of(requirement) for requirement in wanted} <= set(locked), f"{lock} is stale: run `make lock`"
 
 
@@ -104,6 +110,18 @@ def test_both_locks_have_the_same_versions() -> None:
         re.findall(r"^\S+==\S+", (ROOT / lock).read_text(), re.MULTILINE) for lock in (LESSONS_LOCK, TEST_LOCK)
     )
     assert set(few) < set(many)
+
+
+def test_rays_environment_has_the_versions_of_the_others() -> None:
+    """Else a served prediction could differ from that in process, in its last bit."""
+    ours, rays = (
+        dict(re.findall(r"^([a-z0-9.-]+)==([^\s;]+)", (ROOT / lock).read_text(), re.MULTILINE))
+        for lock in (TEST_LOCK, RAY_LOCK)
+    )
+    shared = set(ours) & set(rays)
+    assert {"numpy", "scikit-learn", "pandas", "pyarrow", "grpcio", "protobuf", "onnxruntime"} <= shared
+    assert {name: rays[name] for name in shared} == {name: ours[name] for name in shared}
+    assert int(rays["protobuf"].split(".")[0]) < 7
 
 
 def test_nobody_is_sent_to_a_package_index() -> None:

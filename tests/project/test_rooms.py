@@ -38,6 +38,8 @@ MAY_IMPORT = {
     "__main__": {"cli"},
     "__init__": {"model", "store", "client", "tutorial"},
 }
+# No parts of a server: they run servers of their own, in processes that Ray starts. Only a command imports them.
+HOSTS = {f"pred_server.ops.ray_{name}" for name in ("app", "cluster", "replica")}
 # Statements, docstrings left out: lines would reward dense code. Only a commit that says why raises one of these.
 BUDGETS = {
     "__init__": 16,
@@ -51,15 +53,16 @@ BUDGETS = {
     # A tenth of it is TLS, and tokens that leave no machine unencrypted.
     "client": 773,
     "tutorial": 235,
-    "arguments": 48,
+    "arguments": 51,
     "cli": 141,
     # Most of it is what makes a file of a stranger harmless, and a file of one's own sure to load.
     "store": 562,
     # Health, reflection, a stop that nobody notices, a socket's file that nobody loses. A third is a supervisor of
     # servers, which holds their ports, hears them, and has processes ready to replace them, and models that are
     # replaced while they are served. A fifth keeps out who has no certificate or no token, and reads both again when
-    # they change; a fifth counts calls, and has Prometheus read the counts.
-    "ops": 962,
+    # they change; a fifth counts calls, and has Prometheus read the counts. What stands between Ray Serve and our
+    # service, at the proxy and in the replica, is 225; the application, and what starts a cluster for it, 135.
+    "ops": 1_314,
     # The lessons' calls need none of it: it is there for callers that are greedy, hostile or gone.
     "guard": 343,
     # Graphs in double precision, and the proof that they predict as scikit-learn does; threads by rows.
@@ -74,8 +77,8 @@ BUDGETS = {
     # socket and the Go process as ways, calls from Go at the caller's hand, and their study. An eighth is the explorer:
     # a run that can be watched and stopped at once, curves and sentences of any result, what can be chosen, widgets and
     # a figure that moves. Another tenth says how many workers a load needs: a simulation of the server, its times read
-    # from a result, a study that judges it.
-    "lab": 4_946,
+    # from a result, a study that judges it. Ray Serve as a way, its study, block and figure are 45.
+    "lab": 4_997,
 }
 # 2,500 was meant. What a client needs to outlive the model that it asks (`client/memory`, chunks that can be prepared
 # again), to say whose deadline passed and why nobody was reached, and to read addresses as people write them is 260
@@ -85,7 +88,7 @@ BUDGETS = {
 # be encrypted and closed is 90: 75 of the client's, and flags; what the log says of callers and traces, and the one
 # hook by which `ops` counts calls, 25. 45 plug in what `ops` has: models that are replaced, and a supervisor's word;
 # 26 read and bind the path of a Unix socket, most of them to refuse one in a sentence.
-CORE_BUDGET = 3_617
+CORE_BUDGET = 3_625
 MOST_LINES = 400
 
 
@@ -147,9 +150,18 @@ def test_imports_point_downwards() -> None:
         f"{name} imports {imported}"
         for name, tree in modules().items()
         for imported in imports(tree)
-        if room_of(imported) not in MAY_IMPORT[room_of(name)] | {room_of(name)}
+        if room_of(imported) not in (BELOW if name in HOSTS else MAY_IMPORT[room_of(name)] | {room_of(name)})
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_what_runs_servers_is_imported_by_the_command_alone() -> None:
+    users = {imported: {name for name, tree in modules().items() if imported in imports(tree)} for imported in HOSTS}
+    assert users == {
+        "pred_server.ops.ray_app": {"pred_server.ops.ray_cluster"},
+        "pred_server.ops.ray_cluster": {"pred_server.cli"},
+        "pred_server.ops.ray_replica": {"pred_server.ops.ray_app"},
+    }
 
 
 def test_imports_form_no_cycle() -> None:

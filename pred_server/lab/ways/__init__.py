@@ -10,6 +10,7 @@
     flight         Arrow Flight
     kserve         KServe's Python server
     mlserver       MLServer
+    ray            our server behind Ray Serve's proxy
     gateway        the HTTP gateway in Go, with our server behind it
     pipe           a Python process over two pipes: no server, and one call at a time
     inprocess      ONNX Runtime in the caller's own process, in Go
@@ -34,6 +35,7 @@ from pred_server.lab.ways.kserve import KServe
 from pred_server.lab.ways.mlserver import MLServer
 from pred_server.lab.ways.pipe import Pipe
 from pred_server.lab.ways.predict import Predict
+from pred_server.lab.ways.ray import Ray
 from pred_server.lab.ways.rest import Rest
 from pred_server.lab.ways.rest_pydantic import RestPydantic
 from pred_server.lab.ways.serve import Serve
@@ -62,7 +64,8 @@ __all__ = [
 
 RIVALS: tuple[Way, ...] = (Rest(), RestPydantic(), Flight(), KServe(), MLServer())
 ALL = (
-    Serve(), Unix(), Checkout(), Article(), Http(), *RIVALS, Gateway(), Pipe(), InProcess(), Predict(), Echo(), Tcp(),
+    Serve(), Unix(), Checkout(), Article(), Http(), *RIVALS, Ray(), Gateway(), Pipe(), InProcess(),
+    Predict(), Echo(), Tcp(),
 )  # fmt: skip
 WAYS: dict[str, Way] = {way.name: way for way in ALL}
 
