@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import grpc
 import pyarrow as pa
+import uvloop
 from grpc_health.v1 import health_pb2_grpc
 
 from pred_server.errors import InvalidInput, ServerStartError
@@ -105,7 +106,7 @@ def run(
     # The event loop needs Python's lock some ten times for a call. Threads that decode and compute would keep it from
     # the loop for 5 ms each time.
     sys.setswitchinterval(SWITCH_S)
-    asyncio.run(_run(models, address, limits, operation, expose_to_network, timing))
+    uvloop.run(_run(models, address, limits, operation, expose_to_network, timing))
 
 
 async def _run(
