@@ -104,7 +104,6 @@ bench: setup rivals  ## measure how fast it is: the published results, data/resu
 	$(BENCH)/callers.parquet --varies callers
 	$(BENCH)/ladder.parquet --model flights --varies ladder
 	$(BENCH)/parts.parquet --model linear --varies parts
-	$(BENCH)/floor.parquet --varies floor
 
 lint: .venv/test-ready  ## ruff, mypy, go vet, staticcheck, and buf on the contract: style, and nothing that breaks a client
 	$(BIN)/ruff format --check

@@ -286,7 +286,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
             _argument(
                 "--varies",
                 "what is varied",
-                choices=["rows", "encodings", "load", "callers", "chunks", "ladder", "parts", "floor"],
+                choices=["rows", "encodings", "load", "callers", "chunks", "ladder", "parts"],
                 default="rows",
             ),
             _argument(
