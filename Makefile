@@ -104,6 +104,10 @@ bench: setup rivals  ## measure how fast it is: the published results, data/resu
 	$(BENCH)/callers.parquet --varies callers
 	$(BENCH)/ladder.parquet --model flights --varies ladder
 	$(BENCH)/parts.parquet --model linear --varies parts
+	$(BENCH)/distance.parquet --varies distance
+	$(BENCH)/enormous.parquet --varies enormous
+	$(BENCH)/beside.parquet --varies beside
+	$(BENCH)/start.parquet --varies start
 
 lint: .venv/test-ready  ## ruff, mypy, go vet, staticcheck, and buf on the contract: style, and nothing that breaks a client
 	$(BIN)/ruff format --check

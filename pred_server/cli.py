@@ -286,7 +286,19 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
             _argument(
                 "--varies",
                 "what is varied",
-                choices=["rows", "encodings", "load", "callers", "chunks", "ladder", "parts"],
+                choices=[
+                    "rows",
+                    "encodings",
+                    "load",
+                    "callers",
+                    "chunks",
+                    "ladder",
+                    "parts",
+                    "distance",
+                    "enormous",
+                    "beside",
+                    "start",
+                ],
                 default="rows",
             ),
             _argument(

@@ -48,6 +48,10 @@ class Limits:
     max_inline_ms: float = field(
         default=0.5, metadata={"help": "longest time for which a model may hold up the event loop; 0 turns this off"}
     )
+    max_refusals_per_s: int = field(
+        default=200,
+        metadata={"help": "most refusals a second for one connection; further ones wait up to a second; 0: no limit"},
+    )
     max_deadline_s: float = field(
         default=300.0, metadata={"help": "longest time for one call, or one chunk of a stream, in seconds"}
     )

@@ -449,7 +449,7 @@ Markdown("\n".join(lines))
 # One caller waits for each answer before it asks again. A *block* visits all arms in random order and then in reverse,
 # so that a slow moment of the machine hits all of them. Everything runs on this one machine, not pinned to cores.
 #
-# All arms use the same client package with the same options; only the way differs. The model is `sum`, and the table has
+# All arms use the same client package with the same options, HTTP/2's windows among them; only the way differs. The model is `sum`, and the table has
 # one row. That is on purpose: a prediction that costs next to nothing lets the way show. With a real model the same hop
 # is a smaller part of the whole.
 #
@@ -463,7 +463,7 @@ GUESSES = {"gateway": 1.5, "dial": 1.5}  # times as long as a direct call: put y
 import io
 
 (tools / "one_row.csv").write_text("x,y\n1,2\n")
-with gateway(adder.address) as adder_web:
+with gateway(adder.address, "-retries", "0") as adder_web:  # as hopbench's own client has it
     printed = run(
         "hopbench", "-backend", adder.address, "-gateway", adder_web.address, "-body", tools / "one_row.csv",
         "-blocks", BLOCKS, "-calls", CALLS,

@@ -14,7 +14,7 @@
 # - convert a model to ONNX, see what a prediction costs then, and where float32 would be wrong without a word;
 # - climb the ladder of a model of your own.
 #
-# **Needs:** the trained model (`make setup`, or `make lab`). **Takes:** 95 s to run, about 55 minutes to read (the core: 45).
+# **Needs:** the trained model (`make setup`, or `make lab`). **Takes:** 100 s to run, about 60 minutes to read (the core: 47).
 # **Built before:** the waterfall and the four encodings ([03b](03b_under_the_hood.ipynb)), experiments
 # ([05](05_how_fast_is_it.ipynb)), closed loops and batching ([06](06_under_load.ipynb)).
 #
@@ -123,6 +123,26 @@ Markdown("\n".join(words.bullets(ladder_sentences)))
 # The same change gives much in one figure and little in another. It depends on what a call spends its time on, and on how many
 # callers there are.
 #
+# The ladder has a stream where a table is large, since our client sends it so. That is a trade, and no mere gain: early answers
+# and a bound on memory, for a little time up to a certain size. [05](05_how_fast_is_it.ipynb) shows what overlaps in a stream, and
+# from which size on it is quicker, too.
+
+# %%
+lines = []
+for rows, callers in findings.ladders(published):
+    for step in findings.steps_at(published, rows, callers).query("step == 'as a stream'").itertuples():
+        gain = (
+            "quicker"
+            if step.low > 1
+            else "slower"
+            if step.high < 1
+            else "neither quicker nor slower, as far as we can tell"
+        )
+        interval = f"{words.factor(step.factor)} times [{words.factor(step.low)}, {words.factor(step.high)}] as fast"
+        lines.append(f"published, {words.at(rows)}: as a stream a call is {interval} as in one message, so {gain}")
+Markdown("\n".join(words.bullets(lines)) or "Published: no table of the ladder is large enough for a stream.")
+
+# %% [markdown]
 # ## From the ladder to a decision
 #
 # So ask two questions about *your* service. The first: which share of a call is the prediction, with a single caller? You have
@@ -165,8 +185,9 @@ header = ["predict's share", "one caller", f"many callers ({MANY} in the ladder)
 Markdown("\n".join(words.table(header, lines)))
 
 # %% [markdown]
-# *More processes* means: start the server several times, and spread the callers over them. One process has one Python, and one
-# Python computes on one core most of the time. More processes do not make a single call quicker.
+# *More processes* means: start the server several times, and spread the callers over them. One process has one Python. It splits
+# the rows of a large table over all cores, where that pays (see the appendix). But small calls it answers on one core most of the
+# time. More processes do not make a single call quicker.
 
 # %%
 place = "the first line" if share > 2 / 3 else "the last line" if share < 1 / 3 else "the middle line"
@@ -183,8 +204,8 @@ if given > promised:
 Markdown("\n".join(words.bullets(lines)))
 
 # %% [markdown]
-# The rest can become quicker because a quick model is computed on the event loop, without a second thread (see the appendix). So
-# the share tells you where to begin. Then measure.
+# The rest can become quicker because a model that needs less than half a millisecond is computed on the event loop, without a
+# second thread (see the appendix). So the share tells you where to begin. Then measure.
 #
 # The next three sections look at the reasons: the engine, batching, and text. Each has a small measurement of its own.
 #
@@ -553,39 +574,69 @@ Markdown(
 )
 
 # %% [markdown]
+# ### Threads: a large table is split by its rows
+#
+# scikit-learn computes boosting with OpenMP, whose threads meet after every tree. If one of them has no core, since a client runs
+# there, all others wait for it, as many times as there are trees. So the server keeps OpenMP to one thread. It splits the *rows*:
+# each thread predicts rows of its own, and they meet once, at the end (`pred_server/engines/threads.py`). Whether that pays depends
+# on the model: many hold Python's lock while they compute. So the server tries both ways when it loads a model, and says what it
+# found.
+
+# %%
+from pred_server.engines.threads import with_threads
+
+many_flights = pd.read_parquet(FLIGHTS).drop(columns="arr_delay").head(min(ROWS, 5_000))
+checked = flights.schema.frame_to_rows(many_flights)
+found, single = with_threads(flights), with_threads(flights, 1)
+assert np.array_equal(found.predict_rows(checked).values, single.predict_rows(checked).values)
+threads_ms = medians_ms(
+    {"one thread": lambda: single.predict_rows(checked), "as found": lambda: found.predict_rows(checked)}
+)
+Markdown(
+    f"The running server says: threads **{client.describe().threads}**. Here, {len(many_flights):,} flights take "
+    f"{threads_ms['one thread']:.0f} ms on one thread, and {threads_ms['as found']:.0f} ms with what was found in this notebook "
+    f"(threads {found.threads}). The predictions are the same, to the bit."
+)
+
+# %% [markdown]
 # ### Inline: a quick model on the event loop
 #
 # The event loop hands a prediction to the thread that computes, and is woken when it is done. For a model that takes some
-# microseconds, these two wake-ups take longer than the prediction. So a model that is known to be quick is computed on the event
-# loop itself (`pred_server/server/inline.py`). `--max-inline-ms 0` turns that off. We measure it with `linear`.
+# microseconds, these two wake-ups take longer than the prediction. So the server remembers how long each model usually takes for so
+# many rows, by its last calls. What usually takes less than half a millisecond is computed on the event loop itself
+# (`pred_server/server/inline.py`). `--max-inline-ms 0` turns that off. We measure it with `linear`.
 
 # %%
 one_row = numbers.head(1)
 with serve("linear") as inline, serve("linear", "--max-inline-ms", "0") as by_thread:
     clients = {"on the event loop": inline.client(), "on a thread": by_thread.client()}
-    for client in clients.values():
+    for asking in clients.values():
         for _ in range(20):  # the server must learn that the model is quick
-            client.predict(one_row)
+            asking.predict(one_row)
     ways = {name: (lambda client=client: client.predict(one_row)) for name, client in clients.items()}
     inline_ms = medians_ms(ways, 20 * REPEATS)
-Markdown(
-    f"A call with one row of `linear` takes {inline_ms['on the event loop']:.2f} ms if the event loop computes it, and "
-    f"{inline_ms['on a thread']:.2f} ms if a thread does."
-)
+parts = stats.declared(experiments.read(ROOT / "data/results/parts.parquet")).query("not arm.str.endswith('again')")
+lines = [
+    f"measured here, with one caller: a call with one row of `linear` takes {inline_ms['on the event loop']:.2f} ms if the event loop "
+    f"computes it, and {inline_ms['on a thread']:.2f} ms if a thread does",
+    *(f"published, {words.sentence(row)}" for row in parts.itertuples()),
+]
+Markdown("\n".join(words.bullets(lines)))
 
 # %% [markdown]
 # ### Gathering: quick models and many callers
 #
 # For a quick model nothing ever waits, so there would be no batches. Therefore the event loop, when several calls are there,
 # first takes in the calls that have arrived, and then computes them together (`_gather` in `pred_server/server/predictor.py`). It
-# sets no timer: it stops when no further call comes in some turns of the loop.
+# waits for nobody: it stops when no further call comes in some turns of the loop, and after 2 ms at the latest. A lone caller
+# is answered at once.
 #
 # ### How near the floor?
 #
 # A step says how much better than before. It does not say how much is left. So `make bench` also runs the study `floor`
 # (`pred_server/lab/studies.py`): ratios with a target that was set before. Some compare with the article's server. Others
-# compare with a *floor*, which does only a part of the work: the same bytes sent back by a server that does not look at them, plus
-# `predict` in process.
+# compare with a *floor*, which does only a part of the work: a server that takes the same bytes, does not look at them, and sends as many back as our reply
+# has, plus `predict` in process.
 
 # %%
 near_floor = experiments.read(ROOT / "data/results/floor.parquet")
@@ -623,26 +674,24 @@ Markdown(
 # %% [markdown]
 # The rest goes into limits, refusals, and `server-timing` itself: gRPC has to write this metadata for each reply. The
 # operating system counts processor time too. What does a call cost all threads of a server, an echo's and ours? Here with the
-# `linear` model:
+# `linear` model. The calls come from the load generator in Go, where it is built: a generator in Python is busy itself with so
+# many callers.
 
 # %%
-import psutil
-
 from pred_server.lab.load import Generator, Segment
+from pred_server.lab.native import LOADGEN
 from pred_server.lab.ways import Arm, Target, messages_of, start_own
 
-arms = {"echo": Arm("echo", "echo", "tensor"), "ours": Arm("ours", encoding="tensor")}
+by = "go" if LOADGEN.exists() else "python"
+arms = {"echo": Arm("echo", "echo", "tensor", generator=by), "ours": Arm("ours", encoding="tensor", generator=by)}
 row = messages_of(arms["ours"], one_row)
 cpu_us = {name: [] for name in arms}
 with start_own("echo", "linear") as echo, serve("linear") as ours, Generator() as generator:
     for _ in range(4):
         for name, asked in {"echo": echo, "ours": ours}.items():
-            process, target = psutil.Process(asked.pid), Target(arms[name], asked.address, row)
-            before = process.cpu_times()
-            generator.run([target], [Segment(name, BUSY_CALLS, callers=32)])
-            after = process.cpu_times()
-            taken_s = after.user + after.system - before.user - before.system
-            cpu_us[name].append(taken_s / BUSY_CALLS * 1e6)
+            target = Target(arms[name], asked.address, row, pids=(asked.pid,))
+            answered = generator.run([target], [Segment(name, BUSY_CALLS, callers=32)])
+            cpu_us[name].append(1000 * answered["server_cpu_ms"].iloc[0])  # of the segment, by its calls
 per_call = pd.DataFrame(cpu_us).iloc[1:].median()  # the first round warms up
 Markdown(
     f"A call costs the echo **{per_call['echo']:.0f} µs** of processor time, and ours **{per_call['ours']:.0f} µs**. Where processor "

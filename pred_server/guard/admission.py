@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from pred_server.errors import LimitExceeded, PredServerError, Unavailable
+from pred_server.guard.refusals import Refusals
 from pred_server.limits import KIB, Limits, check_message_bytes, flag
 
 # While the server stops, a connection closes with its last call. To close a socket while its peer still acknowledges
@@ -50,6 +51,7 @@ class Admission:
         self._limits = limits
         self._calls_of: Counter[str] = Counter()
         self._draining = False
+        self.refusals = Refusals(limits.max_refusals_per_s)
         self.is_stopping = False
         self.last_large_s = -math.inf
         self.tickets: set[Ticket] = set()
@@ -93,8 +95,7 @@ class Admission:
             others = [other for other in self.tickets if other is not ticket]
             total = sum(other.n_bytes for other in others)
             own = sum(other.n_bytes for other in others if other.peer == ticket.peer)
-            share = limit // self._n_peers(ticket.peer)
-            if total and total + n_bytes > limit and (own + n_bytes > share or total + n_bytes > 2 * limit):
+            if not has_room(n_bytes, total, own, self._n_peers(ticket.peer), limit):
                 message = f"messages of {total:,} bytes are in flight; come back later"
                 raise LimitExceeded(message, "OVERLOADED", limit, flag("max_bytes_in_flight"))
         ticket.n_bytes = max(ticket.n_bytes, n_bytes)
@@ -111,3 +112,14 @@ class Admission:
     def refuse(self) -> None:
         """Refuse all further calls."""
         self._draining = True
+
+
+def has_room(more: int, total: int, own: int, n_peers: int, limit: int) -> bool:
+    """Return whether a connection may take so much more of something that has a limit.
+
+    Parameters
+    ----------
+    total, own : what all connections have, and this one
+    n_peers : how many connections there are. Beyond the limit, up to twice as much, each may have its share of it
+    """
+    return not total or total + more <= limit or (own + more <= limit // n_peers and total + more <= 2 * limit)

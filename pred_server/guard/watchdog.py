@@ -4,6 +4,7 @@ gRPC's deadline is the caller's, and nothing ends a call that has none and whose
 """
 
 import asyncio
+import gc
 import logging
 import time
 import weakref
@@ -16,13 +17,14 @@ from pred_server.guard.admission import Admission, Ticket
 from pred_server.guard.heap import release_unused, resident_bytes
 from pred_server.limits import MIB, Limits, flag
 
-PERIOD_S = 0.25
+PERIOD_S = 0.1
 # A call whose time is over is told so. After so long it is cut off: an answer that nobody reads cannot be sent.
 GRACE_S = 1.0
 # Messages that arrive within this time are no half messages.
 ARRIVES_S = 0.5
-# An idle server gives memory back where it has so much more than it needs.
-KEPT_BYTES = 32 * MIB
+# A server that becomes idle gives memory back where it has so much more than at its start. gRPC frees some of it only
+# later. So there are so many tries, after pauses that double: for a minute.
+KEPT_BYTES, TRIES = 32 * MIB, 9
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +34,9 @@ class Watchdog:
 
     def __init__(self, admission: Admission, limits: Limits) -> None:
         self._admission = admission
-        self._settled_bytes = resident_bytes()
-        self._most_bytes = self._settled_bytes + 2 * limits.max_bytes_in_flight
+        self._idle_bytes = resident_bytes()
+        self._most_bytes = self._idle_bytes + limits.max_bytes_in_flight
+        self._tries, self._next_try_s = 0, 0.0
         self._limits = limits
 
     async def run(self) -> None:
@@ -45,12 +48,13 @@ class Watchdog:
             if (n_bytes := resident_bytes()) > self._most_bytes:
                 release_unused()
                 n_bytes = resident_bytes()
-            elif not self._admission.tickets:
-                if n_bytes > self._settled_bytes + KEPT_BYTES:
-                    release_unused()
-                    self._settled_bytes = resident_bytes()
-                # What was still held when memory was given back is freed later.
-                self._settled_bytes = min(self._settled_bytes, n_bytes)
+            elif self._admission.tickets:
+                self._tries, self._next_try_s = 0, now_s
+            elif n_bytes > self._idle_bytes + KEPT_BYTES and self._tries < TRIES and now_s >= self._next_try_s:
+                gc.collect()
+                release_unused()
+                self._tries += 1
+                self._next_try_s = now_s + 2**self._tries * PERIOD_S
             if n_bytes > self._most_bytes:
                 self._end_half_messages(now_s)
 

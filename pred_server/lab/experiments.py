@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ from pred_server.checkout import FLIGHTS, ROOT
 from pred_server.errors import InvalidInput
 from pred_server.lab import native
 from pred_server.lab.load import Generator, Segment, on_cores
+from pred_server.lab.memory import growth_mib, resident_mib
 from pred_server.lab.stats import names_in
-from pred_server.lab.ways import CARRIERS, WAYS, Arm, Target, messages_of
+from pred_server.lab.ways import CARRIERS, WAYS, Arm, Target, messages_of, start_distance
 from pred_server.model.model import Model
 from pred_server.store.loading import load
 
@@ -50,6 +51,7 @@ class Experiment:
         If a single call has more than `most_rows` rows, there are half as many blocks, but at least three
     seconds : how long each half lasts in an open loop
     pin : put the servers on one core and the generator on another, if there are two
+    fresh : make the calls of each arm in a block from a new process, without a warm-up, so that its memory is theirs
     """
 
     arms: tuple[Arm, ...]
@@ -66,6 +68,7 @@ class Experiment:
     warmup: int = 3
     seed: int = 0
     pin: bool = True
+    fresh: bool = False
 
     def calls_of(self, arm: Arm, rows: int) -> int:
         """Return the calls of an arm in each half of a block."""
@@ -74,6 +77,10 @@ class Experiment:
 
     def blocks_of(self, rows: int) -> int:
         return self.blocks if rows <= self.most_rows else min(self.blocks, max(3, self.blocks // 2))
+
+    def halves_of(self, arm: Arm) -> int:
+        """Return 1 where every call is of a new process: what was called before cannot tell."""
+        return 1 if arm.cold or self.fresh else 2
 
     def arms_at(self, rows: int) -> list[Arm]:
         """Return the arms that take part. A stream of one chunk does not if the same table also goes as one message."""
@@ -113,7 +120,8 @@ def run(experiment: Experiment, out: Path, progress: bool = True) -> pd.DataFram
     Returns
     -------
     What `read` returns: one row a call, with the columns of `load.Generator.run` (without scheduled_ns) and of `Arm`,
-    and rows, repetition, block, half and client_encode_ms; `attrs` holds stamp and experiment.
+    and rows, repetition, block, half, client_encode_ms, start_ms (from the start of the servers' processes until all
+    are ready) and server_peak_mib (by how much they have grown since at most); `attrs` holds stamp and experiment.
 
     Raises
     ------
@@ -175,17 +183,22 @@ def running(experiment: Experiment) -> Iterator["Bench"]:
     models = {arm.model or experiment.model for arm in experiment.arms}
     tables = {model: table_of(load(model)) for model in models}
     on_servers, on_generator = experiment.cores
-    started: dict[tuple[Any, ...], tuple[str, tuple[int, ...]]] = {}
+    started: dict[tuple[Any, ...], tuple[str, float, dict[int, float]]] = {}
     with ExitStack() as stack:
         bench = Bench(experiment, tables, stack.enter_context(Generator(on_generator)), {}, {})
         with on_cores(on_servers):
             for arm in experiment.arms:
                 key = (arm.server, arm.flags, arm.process, model := arm.model or experiment.model)
                 if key not in started:
-                    before = _children()
+                    before, start_ns = _children(), time.perf_counter_ns()
                     address = WAYS[arm.server].start(arm, model, stack)
-                    started[key] = address, tuple(_children() - before)
-                bench.addresses[arm.name], bench.pids[arm.name] = started[key]
+                    start_ms = (time.perf_counter_ns() - start_ns) / 1e6
+                    started[key] = address, start_ms, resident_mib(_children() - before)
+                address, bench.start_ms[arm.name], bench.resident_mib[arm.name] = started[key]
+                bench.pids[arm.name] = tuple(bench.resident_mib[arm.name])
+                if arm.rtt_ms:
+                    address = stack.enter_context(start_distance(address, arm.rtt_ms)).address
+                bench.addresses[arm.name] = address
         yield bench
 
 
@@ -202,6 +215,7 @@ class Bench:
     tables : by model, the rows to ask it for
     addresses : of the servers, by the arm's name
     pids : of the processes that were started for an arm, by its name
+    start_ms, resident_mib : how long they took to become ready, and their memory then, by process; by the arm's name
     """
 
     experiment: Experiment
@@ -209,6 +223,8 @@ class Bench:
     generator: Generator
     addresses: dict[str, str]
     pids: dict[str, tuple[int, ...]]
+    start_ms: dict[str, float] = field(default_factory=dict)
+    resident_mib: dict[str, dict[int, float]] = field(default_factory=dict)
 
     def measure(self, rows: int, repetition: int) -> pd.DataFrame:
         """Run all blocks of one number of rows."""
@@ -218,14 +234,17 @@ class Bench:
         arms = self._at_rates(arms, targets)
         order, groups = random.Random(f"{experiment.seed} {repetition} {rows}"), experiment.groups(arms)
         segments = [
-            Segment(arm.name, min(experiment.warmup, experiment.calls_of(arm, rows)), warmup=True) for arm in arms
+            Segment(arm.name, min(experiment.warmup, experiment.calls_of(arm, rows)), warmup=True)
+            for arm in arms
+            if experiment.warmup
         ]
         for block in range(experiment.blocks_of(rows)):
             place = {"rows": rows, "repetition": repetition, "block": repetition * experiment.blocks + block}
             turns = []
             for group in order.sample(groups, len(groups)):
                 forth = order.sample(group, len(group))
-                turns += [*((0, arm) for arm in forth), *((1, arm) for arm in reversed(forth))]
+                back = (arm for arm in reversed(forth) if experiment.halves_of(arm) > 1)
+                turns += [*((0, arm) for arm in forth), *((1, arm) for arm in back)]
             for half, arm in turns:
                 labels = asdict(arm) | {"flags": " ".join(arm.flags), **place, "half": half}
                 labels["client_encode_ms"] = encode_ms[arm.name]
@@ -236,7 +255,25 @@ class Bench:
                         seed=order.randrange(2**32), labels=labels,
                     )
                 )  # fmt: skip
-        return self.generator.run(list(targets.values()), segments)
+        calls = self._run(targets, segments)
+        start_ms = calls["arm"].map(self.start_ms)
+        calls["latency_ms"] += start_ms.where(calls["cold"], 0)
+        return calls.assign(start_ms=start_ms)
+
+    def _run(self, targets: dict[str, Target], segments: Sequence[Segment]) -> pd.DataFrame:
+        """Make the calls of all segments: with one generator, or each with a new one."""
+        if not self.experiment.fresh:
+            return self._with_peaks(self.generator.run(list(targets.values()), segments))
+        frames = []
+        for segment in segments:
+            if not segment.warmup:
+                with Generator(self.experiment.cores[1]) as generator:
+                    frames.append(self._with_peaks(generator.run([targets[segment.target]], [segment])))
+        return pd.concat(frames, ignore_index=True)
+
+    def _with_peaks(self, calls: pd.DataFrame) -> pd.DataFrame:
+        grown = {name: growth_mib(before) for name, before in self.resident_mib.items()}
+        return calls.assign(server_peak_mib=calls["arm"].map(grown))
 
     def _at_rates(self, arms: Sequence[Arm], targets: dict[str, Target]) -> list[Arm]:
         """Return the arms, with a rate in place of a share of the capacity, which is measured for each way."""
@@ -270,29 +307,37 @@ class Bench:
         for arm in sorted(arms, key=lambda arm: arm.server in CARRIERS):  # they must know the size of `serve`'s replies
             model = arm.model or self.experiment.model
             # Equal for arms that send the same bytes: `echo` and `tcp`, say, have the method of `serve`; and for all at
-            # the caller's hand, which are given the table.
+            # the caller's hand, which are given the table, or the same chunk.
             how: tuple[Any, ...] = (type(WAYS[arm.server]).messages, arm.encoding, arm.chunk_rows)
-            recipe = (*(() if arm.frame else how), model)
+            recipe = (arm.chunk_rows if arm.frame else how, model)
             if recipe not in sent:
-                sent[recipe] = _encoded(arm, sample(self.tables[model], rows, self.experiment.seed))
+                sent[recipe] = self._encoded(arm, rows)
             messages, took_ms = sent[recipe]
             encode_ms[arm.name] = 0.0 if arm.frame else took_ms  # a client writes its message in the measured time
-            targets[arm.name] = Target(arm, self.addresses[arm.name], messages, pids=self.pids[arm.name])
+            targets[arm.name] = self._target(arm, rows, messages)
+            if arm.beside:
+                (other,) = [other for other in self.experiment.arms if other.name == arm.beside]
+                beside = self._target(other, other.rows[0], self._encoded(other, other.rows[0])[0])
+                targets[arm.name] = replace(targets[arm.name], beside=beside)
             served = [like for like in targets.values() if like.messages is messages and like.arm.server == "serve"]
             if arm.server in CARRIERS and served:
                 reply = self.generator.run(served[:1], [Segment(served[0].arm.name, 1)])
                 targets[arm.name] = replace(targets[arm.name], reply_bytes=int(reply["reply_bytes"].iloc[0]))
         return targets, encode_ms
 
+    def _target(self, arm: Arm, rows: int, messages: tuple[bytes, ...]) -> Target:
+        return Target(arm, self.addresses[arm.name], messages, pids=self.pids[arm.name], rows=rows)
 
-def _encoded(arm: Arm, table: pd.DataFrame) -> tuple[tuple[bytes, ...], float]:
-    """Return what an arm sends, and the milliseconds to encode it: the median of three, or of one for large tables."""
-    taken_ms: list[float] = []
-    while len(taken_ms) < 3 and sum(taken_ms) < 100:
-        start_ns = time.perf_counter_ns()
-        messages = messages_of(arm, table)
-        taken_ms.append((time.perf_counter_ns() - start_ns) / 1e6)
-    return messages, float(np.median(taken_ms))
+    def _encoded(self, arm: Arm, rows: int) -> tuple[tuple[bytes, ...], float]:
+        """Return what an arm sends, and the milliseconds to encode it: of three the median, of large tables one."""
+        n_rows = min(rows, arm.chunk_rows or rows) if arm.frame else rows
+        table = sample(self.tables[arm.model or self.experiment.model], n_rows, self.experiment.seed)
+        taken_ms: list[float] = []
+        while len(taken_ms) < 3 and sum(taken_ms) < 100:
+            start_ns = time.perf_counter_ns()
+            messages = messages_of(arm, table)
+            taken_ms.append((time.perf_counter_ns() - start_ns) / 1e6)
+        return messages, float(np.median(taken_ms))
 
 
 def table_of(model: Model) -> pd.DataFrame:

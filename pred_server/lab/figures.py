@@ -133,8 +133,11 @@ def load(points: pd.DataFrame, title: str, stamp: Stamp = None) -> Figure:
     above.plot(ends, ends, label="all offered calls", **FLOOR_STYLE)
     _logarithmic(above, "", "answered (calls/s)", legend="upper left")
     _logarithmic(below, "offered (calls/s)", "response time (ms)", legend="upper left")
-    if not points["valid"].all():
-        _note(figure, "red crosses: not to be trusted, since the generator was late or saturated")
+    notes = {
+        "red crosses: not to be trusted, since the generator was late or saturated": ~points["valid"],
+        "p99 of fewer than 1,000 calls: nearly their maximum": points["calls"] < stats.MIN_CALLS_FOR_P99,
+    }
+    _note(figure, "; ".join(note for note, holds in notes.items() if holds.any()))
     return figure
 
 
@@ -208,10 +211,50 @@ def factors(lines: pd.DataFrame, title: str, alt: str, xlabel: str, stamp: Stamp
     axes.set_yticks(range(len(lines)), list(lines["label"]), fontsize=8)
     ends = lines[["low", "high"]].to_numpy()
     axes.set_xlim(0.8 * min(ends.min(), 1), ends.max() ** 1.4 * 1.5)  # room for the text on the right
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:,g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    _plain(axes.xaxis)
     axes.grid(True, axis="x", alpha=0.3)
+    return figure
+
+
+def dots(table: pd.DataFrame, title: str, xlabel: str, stamp: Stamp = None) -> Figure:
+    """Draw the numbers of each row of a table on a line, on a logarithmic axis; columns differ in colour and marker."""
+    alt = "; ".join(
+        f"{name}: {', '.join(f'{column} {number:,.3g}' for column, number in row.dropna().items())}"
+        for name, row in table.iterrows()
+    )
+    figure, axes = titled(title, f"{words.capital(xlabel)}. {alt}", stamp, height=1.7 + 0.4 * len(table))
+    for column, style in zip(table, _styles(), strict=False):
+        axes.plot(table[column], range(len(table)), label=column, **style | {"linestyle": "none", "markersize": 7})
+    axes.set(xscale="log", xlabel=xlabel, ylim=(len(table) - 0.5, -0.5))
+    axes.set_yticks(range(len(table)), list(table.index), fontsize=9)
+    _plain(axes.xaxis)
+    axes.grid(True, alpha=0.3)
+    figure.legend(loc="outside lower left", ncols=4, frameon=False, fontsize=9)
+    return figure
+
+
+def distance(points: pd.DataFrame, title: str, stamp: Stamp = None) -> Figure:
+    """Draw latency against distance, a part for each number of rows.
+
+    Parameters
+    ----------
+    points : columns way, rows, rtt_ms, p50_ms
+    """
+    sizes, distances = sorted(points["rows"].unique()), sorted(points["rtt_ms"].unique())
+    alt = "Median latency against the round trip to the server, a part for each number of rows"
+    figure, parts = titled(title, alt, stamp, height=1.2 + 1.7 * len(sizes), parts=len(sizes))
+    looks = dict(zip(points["way"].unique(), _styles(), strict=False))
+    for axes, rows in zip(np.atleast_1d(parts), sizes, strict=True):
+        for way, line in points[points["rows"] == rows].groupby("way", sort=False):
+            axes.plot(line["rtt_ms"].map(distances.index), line["p50_ms"], label=way, **looks[way])
+        axes.set_yscale("log")
+        axes.set_ylabel(f"ms {words.at(rows)}", fontsize=9)
+        _plain(axes.yaxis)
+        axes.grid(True, alpha=0.3)
+    axes.set_xticks(range(len(distances)), [words.away(rtt_ms) for rtt_ms in distances])
+    axes.set_xlabel("round trip to the server")
+    handles, labels = np.atleast_1d(parts)[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower left", ncols=3, frameon=False, fontsize=9)
     return figure
 
 
@@ -277,6 +320,13 @@ def _logarithmic(axes: Axes, xlabel: str, ylabel: str, legend: Any = None) -> No
     axes.grid(True, which="major", alpha=0.3)
     if legend:
         axes.legend(loc=legend, frameon=False, fontsize=9)
+
+
+def _plain(axis: Any) -> None:
+    """Give a logarithmic axis plain numbers: 1, 2, 5, 10."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:,g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _note(figure: Figure, text: str) -> None:

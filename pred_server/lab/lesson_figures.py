@@ -151,6 +151,29 @@ def byte_boxes(data: bytes, parts: Sequence[tuple[str, int, str]], n_text: int, 
     return figure
 
 
+def spans(steps: pd.DataFrame, title: str) -> Figure:
+    """Draw when each step of several things began and ended: a line for each thing, a piece for each of its steps.
+
+    Parameters
+    ----------
+    steps : DataFrame with the columns line, step, begin_ms and end_ms; lines and steps in the order of the drawing
+    """
+    names = list(dict.fromkeys(steps["line"]))
+    figure = Figure(figsize=(8, 1.6 + 0.35 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    looks = zip(("#56B4E9", "0.75", "#0072B2"), ("//", "", ""), strict=True)
+    for (step, pieces), (colour, hatch) in zip(steps.groupby("step", sort=False), looks, strict=False):
+        places, widths = pieces["line"].map(names.index), pieces["end_ms"] - pieces["begin_ms"]
+        style: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
+        axes.barh(places, widths, 0.7, pieces["begin_ms"], label=str(step), **style)
+    axes.set(yticks=range(len(names)), yticklabels=names, xlabel="ms", ylim=(len(names) - 0.5, -0.5))
+    axes.grid(True, axis="x", alpha=0.3)
+    figure.suptitle(textwrap.fill(title, 88), fontsize=11)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure.set_label(f"{title}. Over milliseconds, a bar each: {', '.join(names)}.")
+    return figure
+
+
 def vitals(samples: pd.DataFrame, spans: Mapping[str, tuple[float, float]], title: str) -> Figure:
     """Draw the memory of servers (above), and how long health and a good caller wait (below), while something is done.
 

@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, AsyncExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ import pandas as pd
 
 from pred_server.checkout import ROOT
 from pred_server.lab.cpu import cpu_ms, with_workers
+from pred_server.lab.memory import growth_mib, resident_mib
 from pred_server.lab.native import Native
 from pred_server.lab.ways import WAYS, Call, Reply, Target
 from pred_server.wire.timing import SERVER_PHASES, parse_header
@@ -96,8 +97,9 @@ class Generator(AbstractContextManager["Generator"]):
         sent_ns and done_ns (monotonic), request_bytes, reply_bytes, decode_ms, queue_ms, predict_ms, encode_ms and
         batch_rows (NaN if the server does not say), busy_share of the segment, late_share of all calls to the target,
         valid: False if the generator itself was the bottleneck, server_cpu_ms: what the target's processes computed in
-        the segment, divided by its calls (NaN if there are none), and redials: connections that the server had closed
-        and that the segment's calls made anew (NaN from Python, whose libraries do not say).
+        the segment, divided by its calls (NaN if there are none), redials: connections that the server had closed
+        and that the segment's calls made anew (NaN from Python, whose libraries do not say), client_peak_mib: by how
+        much this process grew in the segment at most, and beside_calls: how many calls another process made meanwhile.
 
         Raises
         ------
@@ -174,21 +176,89 @@ async def _run(targets: Sequence[Target], segments: Sequence[Segment]) -> pd.Dat
         }
         for segment in segments:
             target, call, pids = connected[segment.target]
-            before_ms, redials = cpu_ms(pids), np.nan
-            if call:
-                log, busy_share = await drive(segment, call, idle_turn_ns)
-            else:
-                assert native
-                log, busy_share, redials = native.drive(segment.order())
-            server_cpu_ms = (cpu_ms(pids) - before_ms) / segment.calls
+            with Beside(target.beside) if target.beside and not segment.warmup else nullcontext() as beside:
+                before_ms, before_mib, redials = cpu_ms(pids), resident_mib([os.getpid()]), np.nan
+                if call:
+                    log, busy_share = await drive(segment, call, idle_turn_ns)
+                else:
+                    assert native
+                    log, busy_share, redials = native.drive(segment.order())
+                server_cpu_ms = (cpu_ms(pids) - before_ms) / segment.calls
+                client_peak_mib = growth_mib(before_mib) if call else np.nan
             if not segment.warmup:
                 frame = _frame(segment, target, log, busy_share)
-                frames.append(frame.assign(server_cpu_ms=server_cpu_ms, redials=redials))
+                frame = frame.assign(server_cpu_ms=server_cpu_ms, redials=redials, client_peak_mib=client_peak_mib)
+                frames.append(frame.assign(beside_calls=beside.calls if beside else 0))
     calls = pd.concat(frames, ignore_index=True)
     late = calls["sent_ns"] - calls["scheduled_ns"] > LATE_NS
     calls["late_share"] = late.groupby(calls["arm"]).transform("mean")  # of all segments: 50 calls say too little
     calls["valid"] &= calls["late_share"] <= MOST_LATE
     return calls
+
+
+class Beside(AbstractContextManager["Beside"]):
+    """A process that calls a target again and again while a `with` block runs: from its first answer on.
+
+    At the end it makes its last call whole, so that the server is left with nothing to do. It is nice to others: where
+    it shares a core with a generator, that comes first.
+
+    Raises
+    ------
+    RuntimeError
+        A call failed.
+
+    Attributes
+    ----------
+    calls : how many calls were answered after the first, known after the block
+    """
+
+    calls = 0
+
+    def __init__(self, target: Target):
+        self._name = target.arm.name
+        code = "from pred_server.lab.load import call_until_told; call_until_told()"
+        self._process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._process.stdin and self._process.stdout
+        self._order, self._answer = self._process.stdin, self._process.stdout
+        with suppress(BrokenPipeError):
+            pickle.dump(target, self._order)
+            self._order.flush()
+        self._answer.readline()
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(BrokenPipeError):
+            self._order.close()
+        count = self._answer.readline()
+        self._answer.close()
+        if self._process.wait() or not count:
+            raise RuntimeError(f"{self._name}, which is called beside, was not answered")
+        self.calls = int(count)
+
+
+def call_until_told() -> None:
+    """Be the process of `Beside`: read a target from standard input, and call it until that ends."""
+    if hasattr(os, "nice"):
+        os.nice(10)
+    target, over = pickle.load(sys.stdin.buffer), threading.Event()
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        over.set()
+
+    threading.Thread(target=watch, daemon=True).start()
+    asyncio.run(_call_until(over, target))
+
+
+async def _call_until(over: threading.Event, target: Target) -> None:
+    async with AsyncExitStack() as stack:
+        call, calls = WAYS[target.arm.server].connect(target, stack), -1
+        while not over.is_set():
+            reply = await call()
+            assert reply.code == "OK", reply.code
+            calls += 1
+            if calls == 0:
+                print("begun", flush=True)
+    print(calls, flush=True)
 
 
 async def drive(

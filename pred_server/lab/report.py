@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from pred_server.errors import InvalidInput
-from pred_server.lab import experiments, figures, findings, machines, stats, verdicts, words
+from pred_server.lab import experiments, figures, findings, machines, report_service, stats, verdicts, words
 from pred_server.lab.experiments import Experiment
 from pred_server.lab.study_figures import Drawn, best_rivals, figures_of
 from pred_server.lab.study_figures import machines as machines_figure
@@ -34,14 +34,15 @@ def text(calls: pd.DataFrame) -> str:
     medians = stats.summary(calls).pivot(index="arm", columns="rows", values="p50_ms").loc[names].round(2)
     medians.columns = [f"{rows:,}" for rows in medians.columns]
     lines = ["median latency in ms, by rows in one call", medians.to_string(index_names=False, na_rep=""), ""]
-    if experiment["varies"] not in ("rows", "encodings"):
+    service = report_service.FULL.get(experiment["varies"])
+    if not service and experiment["varies"] not in ("rows", "encodings"):
         rates = stats.throughput(calls).set_index("arm").loc[names].reset_index()
         lines += [rates.round(3).to_string(index=False), ""]
     if experiment["varies"] == "callers":
         lines += _callers(calls)
     else:
         lines += [words.sentence(row) for _, row in stats.declared(calls).iterrows()]
-        lines += _load(calls) if experiment["varies"] == "load" else _targets(calls)
+        lines += _load(calls) if experiment["varies"] == "load" else service(calls) if service else _targets(calls)
     return "\n".join([*lines, "", *(f"doubt: {doubt}" for doubt in stats.doubts(calls, stats.control(calls)))])
 
 
@@ -216,7 +217,7 @@ def _load(calls: pd.DataFrame) -> list[str]:
             f"{loop['share']:.0%} of the capacity whose calls come evenly, {opened} where they come at random. The "
             "first step is what a pause costs (threads sleep, caches cool), the second what meeting other calls costs"
         )
-    return [*_titles(calls), *words.bullets(lines)]
+    return [*_titles(calls), *words.bullets([*lines, *report_service.cpu(calls)])]
 
 
 def _callers(calls: pd.DataFrame) -> list[str]:
@@ -288,6 +289,11 @@ def _targets_short(calls: pd.DataFrame) -> list[str]:
     return [f"{len(cases) - len(missed)} of {len(cases)} targets are met. Missed: {names or 'none'}."]
 
 
+def _service(calls: pd.DataFrame) -> list[str]:
+    """Return the block of a study in `studies_service`, and its control."""
+    return [*report_service.FULL[findings.study_of(calls)](calls), "", *words.bullets([control_line(calls)])]
+
+
 def _pairs(calls: pd.DataFrame, shown: dict[int, set[str]]) -> set[Claim]:
     """Return the declared comparisons both of whose sides are shown; `shown` has names of arms by rows."""
     compare = [tuple(pair) for pair in calls.attrs["experiment"]["compare"]]
@@ -322,6 +328,16 @@ def _ladder_claims(calls: pd.DataFrame) -> set[Claim]:
     return claims
 
 
+def _distance_claims(calls: pd.DataFrame) -> set[Claim]:
+    """Return the claims of the farthest arms: of each number of rows the quickest of the others, which is compared."""
+    farthest = calls[calls["rtt_ms"] == calls["rtt_ms"].max()]
+    claims: set[Claim] = set()
+    for rows, some in farthest.groupby("rows"):
+        quickest = some[some["server"] != "serve"].groupby("arm")["latency_ms"].median().idxmin()
+        claims |= _pairs(calls, {int(str(rows)): {*some.loc[some["server"] == "serve", "arm"], str(quickest)}})
+    return claims
+
+
 def _all_claims(calls: pd.DataFrame) -> set[Claim]:
     experiment = calls.attrs["experiment"]
     return {(arm, base, rows) for arm, base in experiment["compare"] for rows in experiment["rows"]}
@@ -336,13 +352,15 @@ FULL: dict[str, Lines] = {
     "chunks": _chunks,
     "ladder": _titles,
     "parts": _parts,
+    **dict.fromkeys(report_service.FULL, _service),
 }
 SHORT: dict[str, Lines] = {
     "rows": _rows_short, "encodings": _encodings_short, "load": _load_short, "chunks": _titles, "ladder": _ladder_short,
-    "parts": _parts, "callers": _callers_short,
+    "parts": _parts, "callers": _callers_short, **report_service.SHORT,
 }  # fmt: skip
 # The comparisons that a short block states, in its words or by two cells of its table. Who changes one changes both.
 CLAIMS: dict[str, Callable[[pd.DataFrame], set[Claim]]] = {
     "rows": _all_claims, "encodings": _encodings_claims, "load": _load_claims, "chunks": _chunks_claims,
     "ladder": _ladder_claims, "parts": _all_claims, "callers": _all_claims,
+    "distance": _distance_claims, "enormous": _all_claims, "beside": _all_claims, "start": _all_claims,
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
@@ -22,7 +23,8 @@ from pred_server.store.loading import load
 
 QUICK_S, WHOLE_S = 300, 3_600
 SLOWER = 1.5  # this machine may be so many times slower than the one that was measured first
-START_S = 2  # to start a server
+START_S = 2  # to start a server, or what calls it
+BLOCKS = 6  # of a quick run
 OWN_TABLE_BYTES = 256 * MIB  # a larger table of a model of one's own is left out; as text it is several times as large
 
 
@@ -83,6 +85,7 @@ def only(experiment: Experiment, rows: Collection[int] = (), arms: Collection[st
     compare = tuple(pair for pair in experiment.compare if set(stats.names_in(*pair)) <= kept)
     control = experiment.control if set(experiment.control or ()) <= set(names) else None
     needed = {*kept, *(control or ())}
+    needed |= {arm.beside for arm in experiment.arms if arm.name in needed and arm.beside}
     for carrier in [arm for arm in experiment.arms if arm.name in needed and arm.server in CARRIERS]:
         # `serve` says how large a reply to these bytes is.
         needed |= {arm.name for arm in experiment.arms if arm.server == "serve" and _same_bytes(arm, carrier)}
@@ -123,6 +126,7 @@ def able(experiment: Experiment, notes: list[str]) -> Experiment:
             missing.setdefault(why, []).append(arm.name)
     notes += [f"left out: {', '.join(map(words.named, names))}: {why}" for why, names in missing.items()]
     lost = {name for names in missing.values() for name in names}
+    lost |= {arm.name for arm in experiment.arms if arm.beside in lost}
     if not lost:
         return experiment
     try:
@@ -157,13 +161,13 @@ def fitted(experiment: Experiment, there: pd.DataFrame, quick: bool, own_model: 
     p50_ms = there.groupby(["arm", "rows"])["latency_ms"].median()
     most = WHOLE_S
     if quick:
-        most, repetitions = QUICK_S, min(2, experiment.repetitions)
+        most, repetitions = QUICK_S, min(experiment.repetitions, max(2, math.ceil(BLOCKS / experiment.blocks)))
         experiment = only(experiment, arms=stats.names_in(*itertools.chain(*experiment.compare)))
         experiment = replace(
             experiment,
             arms=tuple(replace(arm, calls=min(arm.calls, max(8, 2 * arm.callers))) for arm in experiment.arms),
             repetitions=repetitions,
-            blocks=min(experiment.blocks, 6 // repetitions),
+            blocks=min(experiment.blocks, BLOCKS // repetitions),
             calls=min(experiment.calls, 8),
             seconds=min(experiment.seconds, 0.5),
         )
@@ -194,7 +198,9 @@ def seconds(experiment: Experiment, p50_ms: "pd.Series[float]", own_ms: Mapping[
             calls = experiment.calls_of(arm, rows)
             call_s = (p50_ms.get((arm.name, rows), 0.0) + own_ms[rows]) / 1e3
             half_s = calls / arm.rate_per_s + call_s if arm.rate_per_s else calls * call_s / arm.callers
-            taken_s += 2 * half_s * experiment.blocks_of(rows)
+            if experiment.fresh or arm.beside:
+                half_s += START_S
+            taken_s += experiment.halves_of(arm) * half_s * experiment.blocks_of(rows)
     return experiment.repetitions * (SLOWER * taken_s + START_S * servers) + START_S * servers
 
 

@@ -106,6 +106,13 @@ def _interval(logs: np.ndarray, rng: np.random.Generator, resamples: int) -> tup
     return float(low), float(high)
 
 
+def level(calls: pd.DataFrame, column: str) -> tuple[float, float, float]:
+    """Return the geometric mean of a column's means in each block, and its 95 % interval, bootstrapped over blocks."""
+    logs = np.log(calls.groupby("block")[column].mean().to_numpy())
+    low, high = np.exp(_interval(logs, np.random.default_rng(0), 2_000))
+    return float(np.exp(logs.mean())), float(low), float(high)
+
+
 def _expanded(n: int) -> np.ndarray:
     """Return the quantiles of bootstrapped means of `n` values that contain the true mean in 95 % of cases.
 
@@ -198,13 +205,14 @@ def throughput(calls: pd.DataFrame, by: Sequence[str] = ("arm", "rows")) -> pd.D
 
     Returns
     -------
-    DataFrame with the columns of `by`, calls_per_s, rows_per_s, p50_ms, p99_ms, failed_share, late_share, valid
+    DataFrame with the columns of `by`, calls, calls_per_s, rows_per_s, p50_ms, p99_ms, failed_share, late_share, valid
     """
     stretches = calls.groupby([*by, "block", "half"], sort=False)
     total_s = ((stretches["done_ns"].max() - stretches["sent_ns"].min()) / 1e9).groupby(list(by), sort=False).sum()
     groups = calls.assign(answered=calls["rows"] * calls["ok"]).groupby(list(by), sort=False)
     table = pd.DataFrame(
         {
+            "calls": groups.size(),
             "calls_per_s": groups["ok"].sum() / total_s,
             "rows_per_s": groups["answered"].sum() / total_s,
             "p50_ms": groups["latency_ms"].median(),

@@ -1,20 +1,19 @@
 """The declared experiments: what `pred-server bench --varies` offers.
 
 A study takes the model, the served arms (one for each encoding), the streamed arm, the numbers of rows (empty for its
-default) and whether to be quick. `callers` has models and sizes of its own.
+default) and whether to be quick. Those in `FIXED` have models and sizes of their own.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pred_server.client.client import CHUNK_BYTES
 from pred_server.client.prepare import FEW_ROWS, Known, prepare
-from pred_server.engines.onnx import with_onnx
-from pred_server.errors import InvalidInput, ServerStartError
-from pred_server.lab import studies_load
-from pred_server.lab.arms import ARTICLE, IN_PROCESS, ROOMY, TRAINED, trained
+from pred_server.errors import InvalidInput
+from pred_server.lab import studies_load, studies_service
+from pred_server.lab.arms import ARTICLE, IN_PROCESS, ROOMY, TRAINED, installed, onnx_flags, trained
 from pred_server.lab.experiments import Experiment, sample, table_of
 from pred_server.lab.findings import AS_AN_END, OURS, callers_suffix
 from pred_server.lab.stats import SUM, Comparison
@@ -26,7 +25,6 @@ from pred_server.wire.codec import CODECS
 from pred_server.wire.description import Description
 
 STREAMED = ("tensor", "arrow", "columns", "csv")  # the first of them that can carry the table is also streamed
-ONNX = ("--engine", "onnx")
 CALLERS = 32
 HTTP2_OPTIONS = {
     "frames of 1 MiB": ("--option", "grpc.http2.max_frame_size", str(MIB)),
@@ -126,16 +124,14 @@ def _sweep(
     )
 
 
-def _rivals(rows: Sequence[int], quick: bool) -> Iterator[Arm]:
-    """Yield the rivals that are installed; a quick run needs no environment but our own."""
+def _rivals(rows: Sequence[int], quick: bool) -> list[Arm]:
+    """Return the rivals that are installed; a quick run needs no environment but our own."""
+    arms = []
     for way in RIVALS:
         sizes = tuple(n_rows for n_rows in rows if n_rows <= way.most_rows)
-        if not sizes or (quick and isinstance(way, OpenInference)):
-            continue
-        if missing := way.missing():
-            print(f"left out: {missing}")
-            continue
-        yield Arm(way.title, way.name, frame=True, rows=() if len(sizes) == len(rows) else sizes)
+        if sizes and not (quick and isinstance(way, OpenInference)):
+            arms.append(Arm(way.title, way.name, frame=True, rows=() if len(sizes) == len(rows) else sizes))
+    return installed(arms)
 
 
 def _as_our_client_chooses(model: str, rows: Sequence[int]) -> dict[int, str]:
@@ -206,7 +202,7 @@ def ladder(model: str, served: Sequence[Arm], stream: Arm, rows: tuple[int, ...]
     csv = replace(by_encoding["csv"], name="ours, CSV as well")
     single = replace(csv, name="ours, no batching", flags=(*csv.flags, "--max-batch-rows", "1"))
     again = replace(csv, name=f"{csv.name}, again", process=1)
-    onnx = _onnx_flags(model)
+    onnx = onnx_flags(model)
 
     def typed(n_rows: int) -> list[Arm]:
         """Return the steps after CSV, with the encoding that our client would choose."""
@@ -258,20 +254,17 @@ def parts(model: str, served: Sequence[Arm], stream: Arm, rows: tuple[int, ...],
     )
 
 
-def _onnx_flags(model: str) -> tuple[str, ...]:
-    try:
-        with_onnx(load(model))
-    except ServerStartError as error:
-        print(f"left out: {error}")
-        return ()
-    return ONNX
-
-
 def against(experiment: Experiment, checkout: Path) -> Experiment:
     """Compare each of our servers in an experiment with the same server of another checkout, and nothing else."""
     ours = [arm for arm in experiment.arms if arm.server == "serve"]
     theirs = [
-        replace(arm, name=f"{arm.name}, there", server="checkout", flags=(str(checkout), *arm.flags))
+        replace(
+            arm,
+            name=f"{arm.name}, there",
+            server="checkout",
+            flags=(str(checkout), *arm.flags),
+            beside=arm.beside and f"{arm.beside}, there",
+        )
         for arm in ours
         if arm.process == 0
     ]
@@ -279,7 +272,10 @@ def against(experiment: Experiment, checkout: Path) -> Experiment:
     return replace(experiment, arms=(*ours, *theirs), compare=compare, varies="rows")
 
 
-FIXED = {"callers": studies_load.callers}
+FIXED = {
+    "callers": studies_load.callers, "distance": studies_service.distance,
+    "enormous": studies_service.enormous, "beside": studies_service.beside, "start": studies_service.start,
+}  # fmt: skip
 STUDIES = {
     "rows": rows, "encodings": encodings, "load": studies_load.load, "chunks": chunks, "ladder": ladder, "parts": parts,
 }  # fmt: skip

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pred_server.lab import figures, findings, stats, verdicts, words
+from pred_server.lab import figures, findings, findings_service, report_service, stats, verdicts, words
 from pred_server.lab.ways import FLOORS
 
 Drawn = dict[str, Figure]
@@ -185,6 +185,43 @@ def margins(cases: pd.DataFrame, stamp: figures.Stamp = None) -> Figure:
     return figures.factors(lines, title, alt, "beyond the target (1: just met), 95 %", stamp)
 
 
+def _distance(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
+    title = words.capital(report_service.far_away(calls)[-1])
+    return {"distance": figures.distance(findings_service.at_distances(calls), title, stamp)}
+
+
+def _enormous(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
+    found = findings_service.memory(calls).set_index("arm")
+    ends = found[["client_mib", "server_mib"]].clip(lower=0.1)
+    ends.columns = ["caller", "server"]
+    most_mib = found.filter(like=findings_service.IN_CHUNKS, axis=0)[["client_mib", "server_mib"]].max().max()
+    (rows,) = calls.attrs["experiment"]["rows"]
+    title = f"{rows:,} rows chunk by chunk: neither end needs more than {words.number(most_mib)} MiB"
+    return {"memory": figures.dots(ends, title, "memory at most, beyond what was there before (MiB)", stamp)}
+
+
+def _beside(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
+    found = findings_service.beside(calls).set_index("arm")
+    times = found[["p50_ms", "p99_ms", "beside_p50_ms", "beside_p99_ms"]]
+    times.columns = ["alone, p50", "alone, p99", "beside large tables, p50", "beside large tables, p99"]
+    p99_ms = (f"{arm} {words.duration(ms)}" for arm, ms in found["beside_p99_ms"].items())
+    title = f"p99 of one row beside large tables of another caller: {', '.join(p99_ms)}"
+    return {"beside": figures.dots(times, title, "latency of one row (ms)", stamp)}
+
+
+def _start(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
+    found = findings_service.starts(calls).set_index("arm")
+    times = found[["start_ms", "service_ms"]]
+    times.columns = ["until ready", "first call"]
+    ends = (f"{arm} {words.duration(found.loc[arm, 'latency_ms'])}" for arm in (found.index[0], *_slowest(found)))
+    return {"start": figures.dots(times, f"From nothing to the first answer: {', '.join(ends)}", "ms", stamp)}
+
+
+def _slowest(found: pd.DataFrame) -> list[str]:
+    ends = [found["latency_ms"].idxmin(), found["latency_ms"].idxmax()]
+    return [str(arm) for arm in dict.fromkeys(ends) if arm != found.index[0]]
+
+
 def machines(verdicts_on: pd.DataFrame) -> Figure:
     """Draw what further machines say of each published comparison: a row for each machine.
 
@@ -217,6 +254,6 @@ def machines(verdicts_on: pd.DataFrame) -> Figure:
 
 STUDIES: dict[str, Callable[[pd.DataFrame, dict[str, Any]], Drawn]] = {
     "rows": _rows, "encodings": _encodings, "load": _load, "chunks": _chunks, "ladder": _ladder,
-    "callers": _callers,
+    "callers": _callers, "distance": _distance, "enormous": _enormous, "beside": _beside, "start": _start,
     "parts": lambda calls, stamp: {},  # two sentences say it all
 }  # fmt: skip

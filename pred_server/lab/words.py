@@ -11,6 +11,11 @@ def at(rows: Any) -> str:
     return f"at {rows:,} row{'s' if rows > 1 else ''}"
 
 
+def away(rtt_ms: float) -> str:
+    """Return a distance as round trip: "direct" or "20 ms"."""
+    return f"{rtt_ms:g} ms" if rtt_ms else "direct"
+
+
 def about(number: float) -> str:
     """Round to two significant digits: 13,107 becomes "13,000"."""
     return f"{float(f'{number:.2g}'):,.0f}"

@@ -30,6 +30,8 @@ from pred_server.wire.timing import Stopwatch
 
 logger = logging.getLogger(__name__)
 
+# A connection that gets many of these is slowed down. Not one whose calls are refused since the server is busy.
+CALLERS_FAULTS = {"INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION"}
 # The predictions of so many rows leave at once.
 FEW_ROWS = 1_000
 
@@ -56,6 +58,7 @@ class Call:
         self.encoding = ""
         self.rows = 0
         self.trailers: Metadata = ()
+        self.peer: str = context.peer()
         self._context = context
         self._admission = admission
         self._limits = limits
@@ -65,7 +68,7 @@ class Call:
 
     def admit(self) -> Ticket:
         """Count the call until its answer has left. Raises as `Admission.enter` does."""
-        self.ticket = ticket = self._admission.enter(self._context.peer())
+        self.ticket = ticket = self._admission.enter(self.peer)
         assert ticket.task
         # Not the context's callbacks, which hold it in a cycle: gRPC ends a call once nothing refers to it.
         ticket.task.add_done_callback(lambda _: self._admission.leave(ticket, self.rows > FEW_ROWS))
@@ -153,6 +156,9 @@ class Call:
             else:
                 status = to_status(self._public(error))
                 code = status.code.name
+                let_go(error)
+                if code in CALLERS_FAULTS:
+                    await self._admission.refusals.wait(self.peer)
                 await self._abort(status.code, status.details, (*status.trailing_metadata, *self._trailing()))
         finally:
             if error:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from pred_server.errors import DeadlineExceeded, LimitExceeded, PredServerError
+from pred_server.guard.admission import has_room
 from pred_server.limits import ROW_BLOCK, Limits, flag, took_too_long
 from pred_server.model.model import Model
 from pred_server.server.inline import QuickModels
@@ -42,6 +43,7 @@ class Work:
     deadline_s: float
     watch: Stopwatch
     future: "asyncio.Future[Result]"
+    peer: str = ""
     submitted_ns: int = field(default_factory=time.perf_counter_ns)
 
     def is_wanted(self) -> bool:
@@ -68,7 +70,15 @@ class Predictor:
         threading.Thread(target=self._run, name="compute", daemon=True).start()
 
     async def predict(
-        self, model: Model, rows: Rows, output: str, deadline_s: float, watch: Stopwatch, *, wait_for_room: bool = False
+        self,
+        model: Model,
+        rows: Rows,
+        output: str,
+        deadline_s: float,
+        watch: Stopwatch,
+        *,
+        peer: str = "",
+        wait_for_room: bool = False,
     ) -> Result:
         """Return the predictions for rows that fit the model's schema.
 
@@ -78,6 +88,7 @@ class Predictor:
         deadline_s : on the clock of time.monotonic; work that still waits then is not computed, nor is the work of a
             caller who was cancelled
         watch : gets the times of the phases queue and predict
+        peer : the connection that asks; see `has_room`
         wait_for_room : whether to wait where too many rows are queued: a stream is slowed down, not refused
 
         Raises
@@ -90,7 +101,7 @@ class Predictor:
             The estimator refuses the values, or has no probabilities.
         """
         loop = asyncio.get_running_loop()
-        work = Work(model, rows, output, deadline_s, watch, loop.create_future())
+        work = Work(model, rows, output, deadline_s, watch, loop.create_future(), peer)
         if self.quick.has(model, output, len(rows)) and not self._is_crowded() and self._is_idle():
             return self._compute([work])[0]
         self._open.add(work)
@@ -126,7 +137,7 @@ class Predictor:
         """Queue the work. Where there is no room, raise, or return a future that is done once there may be."""
         limit, n_rows, loop = self._limits.max_queued_rows, len(work.rows), work.future.get_loop()
         with self._changed:
-            if self._queued_rows and self._queued_rows + n_rows > limit:
+            if self._queued_rows + n_rows > limit and not self._has_room(work):
                 if not wait_for_room:
                     message = f"{self._queued_rows:,} rows wait already; come back later"
                     raise LimitExceeded(message, "OVERLOADED", limit, flag("max_queued_rows"))
@@ -171,6 +182,11 @@ class Predictor:
                 self._free(work)
 
     # Under the lock
+
+    def _has_room(self, work: Work) -> bool:
+        own = sum(len(other.rows) for other in self._waiting if other.peer == work.peer)
+        n_peers = len({work.peer, *(other.peer for other in self._waiting)})
+        return has_room(len(work.rows), self._queued_rows, own, n_peers, self._limits.max_queued_rows)
 
     def _free(self, work: Work) -> None:
         self._queued_rows -= len(work.rows)

@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 from collections.abc import Sequence
 
 import grpc
@@ -27,6 +28,8 @@ from pred_server.wire.address import parse_address
 
 # Calls whose headers have come and that wait for the event loop.
 MAX_PENDING_CALLS = 100_000
+# How long a thread may keep Python's lock while another waits for it.
+SWITCH_S = 0.0005
 # How long the end waits for the tasks of calls that are over.
 LAST_S = 1.0
 
@@ -58,6 +61,9 @@ def run(
     # Libraries and models are some 200,000 objects that stay: a garbage collection that looked at them all would hold
     # the event loop up for 100 ms.
     gc.freeze()
+    # The event loop needs Python's lock some ten times for a call. Threads that decode and compute would keep it from
+    # the loop for 5 ms each time.
+    sys.setswitchinterval(SWITCH_S)
     asyncio.run(_run(models, address, limits, expose_to_network, timing))
 
 

@@ -177,7 +177,7 @@ class PredictionService:
             call.rows += n_rows
             lane = self._small if n_rows <= SMALL_ROWS else self._large
             result = await lane.predict(
-                model, rows, call.output, call.deadline_s(), call.watch, wait_for_room=wait_for_room
+                model, rows, call.output, call.deadline_s(), call.watch, peer=call.peer, wait_for_room=wait_for_room
             )
         except DeadlineExceeded:
             raise call.late() from None

@@ -10,6 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from pred_server.lab import experiments, figures, stats
+from pred_server.lab.findings import load_points
 from pred_server.lab.study_figures import figures_of
 from pred_server.lab.ways import Arm
 
@@ -112,6 +113,14 @@ def test_invalid_points_are_crossed_out() -> None:
     drawn = figures_of(by_load(valid=False, late_share=0.2))
     assert "Not a valid point" in drawn["load"].get_suptitle()
     assert "not to be trusted" in texts(drawn["load"])
+
+
+def test_a_p99_of_few_calls_is_marked_beside_a_load() -> None:
+    points = load_points(by_load())
+    few, many = (figures.load(points.assign(calls=calls), "") for calls in (999, 1_000))
+    assert points["calls"].max() < 1_000
+    assert "p99 of fewer than 1,000 calls" in texts(few)
+    assert "p99 of fewer" not in texts(many) and "not to be trusted" not in texts(many)
     calls = by_rows()
     calls.loc[calls["arm"] == "csv", "valid"] = False
     latency = figures.latency_by_rows(stats.summary(calls), "in process", "title")

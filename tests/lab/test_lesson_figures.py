@@ -5,7 +5,7 @@ import pytest
 from matplotlib.colors import to_rgba
 
 from pred_server.lab.figures import COLOURS
-from pred_server.lab.lesson_figures import byte_boxes, lines, stopped, vitals
+from pred_server.lab.lesson_figures import byte_boxes, lines, spans, stopped, vitals
 
 ROWS = pd.Index([1, 10, 100], name="rows")
 POINTS = pd.DataFrame({"served": [2.0, 3.0, 9.0], "floor": [1.0, 1.5, 8.0]}, index=ROWS)
@@ -140,3 +140,29 @@ def test_vitals_draws_memory_above_waits_below_and_crosses_where_no_answer_came(
     assert [(shade.get_x(), round(shade.get_width(), 6)) for shade in below.patches] == [(0.4, 0.5), (0.9, 0.1)]
     assert [text.get_text() for text in above.texts] == ["frozen", "thawed"]
     assert "a finding" in figure.get_label() and "frozen, thawed" in figure.get_label()
+
+
+def test_spans_draws_each_step_of_each_line_from_its_begin_to_its_end() -> None:
+    steps = pd.DataFrame(
+        [
+            ("whole", "writes", 0.0, 4.0),
+            ("part", "writes", 0.0, 1.0),
+            ("whole", "waits", 4.0, 9.0),
+            ("part", "waits", 1.0, 5.0),
+        ],
+        columns=["line", "step", "begin_ms", "end_ms"],
+    )
+    figure = spans(steps, "a finding")
+    (axes,) = figure.axes
+    drawn = {
+        str(bars.get_label()): [(bar.get_y() + bar.get_height() / 2, bar.get_x(), bar.get_width()) for bar in bars]
+        for bars in axes.containers
+    }
+    assert {step: [tuple(map(round, bar)) for bar in bars] for step, bars in drawn.items()} == {
+        "writes": [(0, 0, 4), (1, 0, 1)],
+        "waits": [(0, 4, 5), (1, 1, 4)],
+    }
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["whole", "part"]
+    low, high = axes.get_ylim()
+    assert low > high, "the first line is at the top"
+    assert "a finding" in figure.get_label() and "whole, part" in figure.get_label()

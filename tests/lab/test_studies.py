@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from pred_server.cli import COMMANDS
 from pred_server.client.client import CHUNK_BYTES
 from pred_server.errors import InvalidInput
-from pred_server.lab import stats, studies
+from pred_server.lab import arms, stats, studies
 from pred_server.lab.ways import open_inference
 
 
@@ -15,7 +16,7 @@ def test_experiments_are_declared_for_what_can_carry_the_table(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(studies, "load", functools.cache(studies.load))  # once for all studies
-    monkeypatch.setattr(studies, "with_onnx", lambda model: model)  # converting takes long, and is not the point here
+    monkeypatch.setattr(arms, "with_onnx", lambda model: model)  # converting takes long, and is not the point here
     for varies in studies.STUDIES:
         experiment = studies.declared(varies, "flights", quick=True)
         assert "left out: tensor cannot carry this model's table" in capsys.readouterr().out
@@ -24,6 +25,9 @@ def test_experiments_are_declared_for_what_can_carry_the_table(
         assert len(set(names)) == len(names)
         sides = [side for pair in (*experiment.compare, experiment.control or ()) for side in pair]
         assert set(stats.names_in(*sides)) <= set(names)
+    assert set(studies.FIXED) == {"callers", "distance", "enormous", "beside", "start"}
+    (offered,) = [settings["choices"] for name, settings in COMMANDS["bench"][2] if name == "--varies"]
+    assert {*studies.STUDIES, *studies.FIXED} == set(offered)
     with pytest.raises(InvalidInput, match="models and sizes of its own"):
         studies.declared("callers", "linear")
     (stream,) = [arm for arm in studies.declared("rows", "linear").arms if arm.name == "streamed tensor"]

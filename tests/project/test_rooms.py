@@ -46,7 +46,7 @@ BUDGETS = {
     "limits": 52,
     "wire": 1_120,
     "model": 360,
-    "server": 700,
+    "server": 710,
     "client": 700,
     "tutorial": 235,
     "cli": 146,
@@ -55,21 +55,23 @@ BUDGETS = {
     # Health, reflection, and a stop that nobody notices.
     "ops": 160,
     # The lessons' calls need none of it: it is there for callers that are greedy, hostile or gone.
-    "guard": 320,
+    "guard": 325,
     # Graphs in double precision, and the proof that they predict as scikit-learn does; threads by rows.
     "engines": 855,
     # A quarter of it is what can be measured: a rival costs 30 to 70, since it is built as its own users build it, and
     # is called by their client. A seventh runs a result's experiment again, compares the verdicts, and keeps and checks
     # those of further machines. A tenth is the generator in Go beside the one in Python, servers' CPU time, and what
-    # many callers and a rising load come to. Less than a tenth watches and draws a server that is being broken.
-    "lab": 3_060,
+    # many callers and a rising load come to. Less than a tenth watches and draws a server that is being broken. An
+    # eighth is what a service meets: a distance (a forwarder, since few machines allow netem), enormous tables with the
+    # memory of both ends, large tables of others, cold starts; four studies with findings, blocks and figures.
+    "lab": 3_560,
 }
 # 2,500 was meant. What a client needs to outlive the model that it asks (`client/memory`, chunks that can be prepared
 # again), to say whose deadline passed and why nobody was reached, and to read addresses as people write them is 260
 # more; calls that are ended from outside, and a log that nobody can forge, 100; the rooms' own imports are 120; the
 # files that `predict` takes, CSV text as a table, what has every encoding refuse the same, and models whose rows depend
 # on their neighbours, are the rest; 35 spare each prediction a call of OpenMP's and a second one of the estimator.
-CORE_BUDGET = 3_370
+CORE_BUDGET = 3_385
 MOST_LINES = 400
 
 

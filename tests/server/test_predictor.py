@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import pred_server.server.predictor as predictor_module
-from pred_server.errors import InvalidInput, Unavailable
+from pred_server.errors import InvalidInput, LimitExceeded, Unavailable
 from pred_server.limits import Limits
 from pred_server.model.model import Model
 from pred_server.server.inline import NEVER_AGAIN_NS, _key
@@ -255,6 +255,33 @@ def test_whoever_waits_for_room_is_told_when_the_server_stops() -> None:
         assert list(map(repr, found)) == 3 * ["Unavailable('stopped')"]
         engine.gate.set()
         await until(lambda: not predictor._busy)
+
+    asyncio.run(run())
+
+
+def test_queued_rows_are_shared_between_connections() -> None:
+    async def run() -> None:
+        engine, predictor = Recorder(), Predictor(Limits(max_queued_rows=4))
+        model = doubling(engine)
+        engine.gate.clear()
+
+        def ask(peer: str, n_rows: int) -> "asyncio.Task[Result]":
+            rows = Rows(np.ones((n_rows, 1)))
+            return asyncio.create_task(
+                predictor.predict(model, rows, "labels", time.monotonic() + 30, Stopwatch(), peer=peer)
+            )
+
+        calls = [ask("greedy", 1)]
+        await until(lambda: bool(engine.asked))
+        calls += [ask("greedy", 4)]
+        await until(lambda: len(predictor._waiting) == 1)
+        for peer, n_rows in (("greedy", 1), ("good", 3)):
+            with pytest.raises(LimitExceeded, match=r"4 rows wait already.*--max-queued-rows is 4"):
+                await ask(peer, n_rows)
+        calls += [ask("good", 2)]
+        await until(lambda: len(predictor._waiting) == 2)
+        engine.gate.set()
+        assert [len((await call).values) for call in calls] == [1, 4, 2]
 
     asyncio.run(run())
 

@@ -44,12 +44,13 @@ from pred_server.lab.ways.way import (
     Reply,
     Target,
     Way,
+    start_distance,
     start_own,
 )  # fmt: skip
 
 __all__ = [
     "CARRIERS", "FLOORS", "RIVALS", "WAYS", "Arm", "Call", "Launch", "OverGrpc", "OverHttp", "Reply", "Target", "Way",
-    "messages_of", "start_own",
+    "messages_of", "start_distance", "start_own",
 ]  # fmt: skip
 
 RIVALS: tuple[Way, ...] = (Rest(), RestPydantic(), Flight(), KServe(), MLServer())

@@ -4,7 +4,7 @@ Large tables go in batches of 2 MiB, the size to which Arrow's own encoder for F
 as it comes; the client reads answers while it writes, or both ends would wait for the other to read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from pred_server.lab.ways.transports import stream
-from pred_server.lab.ways.way import Arm, Call, Caller, Launch, OverGrpc, Target, Way, ready
+from pred_server.lab.ways.way import Arm, Call, Caller, Launch, OverGrpc, StreamCaller, Target, Way, ready
 from pred_server.limits import MIB, ROW_BLOCK
 from pred_server.model.model import Model
 from pred_server.wire.tables import from_arrow
@@ -44,26 +44,12 @@ class Flight(Way):
         server.serve()
 
     def client(self, target: Target, stack: AsyncExitStack) -> Caller:
-        from pyarrow import flight
+        exchange = _exchange(target, stack)
+        return lambda table: pa.Table.from_batches(exchange([table])).column(0).to_pandas()
 
-        client = stack.enter_context(flight.connect(f"grpc://{target.address}"))
-        descriptor = flight.FlightDescriptor.for_command(b"predict")
-
-        def predict(table: pd.DataFrame) -> pd.Series:
-            arrow = pa.Table.from_pandas(table, preserve_index=False)
-            writer, reader = client.do_exchange(descriptor)
-            with writer:
-                writer.begin(arrow.schema)
-                answers = []
-                for number, batch in enumerate(_batches(arrow)):
-                    writer.write_batch(batch)
-                    if number >= AHEAD:
-                        answers.append(reader.read_chunk().data)
-                writer.done_writing()
-                answers.extend(chunk.data for chunk in reader)
-            return pa.Table.from_batches(answers).column(0).to_pandas()
-
-        return predict
+    def stream_client(self, target: Target, stack: AsyncExitStack) -> StreamCaller:
+        exchange = _exchange(target, stack)
+        return lambda tables: sum(map(len, exchange(tables)))
 
     def messages(self, arm: Arm, table: pd.DataFrame) -> tuple[bytes, ...]:
         """Return FlightData messages, which carry the parts of an Arrow IPC stream."""
@@ -83,6 +69,29 @@ class Flight(Way):
 
     def send(self, target: Target, stack: AsyncExitStack) -> Call:
         return stream(target, stack, self.wire.method)
+
+
+def _exchange(target: Target, stack: AsyncExitStack) -> Callable[[Iterable[pd.DataFrame]], Iterator[pa.RecordBatch]]:
+    """Connect, and return the function that sends tables, batch by batch, and yields the answers as they come."""
+    from pyarrow import flight
+
+    client = stack.enter_context(flight.connect(f"grpc://{target.address}"))
+    descriptor = flight.FlightDescriptor.for_command(b"predict")
+
+    def exchange(tables: Iterable[pd.DataFrame]) -> Iterator[pa.RecordBatch]:
+        arrow = (pa.Table.from_pandas(table, preserve_index=False) for table in tables)
+        writer, reader = client.do_exchange(descriptor)
+        with writer:
+            for number, batch in enumerate(batch for table in arrow for batch in _batches(table)):
+                if number == 0:
+                    writer.begin(batch.schema)
+                writer.write_batch(batch)
+                if number >= AHEAD:
+                    yield reader.read_chunk().data
+            writer.done_writing()
+            yield from (chunk.data for chunk in reader)
+
+    return exchange
 
 
 def _predict(model: Model, batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -5,20 +5,24 @@
 
 import io
 import socket
-from collections.abc import Awaitable, Callable
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any, ClassVar, NamedTuple
 
 import pandas as pd
+import pyarrow as pa
 
 from pred_server.engines.threads import with_threads
 from pred_server.errors import InvalidInput, ServerStartError
 from pred_server.generated.pred_pb2 import Request
+from pred_server.lab.distance import GIGABIT
 from pred_server.model.model import Model
 from pred_server.store.loading import load
-from pred_server.tutorial.background import Server, serve
+from pred_server.tutorial.background import Process, Server, serve
 from pred_server.wire.codec import CODECS
 
 CARRIERS = ("echo", "tcp")  # carry the same bytes as `serve`, and compute nothing
@@ -39,7 +43,8 @@ class Arm:
     encoding : how the table travels, for `serve`, `article`, `http`, `echo` and `tcp`; "auto" leaves the choice to our
         `Client`; with `predict`, "tensor" means that the table is checked beforehand, as in a server that has read a
         tensor
-    chunk_rows : if above 0, send a stream of chunks with so many rows each
+    chunk_rows : if above 0, send a stream of chunks with so many rows each. With `frame`, the client is given one table
+        after the other, and takes the predictions as they come; neither the whole table nor its predictions exist
     flags : further flags of the server
     process : arms with equal server, flags, model and process share one server process
     callers : the number of callers in a closed loop; ignored if `rate_per_s` is given, which makes an open loop
@@ -52,6 +57,10 @@ class Arm:
     model : the model to serve, if it differs from the experiment's
     rows : the numbers of rows at which the arm takes part; empty for all of them
     calls : calls in each half of a block, if the number differs from the experiment's
+    rtt_ms : if above 0, the server is so many milliseconds of round trip away, at 1 Gbit/s: see `lab.distance`
+    beside : the name of an arm that is called all the while, by a process of its own, with its first number of `rows`
+    cold : the call is the first of its server, and its latency counts from the start of the server's process. The arm
+        is called once in a block, so the experiment must have one block in a repetition, and no warm-up
 
     Raises
     ------
@@ -75,6 +84,9 @@ class Arm:
     share: float = 0.0
     generator: str = "python"
     connections: int = 0
+    rtt_ms: float = 0.0
+    beside: str = ""
+    cold: bool = False
 
     def __post_init__(self) -> None:
         if self.generator not in GENERATORS:
@@ -89,11 +101,13 @@ class Target:
     ----------
     address : HOST:PORT; for HTTP the server's URL; in process the name of the model
     messages : ready bytes: one message, or the chunks of a stream. If `arm.frame` is set, and in process, it is the
-        table as a Parquet file
+        table as a Parquet file; or, if there is also `arm.chunk_rows`, one chunk of it
     metadata : gRPC metadata sent with each call
     reply_bytes : the size of a reply that `echo` or `tcp` is asked for; 0 means all of the request from `echo`, and
         nothing from `tcp`
     pids : the processes that answer, whose CPU time is counted
+    rows : in one call
+    beside : what is called all the while, by another process
     """
 
     arm: Arm
@@ -103,6 +117,8 @@ class Target:
     reply_bytes: int = 0
     timeout_s: float = 60.0
     pids: tuple[int, ...] = ()
+    rows: int = 0
+    beside: "Target | None" = None
 
 
 class Reply(NamedTuple):
@@ -116,6 +132,7 @@ class Reply(NamedTuple):
 
 Call = Callable[[], Awaitable[Reply]]  # makes one call; raises where it fails
 Caller = Callable[[pd.DataFrame], Any]  # returns one prediction for each row, in the type that its client has
+StreamCaller = Callable[[Iterable[pd.DataFrame]], int]  # takes the predictions as they come, and returns their number
 
 
 @dataclass(frozen=True)
@@ -198,12 +215,20 @@ class Way:
         """
         if not target.arm.frame:
             return self.send(target, stack)
-        predict, table = self.client(target, stack), frame_of(target)
+        table = frame_of(target)
+        if target.arm.chunk_rows:
+            send = self.stream_client(target, stack)
+            return blocking(lambda: send(chunks_of(table, target.rows)))
+        predict = self.client(target, stack)
         return blocking(lambda: predict(table))
 
     def client(self, target: Target, stack: AsyncExitStack) -> Caller:
         """Connect with the client that this server's users have; return its way from a DataFrame to predictions."""
         raise NotImplementedError(f"{self.name} has no client")
+
+    def stream_client(self, target: Target, stack: AsyncExitStack) -> StreamCaller:
+        """Connect with the client that this server's users have; return its way from tables to predictions."""
+        raise NotImplementedError(f"{self.name} has no client for streams")
 
     def send(self, target: Target, stack: AsyncExitStack) -> Call:
         """Connect, and return the function that sends the target's messages, which are ready bytes."""
@@ -229,8 +254,24 @@ class Way:
 
 
 def frame_of(target: Target) -> pd.DataFrame:
-    """Return the table of a target whose message is a Parquet file."""
-    return pd.read_parquet(io.BytesIO(target.messages[0]))
+    """Return the table of a target whose message is a Parquet file. Targets with one message share it."""
+    return _read(target.messages[0])
+
+
+@lru_cache(maxsize=1)
+def _read(message: bytes) -> pd.DataFrame:
+    table = pd.read_parquet(io.BytesIO(message))
+    pa.default_memory_pool().release_unused()  # or a client would grow by less than it needs
+    return table
+
+
+def chunks_of(chunk: pd.DataFrame, rows: int) -> Iterator[pd.DataFrame]:
+    """Yield a table again and again, and at last a part of it, until there were so many rows."""
+    whole, rest = divmod(rows, len(chunk))
+    for _ in range(whole):
+        yield chunk
+    if rest:
+        yield chunk.head(rest)
 
 
 def blocking(predict: Callable[[], Any]) -> Call:
@@ -252,6 +293,12 @@ def request_of(table: pd.DataFrame, encoding: str) -> Request:
 def start_own(way: str, model: str, *flags: str) -> Server:
     """Start a server of the lab's own, such as `echo`, in a process of its own. Close it, or use it in `with`."""
     return serve(model, "--way", way, *flags, module="pred_server.lab.ways")
+
+
+def start_distance(address: str, rtt_ms: float) -> Process:
+    """Start a forwarder to an address, so many milliseconds of round trip away. Close it, or use it in `with`."""
+    module = ["-m", "pred_server.lab.distance"]
+    return Process([sys.executable, *module, address, str(rtt_ms), str(GIGABIT)], start_timeout_s=10)
 
 
 def listen(address: str) -> socket.socket:
