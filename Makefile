@@ -104,7 +104,6 @@ bench: setup rivals  ## measure how fast it is: the published results, data/resu
 	$(BENCH)/callers.parquet --varies callers
 	$(BENCH)/ladder.parquet --model flights --varies ladder
 	$(BENCH)/parts.parquet --model linear --varies parts
-	$(BENCH)/floor.parquet --varies floor
 	$(BENCH)/distance.parquet --varies distance
 	$(BENCH)/enormous.parquet --varies enormous
 	$(BENCH)/beside.parquet --varies beside

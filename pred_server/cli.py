@@ -294,7 +294,6 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
                     "chunks",
                     "ladder",
                     "parts",
-                    "floor",
                     "distance",
                     "enormous",
                     "beside",

@@ -752,7 +752,7 @@ else:
 # All published numbers come from a machine that is not yours. Does yours agree? In a terminal:
 #
 # ```
-# pred-server reproduce data/results/rows_linear.parquet --quick
+# pred-server reproduce data/results/hand_linear.parquet --quick
 # ```
 #
 # `reproduce` reads a result file, runs its experiment on your machine, and compares the verdicts. Milliseconds differ from
@@ -766,7 +766,7 @@ else:
 from pred_server.lab.reproduce import reproduce
 
 reproduce(
-    RESULTS / "rows_linear.parquet",
+    RESULTS / "hand_linear.parquet",
     quick=True,
     rows=[1],
     arms=published.attrs["experiment"]["compare"][0],

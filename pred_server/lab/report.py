@@ -34,17 +34,15 @@ def text(calls: pd.DataFrame) -> str:
     medians = stats.summary(calls).pivot(index="arm", columns="rows", values="p50_ms").loc[names].round(2)
     medians.columns = [f"{rows:,}" for rows in medians.columns]
     lines = ["median latency in ms, by rows in one call", medians.to_string(index_names=False, na_rep=""), ""]
-    further = {"load": _load, **report_service.FULL}.get(experiment["varies"])
-    if experiment["varies"] not in ("rows", "encodings", "floor", *report_service.FULL):
+    further = {"load": _load, **report_service.FULL}.get(experiment["varies"], _targets)
+    if experiment["varies"] not in ("rows", "encodings", *report_service.FULL):
         rates = stats.throughput(calls).set_index("arm").loc[names].reset_index()
         lines += [rates.round(3).to_string(index=False), ""]
-    if experiment["varies"] == "floor":
-        lines += cases_table(findings.cases(calls))
-    elif experiment["varies"] == "callers":
+    if experiment["varies"] == "callers":
         lines += _callers(calls)
     else:
         lines += [words.sentence(row) for _, row in stats.declared(calls).iterrows()]
-        lines += further(calls) if further else []
+        lines += further(calls)
     return "\n".join([*lines, "", *(f"doubt: {doubt}" for doubt in stats.doubts(calls, stats.control(calls)))])
 
 
@@ -120,13 +118,14 @@ def _rows(calls: pd.DataFrame) -> list[str]:
         f"ours takes so many times as long as an echo of its bytes and `predict`: {over}",
         control_line(calls),
     ]
-    return [*_at_hand(calls, calls.attrs["experiment"]["rows"]), "", *words.bullets(sentences)]
+    return [*_at_hand(calls, calls.attrs["experiment"]["rows"]), "", *words.bullets(sentences), *_targets(calls)]
 
 
 def _rows_short(calls: pd.DataFrame) -> list[str]:
     sizes, rivals = calls.attrs["experiment"]["rows"], findings.rivals(calls)
     shown = [rows for rows in SHORT_ROWS if rows in sizes]
-    return [*_at_hand(calls, shown or _ends(rivals)), "", f"{best_rivals(rivals)}."]
+    sentences = " ".join([f"{best_rivals(rivals)}.", *_targets_short(calls)])
+    return [*_at_hand(calls, shown or _ends(rivals)), "", sentences]
 
 
 def _ends(compared: pd.DataFrame) -> list[int]:
@@ -226,7 +225,8 @@ def _callers(calls: pd.DataFrame) -> list[str]:
     for _, row in findings.rates(calls).iterrows():
         rate, cpu = (_numbers(*row[names]) for names in (["ratio", "low", "high"], ["cpu", "cpu_low", "cpu_high"]))
         lines.append([row["base"], row["arm"], rate, cpu, row["doubt"]])
-    return words.table(["the first", "the second", "calls a second, first ÷ second", "CPU, second ÷ first", ""], lines)
+    header = ["the first", "the second", "calls a second, first ÷ second", "CPU, second ÷ first", ""]
+    return [*words.table(header, lines), *_targets(calls)]
 
 
 def _callers_short(calls: pd.DataFrame) -> list[str]:
@@ -234,7 +234,8 @@ def _callers_short(calls: pd.DataFrame) -> list[str]:
     rates = (
         f"{row.ratio:.3g} ({words.named(str(row.base))} ÷ {words.named(str(row.arm))})" for row in found.itertuples()
     )
-    return [f"Calls a second, from many callers with a row each: {'; '.join(rates)}."]
+    sentence = f"Calls a second, from many callers with a row each: {'; '.join(rates)}."
+    return [" ".join([sentence, *_targets_short(calls)])]
 
 
 def _ladder_short(calls: pd.DataFrame) -> list[str]:
@@ -260,8 +261,9 @@ def _parts(calls: pd.DataFrame) -> list[str]:
     return words.bullets([*(words.sentence(row) for _, row in compared.iterrows()), control_line(calls)])
 
 
-def _floor(calls: pd.DataFrame) -> list[str]:
-    return [*cases_table(findings.cases(calls)), "", *words.bullets([control_line(calls)])]
+def _targets(calls: pd.DataFrame) -> list[str]:
+    cases = findings.cases(calls)
+    return [] if cases.empty else ["", *cases_table(cases)]
 
 
 def cases_table(cases: pd.DataFrame) -> list[str]:
@@ -277,8 +279,11 @@ def _numbers(value: float, low: float, high: float) -> str:
     return f"{value:.3g} [{low:.3g}, {high:.3g}]"
 
 
-def _floor_short(calls: pd.DataFrame) -> list[str]:
+def _targets_short(calls: pd.DataFrame) -> list[str]:
+    """Return how many targets are met and which are missed, in a sentence; nothing if none was set."""
     cases = findings.cases(calls)
+    if cases.empty:
+        return []
     missed = cases[cases["margin"] < 1]
     names = "; ".join(f"{case.case} ({case.ratio:.3g}, target {case.target})" for case in missed.itertuples())
     return [f"{len(cases) - len(missed)} of {len(cases)} targets are met. Missed: {names or 'none'}."]
@@ -347,16 +352,15 @@ FULL: dict[str, Lines] = {
     "chunks": _chunks,
     "ladder": _titles,
     "parts": _parts,
-    "floor": _floor,
     **dict.fromkeys(report_service.FULL, _service),
 }
 SHORT: dict[str, Lines] = {
     "rows": _rows_short, "encodings": _encodings_short, "load": _load_short, "chunks": _titles, "ladder": _ladder_short,
-    "parts": _parts, "floor": _floor_short, "callers": _callers_short, **report_service.SHORT,
+    "parts": _parts, "callers": _callers_short, **report_service.SHORT,
 }  # fmt: skip
 # The comparisons that a short block states, in its words or by two cells of its table. Who changes one changes both.
 CLAIMS: dict[str, Callable[[pd.DataFrame], set[Claim]]] = {
     "rows": _all_claims, "encodings": _encodings_claims, "load": _load_claims, "chunks": _chunks_claims,
-    "ladder": _ladder_claims, "parts": _all_claims, "floor": _all_claims, "callers": _all_claims,
+    "ladder": _ladder_claims, "parts": _all_claims, "callers": _all_claims,
     "distance": _distance_claims, "enormous": _all_claims, "beside": _all_claims, "start": _all_claims,
 }  # fmt: skip

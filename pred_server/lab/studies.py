@@ -13,9 +13,9 @@ from pred_server.client.client import CHUNK_BYTES
 from pred_server.client.prepare import FEW_ROWS, Known, prepare
 from pred_server.errors import InvalidInput
 from pred_server.lab import studies_load, studies_service
-from pred_server.lab.arms import ARTICLE, IN_PROCESS, ONNX, ROOMY, TRAINED, installed, onnx_flags, trained
+from pred_server.lab.arms import ARTICLE, IN_PROCESS, ROOMY, TRAINED, installed, onnx_flags, trained
 from pred_server.lab.experiments import Experiment, sample, table_of
-from pred_server.lab.findings import AS_AN_END, CASES, FIRST, OURS, callers_suffix
+from pred_server.lab.findings import AS_AN_END, OURS, callers_suffix
 from pred_server.lab.stats import SUM, Comparison
 from pred_server.lab.ways import RIVALS, Arm, messages_of
 from pred_server.limits import MIB, ROW_BLOCK
@@ -251,58 +251,6 @@ def parts(model: str, served: Sequence[Arm], stream: Arm, rows: tuple[int, ...],
     )
 
 
-def floor(quick: bool = False) -> Experiment:
-    """Every case of `CASES`; a quick run leaves out the one that takes minutes."""
-    sizes = (1, 100_000, 1_000_000)
-    few, many, most = ((size,) for size in sizes)
-    chunk_rows = CHUNK_BYTES // 80 // ROW_BLOCK * ROW_BLOCK  # of ten doubles
-    linear = Arm("linear", encoding="tensor", flags=ROOMY, rows=few, calls=20 if quick else 150)
-    forest = Arm("forest, ONNX", encoding="tensor", flags=ONNX, model=trained("forest"), rows=few)
-    boosting = Arm("boosting", encoding="tensor", model=trained("boosting"), callers=32, calls=320, rows=few)
-    flights = Arm("flights, ONNX", flags=ONNX, model="flights", rows=few)
-    echo = Arm("echo", "echo", "tensor", rows=few)
-    tensor = Arm("tensor", encoding="tensor", flags=ROOMY, chunk_rows=chunk_rows, rows=most, calls=4)
-    text = Arm("CSV, text", flags=ROOMY, chunk_rows=20_000, rows=many, calls=10)  # chunks of about 4 MB
-    arms = (
-        linear,
-        replace(linear, name="linear, again", process=1),
-        replace(linear, name="linear, no batching", flags=(*ROOMY, "--max-batch-rows", "1")),
-        echo,
-        Arm("linear in process", "predict", rows=few),
-        Arm("linear, checked", "predict", "tensor", rows=few),
-        forest,
-        Arm("forest, article", "article", model=forest.model, rows=few),
-        flights,
-        Arm("flights, article", "article", model="flights", rows=few),
-        replace(forest, name="forest, 32 callers", callers=32, calls=320),
-        replace(echo, name="echo, 32 callers", callers=32, calls=320),
-        boosting,
-        replace(boosting, name="boosting, article", server="article", encoding="csv"),
-        replace(text, name="CSV, frame", chunk_rows=0, frame=True),
-        Arm("article, frame", "article", frame=True, rows=many if quick else (*many, *most), calls=1),
-        text,
-        replace(text, name="CSV, one message", chunk_rows=0),
-        Arm("article, text", "article", rows=many, calls=10),
-        tensor,
-        replace(tensor, name="tensor, frame", chunk_rows=0, frame=True),
-        Arm("TCP", "tcp", "tensor", chunk_rows=chunk_rows, rows=most, calls=4),
-        Arm("in process", "predict", rows=most, calls=4),
-        Arm("Flight", "flight", rows=most, calls=4),
-    )
-    return Experiment(
-        arms,
-        tuple((case.over, case.under) for case in CASES if case.over != FIRST),
-        ("linear, again", "linear"),
-        "floor",
-        "linear",
-        sizes,
-        blocks=3 if quick else 16,
-        calls=20 if quick else 50,
-        most_rows=99_999,
-        pin=False,
-    )
-
-
 def against(experiment: Experiment, checkout: Path) -> Experiment:
     """Compare each of our servers in an experiment with the same server of another checkout, and nothing else."""
     ours = [arm for arm in experiment.arms if arm.server == "serve"]
@@ -322,7 +270,7 @@ def against(experiment: Experiment, checkout: Path) -> Experiment:
 
 
 FIXED = {
-    "floor": floor, "callers": studies_load.callers, "distance": studies_service.distance,
+    "callers": studies_load.callers, "distance": studies_service.distance,
     "enormous": studies_service.enormous, "beside": studies_service.beside, "start": studies_service.start,
 }  # fmt: skip
 STUDIES = {

@@ -22,7 +22,7 @@ def _rows(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
     shown, rivals = findings.at_hand(calls), findings.rivals(calls)
     floors = list(shown.loc[shown["server"].isin(FLOORS), "arm"].unique())
     drawn = {"latency": figures.latency_by_rows(stats.summary(shown), floors, best_rivals(rivals), stamp)}
-    return drawn | _crossovers(calls, rivals, stamp)
+    return drawn | _targets(calls, stamp) | _crossovers(calls, rivals, stamp)
 
 
 def best_rivals(rivals: pd.DataFrame) -> str:
@@ -138,7 +138,7 @@ def ladder(steps: pd.DataFrame, rows: int, callers: int = 1, stamp: figures.Stam
 
 
 def _callers(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
-    return {"rates": rates(findings.rates(calls), stamp)}
+    return {"rates": rates(findings.rates(calls), stamp)} | _targets(calls, stamp)
 
 
 def rates(found: pd.DataFrame, stamp: figures.Stamp = None) -> Figure:
@@ -157,8 +157,9 @@ def rates(found: pd.DataFrame, stamp: figures.Stamp = None) -> Figure:
     return figures.factors(lines, title, alt, "times as many calls a second, 95 %", stamp)
 
 
-def _floor(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
-    return {"cases": margins(findings.cases(calls), stamp)}
+def _targets(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
+    cases = findings.cases(calls)
+    return {} if cases.empty else {"targets": margins(cases, stamp)}
 
 
 def margins(cases: pd.DataFrame, stamp: figures.Stamp = None) -> Figure:
@@ -252,7 +253,7 @@ def machines(verdicts_on: pd.DataFrame) -> Figure:
 
 
 STUDIES: dict[str, Callable[[pd.DataFrame, dict[str, Any]], Drawn]] = {
-    "rows": _rows, "encodings": _encodings, "load": _load, "chunks": _chunks, "ladder": _ladder, "floor": _floor,
+    "rows": _rows, "encodings": _encodings, "load": _load, "chunks": _chunks, "ladder": _ladder,
     "callers": _callers, "distance": _distance, "enormous": _enormous, "beside": _beside, "start": _start,
     "parts": lambda calls, stamp: {},  # two sentences say it all
 }  # fmt: skip

@@ -52,7 +52,11 @@ def test_the_table_has_ours_rivals_and_floors_and_marks_ratios(calls: pd.DataFra
     said = "\n".join(lines)
     assert "At 1 row FastAPI is 2.00× [2.00, 2.00] faster than ours." in said
     assert "so many times as long as an echo of its bytes and `predict`: 2.00 [2.00, 2.00] at 1 row" in said
-    assert report.short(calls)[-1].startswith("At 1 row the best rival, FastAPI, takes 0.50 [0.50, 0.50] times as long")
+    assert "| linear, 1 row: ours ÷ (echo + in process) | ≤ 1.45 | 2 [2, 2] | missed |" in lines
+    assert "| linear, 1 row: KServe ÷ ours | ≥ 1.3 | 3 [3, 3] | met |" in lines
+    short = report.short(calls)[-1]
+    assert short.startswith("At 1 row the best rival, FastAPI, takes 0.50 [0.50, 0.50] times as long")
+    assert " targets are met. Missed: linear, 1 row: ours ÷ (echo + in process) (2, target ≤ 1.45); " in short
 
 
 def test_figures_say_where_a_rival_is_ahead(calls: pd.DataFrame) -> None:
@@ -60,5 +64,5 @@ def test_figures_say_where_a_rival_is_ahead(calls: pd.DataFrame) -> None:
     title = drawn["latency"].get_suptitle().replace("\n", " ")
     assert title.startswith("At 1 row the best rival, FastAPI, takes 0.50 ")
     assert "at 100,000 rows the best rival, " in title
-    assert "crossover_FastAPI_ours" in drawn
+    assert {"crossover_FastAPI_ours", "targets"} <= set(drawn)
     assert "crossover_KServe_ours" not in drawn

@@ -25,14 +25,11 @@ def test_experiments_are_declared_for_what_can_carry_the_table(
         assert len(set(names)) == len(names)
         sides = [side for pair in (*experiment.compare, experiment.control or ()) for side in pair]
         assert set(stats.names_in(*sides)) <= set(names)
-    assert set(studies.FIXED) == {"floor", "callers", "distance", "enormous", "beside", "start"}
+    assert set(studies.FIXED) == {"callers", "distance", "enormous", "beside", "start"}
     (offered,) = [settings["choices"] for name, settings in COMMANDS["bench"][2] if name == "--varies"]
     assert {*studies.STUDIES, *studies.FIXED} == set(offered)
-    cases = studies.declared("floor", "flights")
-    sides = [side for pair in cases.compare for side in pair]
-    assert set(stats.names_in(*sides)) <= {arm.name for arm in cases.arms}
     with pytest.raises(InvalidInput, match="models and sizes of its own"):
-        studies.declared("floor", "linear")
+        studies.declared("callers", "linear")
     (stream,) = [arm for arm in studies.declared("rows", "linear").arms if arm.name == "streamed tensor"]
     assert stream.chunk_rows == pytest.approx(CHUNK_BYTES / 80, rel=0.01), "ten doubles a row"
 
