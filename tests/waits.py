@@ -7,6 +7,8 @@ from collections.abc import Callable
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from pred_server import Client
+from pred_server.errors import Cancelled, Unavailable
 from pred_server.tutorial.background import Server
 
 
@@ -23,6 +25,15 @@ def comes_true(condition: Callable[[], object], timeout_s: float = 60.0) -> bool
 def wait_until(condition: Callable[[], object], what: str) -> None:
     """Wait for a condition; fail, and name it, where it does not come true."""
     assert comes_true(condition), f"still waiting: {what}"
+
+
+def refused(client: Client) -> bool:
+    """Return whether a server takes no new call of a client that does not retry."""
+    try:
+        client.describe(timeout_s=30)
+    except (Unavailable, Cancelled):  # gRPC cancels a call that arrives while it stops
+        return True
+    return False
 
 
 def health(server: Server, name: str = "") -> str:

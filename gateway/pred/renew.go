@@ -38,6 +38,10 @@ const (
 	longestPause = 5 * time.Second
 )
 
+// A connection that others have taken over from stays open so long. A call may have chosen it, and not begun on it: if the
+// connection were closed at that moment, gRPC would have the call wait until all others on it have ended.
+const handover = time.Second
+
 func init() {
 	balancer.Register(renewBuilder{renewOne, func(cc balancer.ClientConn, o balancer.BuildOptions) balancer.Balancer {
 		return &renewer{cc: cc, options: o}
@@ -219,12 +223,14 @@ func (g *generation) heard(serving bool) {
 		}
 		r.publish()
 	case g == r.next && serving:
-		left, r.current, r.next = r.current, r.next, nil
+		// Its connection goes once its calls have ended.
+		time.AfterFunc(handover, r.current.balancer.Close)
+		r.current, r.next = r.next, nil
 		r.stopTimer()
 		r.publish()
 	}
 	r.mu.Unlock()
-	closeAll(left) // its connection goes once its calls have ended
+	closeAll(left)
 	if renew {
 		r.renew()
 	}

@@ -655,10 +655,10 @@ def test_one_of_two_servers_is_killed_and_one_drained_and_no_call_fails(go: Go, 
             for server in (killed, drained):
                 eventually("both servers to be asked", asked(server))
             os.kill(killed.pid, signal.SIGSTOP)
-            eventually("calls in flight", lambda: in_flight() >= 10)  # half of all go to the server that stands still
+            eventually("calls in flight", lambda: in_flight() >= 20)  # half of all go to the server that stands still
             at_the_kill = in_flight()
             os.kill(killed.pid, signal.SIGKILL)
-            eventually("calls to be tried again", lambda: in_flight() < 10)
+            eventually("calls to be tried again", lambda: in_flight() < 5)
             back = stack.enter_context(serve("sum", "--log-level", "info", "--address", addresses[0]))
             eventually("the killed server's successor to be asked", asked(back))
 
@@ -677,7 +677,7 @@ def test_one_of_two_servers_is_killed_and_one_drained_and_no_call_fails(go: Go, 
     codes = Counter(code for code, _ in ended)
     print(f"{dict(codes)}; {at_the_kill} in flight at the kill; {again} calls took 150 ms or more")
     assert set(codes) == {"OK"}
-    assert again > 0
+    assert again >= 5
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import grpc
-import numpy as np
 import pandas as pd
 import psutil
 import pytest
@@ -111,14 +110,16 @@ def test_a_stopped_server_shows_in_an_open_loop_and_hides_in_a_closed_one(echo: 
         return stopped_meanwhile(echo.pid, lambda: generator.run([target(echo)], [segment]), stop_s, busy_s=0.05)
 
     shares = (0.98, 0.99)
-    opened, lasted_s = interrupted(Segment("echo", calls, rate_per_s=rate, arrivals="constant"))
-    # (1 - share) * calls were sent before the one at this percentile, one every 1 / rate, when the stop began. A busy
-    # machine only adds to it.
-    expected_ms = np.array([1e3 * (lasted_s - (1 - share) * calls / rate) for share in shares])
-    assert (opened["latency_ms"].quantile(list(shares)).to_numpy() > 0.9 * expected_ms).all()
+    for _ in range(15):  # a busy machine may delay what comes after the stop, but not each time
+        opened, lasted_s = interrupted(Segment("echo", calls, rate_per_s=rate, arrivals="constant"))
+        # (1 - share) * calls were sent before the one at this percentile, one every 1 / rate, when the stop began
+        expected_ms = [1e3 * (lasted_s - (1 - share) * calls / rate) for share in shares]
+        if opened["latency_ms"].quantile(list(shares)).tolist() == pytest.approx(expected_ms, rel=0.1):
+            break
+    assert opened["latency_ms"].quantile(list(shares)).tolist() == pytest.approx(expected_ms, rel=0.1)
     closed, _ = interrupted(Segment("echo", 4_000))
     assert closed["service_ms"].max() > 1e3 * stop_s * 0.9, "one call was caught"
-    assert closed["service_ms"].quantile(0.99) < 0.5 * opened["latency_ms"].quantile(0.99), "its 99 % do not show it"
+    assert closed["service_ms"].quantile(0.99) < 0.1 * opened["latency_ms"].quantile(0.99), "its 99 % do not show it"
 
     both = pd.concat([opened.assign(arm="open loop"), closed.assign(arm="closed loop")])
     figure = figures.spectrum(both, figures.p99_title(both))

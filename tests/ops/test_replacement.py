@@ -18,9 +18,8 @@ import pandas as pd
 import pytest
 
 from pred_server import Client, serve
-from pred_server.errors import Cancelled, Unavailable
 from pred_server.tutorial.background import Server
-from tests.waits import health, wait_until
+from tests.waits import health, refused, wait_until
 
 ROUNDS = int(os.environ.get("REPLACEMENTS", "1"))
 CALLERS = 3  # of each kind, each with a connection of its own
@@ -191,11 +190,7 @@ def replace(server: Server, loads: list[Load], targets: list[str]) -> Server:
 
 def refuses(address: str) -> bool:
     with Client(address, retry=False) as client:
-        try:
-            client.describe(timeout_s=30)
-        except (Unavailable, Cancelled):  # what comes as gRPC stops is dropped unseen
-            return True
-    return False
+        return refused(client)
 
 
 @pytest.mark.timeout(300 * ROUNDS)

@@ -20,7 +20,7 @@ from pred_server.server.service import PredictionService
 
 @pytest.fixture(autouse=True)
 def no_collector() -> Any:
-    """What is in a cycle stays for as long as the collector likes."""
+    """Turn the collector off: it would free what is only in a cycle, at a moment of its own."""
     gc.disable()
     yield
     gc.enable()
@@ -83,7 +83,7 @@ def test_a_message_that_arrives_after_its_call_was_ended_is_freed() -> None:
         arrives.set_result(message)
         there = weakref.ref(message)
         del message, arrives
-        for _ in range(10):  # the read's turn comes, and that of what waits for it
+        for _ in range(10):  # by then the read has ended
             await asyncio.sleep(0)
         assert context.kept is not None and isinstance(context.kept.__context__, asyncio.CancelledError)
         assert there() is None

@@ -34,7 +34,8 @@ from pred_server.errors import (
     Unavailable,
 )
 from pred_server.tutorial.background import Server
-from tests.waits import health, wait_until
+from tests.patched import patched
+from tests.waits import health, refused, wait_until
 
 STOPS = int(os.environ.get("STOPS", "4"))  # how often a server is stopped with 200 calls in flight
 
@@ -51,14 +52,6 @@ m.Sum.predict = predict
 
 
 QUIET = "\n".join(line for line in SLOW.splitlines() if "print" not in line)
-
-
-def patched(code: str, *flags: str, models: tuple[str, ...] = ("sum",)) -> Server:
-    """A server whose code was changed before it started."""
-    named = [word for model in models for word in ("--model", model)]
-    arguments = ["serve", *named, "--address", "127.0.0.1:0", "--log-level", "info", *flags]
-    main = f"\nfrom pred_server.cli import main\nraise SystemExit(main({arguments!r}))\n"
-    return Server([sys.executable, "-c", code + main], start_timeout_s=60)
 
 
 def xy(seconds: float, y: float = 1.0) -> pd.DataFrame:
@@ -266,14 +259,6 @@ def test_health_says_not_serving_while_draining_and_a_second_signal_ends_at_once
         assert server._process.wait(30) == 1
         assert isinstance(slow.exception(), Unavailable | Cancelled)
         client.close()
-
-
-def refused(client: Client) -> bool:
-    try:
-        client.describe(timeout_s=30)
-    except (Unavailable, Cancelled):  # what comes as gRPC stops is dropped unseen
-        return True
-    return False
 
 
 def successor(address: str, imported: Path) -> Server:

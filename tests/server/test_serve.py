@@ -7,9 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -38,6 +36,7 @@ from pred_server.errors import (
 from pred_server.generated.pred_pb2 import Request
 from pred_server.limits import Limits
 from pred_server.tutorial.background import Server
+from tests.patched import patched
 
 XY = pd.DataFrame({"x": [1.0, 0.1, np.nan, 5e-324], "y": [2.0, 0.2, 1.0, 5e-324]}, index=[7, 7, 3, 1])
 
@@ -255,47 +254,26 @@ def test_a_server_that_is_not_ours_is_told_apart(flights: pd.DataFrame) -> None:
         assert caught.value.code == "UNKNOWN"
 
 
-@contextmanager
-def broken(folder: Path, patch: str) -> Iterator[tuple[Client, list[str]]]:
-    """Start a server of `sum`, patched; yield a client, and a list that gets the log at the end."""
-    serve_sum = (
-        "import sys\nfrom pred_server.cli import main\nmain(['serve', '--model', 'sum', '--address', '127.0.0.1:0'])\n"
-    )
-    (folder / "broken.py").write_text(f"{patch}\n{serve_sum}")
-    process = subprocess.Popen(
-        [sys.executable, folder / "broken.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    log: list[str] = []
-    try:
-        with Client(process.stdout.readline().split()[3]) as client:
-            yield client, log
-    finally:
-        process.terminate()
-        log.append(process.communicate(timeout=30)[1])
-
-
-def test_a_fault_of_the_server_shows_no_traceback_and_is_logged(tmp_path: Path) -> None:
-    patch = "import pred_server.model.builtin as m\nm.Sum.predict = lambda self, table: 1 / 0"
-    with (
-        broken(tmp_path, patch) as (client, logs),
-        pytest.raises(ServerFault, match=r"under request id [0-9a-f]{32}") as caught,
-    ):
-        client.predict(XY)
-    (log,) = logs
+def test_a_fault_of_the_server_shows_no_traceback_and_is_logged() -> None:
+    with patched("import pred_server.model.builtin as m\nm.Sum.predict = lambda self, table: 1 / 0") as server:
+        with pytest.raises(ServerFault, match=r"under request id [0-9a-f]{32}") as caught:
+            server.client().predict(XY)
+        log = server.logs()
     assert "ZeroDivisionError" in log
     assert str(caught.value).split()[-1] in log
     assert "Traceback" not in str(caught.value)
     assert "Zero" not in str(caught.value)
 
 
-def test_want_of_memory_is_no_fault_of_the_table(tmp_path: Path) -> None:
+def test_want_of_memory_is_no_fault_of_the_table() -> None:
     patch = (
         "import pyarrow as pa, pred_server.wire.arrow as arrow, pred_server.wire.csv as csv\n"
         "def fail(table): raise pa.ArrowMemoryError('malloc failed')\n"
         "arrow.arrow_columns = csv.arrow_columns = fail"
     )
     table = pd.concat([XY] * 5_000)
-    with broken(tmp_path, patch) as (client, _):
+    with patched(patch) as server:
+        client = server.client()
         for encoding in ("arrow", "csv"):
             with pytest.raises(LimitExceeded, match="the server has no memory for this") as caught:
                 client.predict(table, encoding=encoding)
