@@ -31,8 +31,8 @@ class Ticket:
     """When the watchdog ends it, on the clock of time.monotonic, whatever it waits for."""
     why: PredServerError | None = None
     """What its caller is told then."""
-    reads_since_s: float = math.inf
-    """Since when a message is being received."""
+    looks: int | None = None
+    """How often the watchdog has looked since a message began to be received; None where none is."""
     is_answered: bool = False
     is_ending: bool = False
     task: "asyncio.Task[object] | None" = field(default_factory=asyncio.current_task)

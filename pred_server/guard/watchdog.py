@@ -20,8 +20,9 @@ from pred_server.limits import MIB, Limits, flag
 PERIOD_S = 0.1
 # A call whose time is over is told so. After so long it is cut off: an answer that nobody reads cannot be sent.
 GRACE_S = 1.0
-# Messages that arrive within this time are no half messages.
-ARRIVES_S = 0.5
+# A message that has not arrived at so many looks is half a message. Not after a time: where the event loop is late, the
+# message may be there, and wait for it.
+ARRIVES_LOOKS = 5
 # A server that becomes idle gives memory back where it has so much more than at its start. gRPC frees some of it only
 # later. So there are so many tries, after pauses that double: for a minute.
 KEPT_BYTES, TRIES = 32 * MIB, 9
@@ -44,7 +45,7 @@ class Watchdog:
         while True:
             await asyncio.sleep(PERIOD_S)
             now_s = time.monotonic()
-            self._end_late(now_s)
+            self._look(now_s)
             if (n_bytes := resident_bytes()) > self._most_bytes:
                 release_unused()
                 n_bytes = resident_bytes()
@@ -58,14 +59,18 @@ class Watchdog:
             if n_bytes > self._most_bytes:
                 self._end_half_messages(now_s)
 
-    def _end_late(self, now_s: float) -> None:
+    def _look(self, now_s: float) -> None:
+        """End the calls whose time is over; count the look for those that a message is on its way to."""
         # Not in `run`, whose variables stay: a ticket in one of them would keep the call, and gRPC all that it sends.
-        for ticket in [ticket for ticket in self._admission.tickets if ticket.ends_s <= now_s]:
-            _end(ticket, now_s)
+        for ticket in list(self._admission.tickets):
+            if ticket.looks is not None:
+                ticket.looks += 1
+            if ticket.ends_s <= now_s:
+                _end(ticket, now_s)
 
     def _end_half_messages(self, now_s: float) -> None:
         """End what has not arrived whole, of the connection that has most of it: nobody knows how large it will be."""
-        half = [ticket for ticket in self._admission.tickets if now_s - ticket.reads_since_s > ARRIVES_S]
+        half = [ticket for ticket in self._admission.tickets if (ticket.looks or 0) > ARRIVES_LOOKS]
         for peer, n_calls in Counter(ticket.peer for ticket in half).most_common(1):
             limit = self._limits.max_bytes_in_flight
             logger.warning("memory is short: %d calls of %s are ended, which have sent half a message", n_calls, peer)

@@ -50,7 +50,7 @@ def weigh(data: bytes, schema: Schema, limits: Limits) -> int:
         if number == _CSV:
             weight += 2 * (end - start) + _rows_weight(count_rows(data, start, end, limits.max_rows), schema, limits)
         elif number == _ARROW:
-            weight += _rows_weight(rows_of(data[start:end]), schema, limits)
+            weight += _rows_weight(rows_of(memoryview(data)[start:end]), schema, limits)
         elif number == _TENSOR:
             weight += _tensor_weight(data, start, end, schema)
         elif number == _COLUMNS:

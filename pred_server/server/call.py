@@ -88,7 +88,7 @@ class Call:
     async def receive(self, times: int = 1) -> bytes | None:
         """Return the next message, None after the last. Its bytes count so many times; raises as `Admission.hold`."""
         assert self.ticket is not None
-        self.ticket.reads_since_s = time.monotonic()
+        self.ticket.looks = 0
         # Never cancelled: gRPC would not free a message that arrives at that moment.
         reading = asyncio.ensure_future(self._context.read())
         reading.add_done_callback(take_error)
@@ -96,7 +96,7 @@ class Call:
             data: Any = await asyncio.shield(reading)
         finally:
             del reading  # this frame may stay for a while where the call is ended, and would keep what arrives later
-        self.ticket.reads_since_s = math.inf
+        self.ticket.looks = None
         if data is grpc.aio.EOF:
             return None
         self._admission.hold(self.ticket, len(data), times)

@@ -181,8 +181,12 @@ class PredictionService:
             )
         except DeadlineExceeded:
             raise call.late() from None
-        del rows  # the reply is written without them
-        return Answer(await self._write(call, codec, result), ignored, result.dtype, n_rows)
+        # The reply is written without the rows, and yet in their memory: the predictions take as much as a column.
+        reserved = rows.keeps
+        del rows
+        data = await self._write(call, codec, result)
+        del reserved
+        return Answer(data, ignored, result.dtype, n_rows)
 
     async def _read(self, call: Call, model: Model, data: bytes) -> tuple[Codec, Rows, list[str]]:
         def read(request: Request) -> tuple[Codec, Rows, list[str]]:

@@ -73,7 +73,7 @@ def _require_plain(name: str, arrow_type: pa.DataType) -> None:
     )
 
 
-def rows_of(data: bytes) -> int:
+def rows_of(data: bytes | memoryview) -> int:
     """Return how many rows an IPC stream has, 0 where it is none. Raises InvalidInput where it is compressed."""
     try:
         return _count_rows(pa.py_buffer(data))

@@ -16,7 +16,7 @@ import pyarrow.csv
 
 from pred_server.errors import InvalidInput, ServerFault
 from pred_server.generated.pred_pb2 import Request, Response
-from pred_server.limits import MAX_RECORD_BYTES, MIB, Limits, check_columns, check_size
+from pred_server.limits import KIB, MAX_RECORD_BYTES, MIB, Limits, check_columns, check_size
 from pred_server.wire.csv_faults import (
     TRUE,
     check_characters,
@@ -107,16 +107,28 @@ class CsvCodec:
         return Result.of_columns(columns, header, dtype)
 
 
+# Of a text, so much at once is looked at to count its rows.
+COUNTED_BYTES = 64 * KIB
+
+
 def count_rows(data: bytes, start: int, end: int, most: int) -> int:
     """Return how many rows CSV text in UTF-8 has, or, where they are surely few enough, how many it may have."""
     n_rows = data.count(b"\n", start, end)
     if n_rows <= most:
         return n_rows
-    # Empty lines, and line feeds within quotes, are no rows; the header is none.
-    ends = _record_ends(data[start:end])
-    lengths = np.diff(ends, prepend=0)
-    blank = (lengths == 1) | ((lengths == 2) & (np.frombuffer(data, np.uint8)[start + ends - 2] == ord("\r")))
-    return int(len(ends) - blank.sum() - 1 + (data[end - 1 : end] != b"\n"))
+    # Empty lines, and line feeds within quotes, are no rows; the header is none. Piece by piece, since the places of
+    # line feeds take eight times what the line feeds take.
+    n_rows, n_quotes, last = -1, 0, 0
+    array = np.frombuffer(data, np.uint8, end - start, start)
+    for place in range(0, len(array), COUNTED_BYTES):
+        ends, n_quotes = _record_ends(array[place : place + COUNTED_BYTES], n_quotes)
+        if len(ends):
+            ends += place
+            lengths = np.diff(ends, prepend=last)
+            blank = (lengths == 1) | ((lengths == 2) & (array[ends - 2] == ord("\r")))
+            n_rows += len(ends) - int(blank.sum())
+            last = ends[-1]
+    return n_rows + (data[end - 1 : end] != b"\n")
 
 
 def result_text(result: Result, header: bool = True) -> str:
@@ -145,7 +157,7 @@ def split_records(file: BinaryIO, piece_bytes: int, name: str = "the file") -> I
             data = data.removeprefix(b"\xef\xbb\xbf")  # a byte-order mark, which spreadsheets put in front
         if len(data) > MAX_RECORD_BYTES + piece_bytes:
             raise InvalidInput(f"{name} has a record of over {MAX_RECORD_BYTES:,} bytes; is a quote not closed?")
-        ends = _record_ends(data)
+        ends, _ = _record_ends(np.frombuffer(data, np.uint8))
         if not len(ends):
             rest = data
             continue
@@ -164,12 +176,17 @@ def split_records(file: BinaryIO, piece_bytes: int, name: str = "the file") -> I
         yield _decode(header + rest, name, read)
 
 
-def _record_ends(data: bytes) -> np.ndarray:
-    """Where records end: behind each line feed that an even number of quotes precedes."""
-    array = np.frombuffer(data, np.uint8)
+def _record_ends(array: np.ndarray, n_quotes: int = 0) -> tuple[np.ndarray, int]:
+    """Return where records end: behind each line feed that an even number of quotes precedes; and the number of quotes.
+
+    Parameters
+    ----------
+    array : bytes of UTF-8
+    n_quotes : how many quotes stand before them
+    """
     feeds = np.flatnonzero(array == ord("\n"))
     quotes = np.flatnonzero(array == ord('"'))
-    return feeds[np.searchsorted(quotes, feeds) % 2 == 0] + 1
+    return feeds[(np.searchsorted(quotes, feeds) + n_quotes) % 2 == 0] + 1, n_quotes + len(quotes)
 
 
 def _decode(data: bytes, name: str, read: int) -> str:

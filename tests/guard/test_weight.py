@@ -1,6 +1,8 @@
 """Messages are weighed by what they unfold to, and refused before they are parsed."""
 
+import tracemalloc
 from contextlib import suppress
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -13,7 +15,8 @@ from pred_server.errors import InvalidInput, LimitExceeded
 from pred_server.generated.pred_pb2 import Column, Columns, Request, Tensor
 from pred_server.guard import weight
 from pred_server.guard.weight import NUMBER_BYTES, TEXT_BYTES, weigh
-from pred_server.limits import MAX_COLUMNS, Limits
+from pred_server.limits import MAX_COLUMNS, MIB, Limits
+from pred_server.wire import csv
 from pred_server.wire.codec import CODECS
 from pred_server.wire.schema import Column as SchemaColumn
 from pred_server.wire.schema import Schema
@@ -70,6 +73,36 @@ def test_too_many_rows_are_seen_in_the_bytes(request_: Request) -> None:
 def test_lines_that_are_no_rows_do_not_count(text: str) -> None:
     body = f"x,y{text}" + '"1\n",2\n' + f"1,2{text}" * 998 + text * 50 + "1,2"
     assert weigh(Request(input_data=body).SerializeToString(), XY, LIMITS)
+
+
+@given(st.text('x,"\r\n', max_size=40), st.integers(1, 9))
+def test_rows_are_counted_in_pieces_as_at_once(text: str, piece_bytes: int) -> None:
+    data = f"-{text}-".encode()
+    with patch.object(csv, "COUNTED_BYTES", piece_bytes):
+        assert csv.count_rows(data, 1, len(data) - 1, -1) == n_rows_of(text)
+
+
+def n_rows_of(text: str) -> int:
+    """Count as `count_rows` does, a character at a time."""
+    records, record, is_quoted = [], "", False
+    for character in text:
+        record += character
+        is_quoted ^= character == '"'
+        if character == "\n" and not is_quoted:
+            records.append(record)
+            record = ""
+    return sum(record not in ("\n", "\r\n") for record in records) - 1 + (text[-1:] != "\n")
+
+
+def test_to_count_rows_takes_little_memory() -> None:
+    data = Request(input_data="x,y\n" + "\n" * 8 * MIB + "1,2\n" * 10_000).SerializeToString()
+    tracemalloc.start()
+    try:
+        with pytest.raises(LimitExceeded, match="10,000 rows"):
+            weigh(data, XY, LIMITS)
+        assert tracemalloc.get_traced_memory()[1] < 8 * MIB
+    finally:
+        tracemalloc.stop()
 
 
 def test_values_are_limited_as_rows_times_columns() -> None:

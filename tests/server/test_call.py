@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import math
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,9 @@ from typing import Any, cast
 
 import pytest
 
+from pred_server import load
 from pred_server.errors import Unavailable
+from pred_server.generated.pred_pb2 import Request
 from pred_server.guard.admission import Admission
 from pred_server.limits import Limits
 from pred_server.server.call import Call
@@ -112,3 +115,26 @@ def test_what_waits_for_a_thread_is_freed_where_its_call_was_cancelled() -> None
             assert there() is None
 
     asyncio.run(run())
+
+
+def test_a_reply_is_written_in_the_memory_of_its_table() -> None:
+    async def main() -> None:
+        limits, admission = Limits(), Admission(Limits())
+        service = PredictionService([model := load("sum")], limits, admission)
+
+        async def all_memory(timeout_s: float) -> None:
+            async with asyncio.timeout(timeout_s):
+                await service._memory.reserve(limits.max_bytes_in_flight, math.inf)
+
+        async def write(*_: object) -> bytes:
+            with pytest.raises(TimeoutError):
+                await all_memory(0.3)
+            return b""
+
+        service._write = write  # type: ignore[method-assign]
+        request = Request(input_data="x,y\n" + "1,2\n" * 20_000)
+        call = Call("Predict", Context(), admission, limits, timing=False)
+        await service._answer(call, request.SerializeToString(), model)
+        await all_memory(30)
+
+    asyncio.run(main())
