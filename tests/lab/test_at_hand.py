@@ -55,7 +55,9 @@ def test_the_table_has_ours_rivals_and_floors_and_marks_ratios(calls: pd.DataFra
     assert "At 1 row FastAPI is 2.00× [2.00, 2.00] faster than ours." in said
     assert "so many times as long as an echo of its bytes and `predict`: 2.00 [2.00, 2.00] at 1 row" in said
     assert "| linear, 1 row: ours ÷ (echo + in process) | ≤ 1.45 | 2 [2, 2] | missed |" in lines
-    assert "| linear, 1 row: KServe ÷ ours | ≥ 1.3 | 3 [3, 3] | met |" in lines
+    assert "| linear, 1 row: ours ÷ FastAPI | ≤ 1.2 | 2 [2, 2] | missed |" in lines
+    if "KServe" in set(calls["arm"]):  # only where `make rivals` has built its environment
+        assert "| linear, 1 row: KServe ÷ ours | ≥ 1.3 | 3 [3, 3] | met |" in lines
     short = report.short(calls)[-1]
     assert short.startswith("At 1 row the best rival, FastAPI, takes 0.50 [0.50, 0.50] times as long")
     assert " targets are met. Missed: linear, 1 row: ours ÷ (echo + in process) (2, target ≤ 1.45); " in short
