@@ -56,6 +56,12 @@ func obey(orders <-chan order, out io.Writer) error {
 func carryOut(next order, targets map[string]target) any {
 	switch {
 	case next.Connect != nil:
+		if like := next.Connect.Like; like != "" {
+			if targets[like] == nil {
+				return failure{fmt.Sprintf("no target %q is connected", like)}
+			}
+			next.Connect.Messages = targets[like].ready()
+		}
 		made, err := connect(*next.Connect)
 		if err != nil {
 			return failure{err.Error()}

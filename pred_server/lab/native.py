@@ -35,6 +35,7 @@ class Native(AbstractContextManager["Native"]):
         self._process = subprocess.Popen([str(LOADGEN)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._orders: Any = self._process.stdin
         self._answers: Any = self._process.stdout
+        self._senders: dict[int, str] = {}  # the first target that sends these messages, by their identity
         for target in targets:
             self._connect(target)
 
@@ -45,9 +46,13 @@ class Native(AbstractContextManager["Native"]):
             "name": arm.name,
             "address": target.address.removeprefix("http://"),
             "metadata": way.metadata(target),
-            "messages": [base64.b64encode(message).decode() for message in target.messages],
             "timeout_s": target.timeout_s,
         }
+        like = self._senders.setdefault(id(target.messages), arm.name)
+        if like == arm.name:
+            order["messages"] = [base64.b64encode(message).decode() for message in target.messages]
+        else:
+            order["like"] = like  # a million rows are sent once, whatever number of targets takes them
         if isinstance(wire, OverGrpc):
             order |= {"method": wire.method, "stream": wire.stream, "connections": arm.connections or 1}
         else:
