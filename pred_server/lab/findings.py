@@ -11,6 +11,7 @@ import pandas as pd
 from pred_server.lab import stats
 
 CLOSED, EVEN = "closed loop", "evenly"  # of the names of arms beside an offered load
+OVER_HTTP = " over HTTP"  # of the names of arms whose bytes go over HTTP/1.1 in place of gRPC
 AS_AN_END = ", as an end"  # of the names of arms that measure a ladder's ends a second time
 # Names of steps in results that were published before the steps had plainer names.
 RENAMED = {"what waits, as one": "batching", "ours, each call by itself": "ours, no batching"}
@@ -275,9 +276,39 @@ def loops(calls: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def echo_of(calls: pd.DataFrame) -> str:
-    """Return the name of the echo with the bytes that raw TCP carries too, or else of the first echo."""
+def carried(calls: pd.DataFrame) -> str:
+    """Return the encoding that the study of encodings streams, the best binary one; nothing if it streams none."""
     arms = calls.attrs["experiment"]["arms"]
-    carried = [arm["encoding"] for arm in arms if arm["server"] == "tcp"]
-    echoes = [arm for arm in arms if arm["server"] == "echo" and arm["encoding"] in (carried or [arm["encoding"]])]
-    return echoes[0]["name"] if echoes else ""
+    return next((arm["encoding"] for arm in arms if arm["chunk_rows"] and arm["server"] == "serve"), "")
+
+
+def echo_of(calls: pd.DataFrame) -> str:
+    """Return the name of the echo with the bytes of the streamed encoding, or else of the first echo."""
+    arms = [arm for arm in calls.attrs["experiment"]["arms"] if arm["server"] == "echo"]
+    of_it = [arm for arm in arms if arm["encoding"] == carried(calls)]
+    return (of_it or arms)[0]["name"] if arms else ""
+
+
+def two_by_two(calls: pd.DataFrame) -> pd.DataFrame:
+    """Return what the encoding makes, and what the transport: {gRPC, HTTP/1.1} × {CSV, the binary encoding}.
+
+    Returns
+    -------
+    DataFrame with the columns of `stats.report`, change ("`tensor` in place of `csv`, over gRPC") and part: "encoding"
+    for this change, "transport" for that from gRPC to HTTP/1.1 with the binary encoding, "" for the other two. It is
+    empty if not all four were measured.
+    """
+    text, binary = "csv", carried(calls)
+    text_http, binary_http = text + OVER_HTTP, binary + OVER_HTTP
+    if text == binary or not {text, binary, text_http, binary_http} <= {*calls["arm"]}:
+        return pd.DataFrame()
+    changes = {
+        (binary, text): (f"`{binary}` in place of `{text}`, over gRPC", "encoding"),
+        (binary_http, text_http): (f"`{binary}` in place of `{text}`, over HTTP/1.1", ""),
+        (text_http, text): (f"HTTP/1.1 in place of gRPC, `{text}`", ""),
+        (binary_http, binary): (f"HTTP/1.1 in place of gRPC, `{binary}`", "transport"),
+    }
+    found = stats.report(calls, [*changes], stats.control(calls))
+    pairs = zip(found["arm"], found["base"], strict=True)
+    found[["change", "part"]] = [changes.get(pair, ("", "")) for pair in pairs]
+    return found[found["change"] != ""]  # without the control

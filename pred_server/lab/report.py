@@ -9,13 +9,13 @@ import pandas as pd
 from pred_server.errors import InvalidInput
 from pred_server.lab import experiments, figures, findings, machines, report_service, stats, verdicts, words
 from pred_server.lab.experiments import Experiment
-from pred_server.lab.study_figures import Drawn, best_rivals, figures_of
+from pred_server.lab.study_figures import Drawn, best_rivals, encoding_or_transport, figures_of
 from pred_server.lab.study_figures import machines as machines_figure
 from pred_server.lab.ways import FLOORS
 
 BASE = "the article's server"
 SHORT_ROWS = (1, 1_000, 100_000, 1_000_000)
-SHORT_ARMS = (BASE, "csv", "tensor", "streamed tensor", "REST (JSON)", "Arrow Flight")
+SHORT_ARMS = (BASE, "csv", "tensor", "streamed tensor", *(f"{name}{findings.OVER_HTTP}" for name in ("csv", "tensor")))
 END = "<!-- end -->"
 Claim = tuple[str, str, int]  # a declared comparison that a block states: arm, base, rows
 
@@ -34,7 +34,7 @@ def text(calls: pd.DataFrame) -> str:
     medians = stats.summary(calls).pivot(index="arm", columns="rows", values="p50_ms").loc[names].round(2)
     medians.columns = [f"{rows:,}" for rows in medians.columns]
     lines = ["median latency in ms, by rows in one call", medians.to_string(index_names=False, na_rep=""), ""]
-    further = {"load": _load, **report_service.FULL}.get(experiment["varies"], _targets)
+    further = {"load": _load, "encodings": _two_by_two, **report_service.FULL}.get(experiment["varies"], _targets)
     if experiment["varies"] not in ("rows", "encodings", *report_service.FULL):
         rates = stats.throughput(calls).set_index("arm").loc[names].reset_index()
         lines += [rates.round(3).to_string(index=False), ""]
@@ -149,7 +149,18 @@ def _encodings(calls: pd.DataFrame) -> list[str]:
     sentences = [words.sentence(row) for _, row in pd.concat([compared[many], compared[few]]).iterrows()]
     ratios = compared.set_index(["arm", "rows"])["ratio"].map(" ({:.2g})".format).to_dict()
     table = _medians(calls, calls.attrs["experiment"]["rows"], [BASE, *compared["arm"].unique()], ratios)
-    return [*table, "", *words.bullets([*sentences, control_line(calls)])]
+    return [*table, *_two_by_two(calls), "", *words.bullets([*sentences, control_line(calls)])]
+
+
+def _two_by_two(calls: pd.DataFrame) -> list[str]:
+    """Return a table of what encoding and transport make, with an empty line before it; nothing if not measured."""
+    found = findings.two_by_two(calls)
+    if found.empty:
+        return []
+    cells = {(row.change, row.rows): words.difference(row) for row in found.itertuples()}
+    sizes = sorted(found["rows"].unique())
+    lines = [[change, *(cells.get((change, rows), "") for rows in sizes)] for change in found["change"].unique()]
+    return ["", *words.table(["rows", *(f"{rows:,}" for rows in sizes)], lines)]
 
 
 def _medians(
@@ -171,8 +182,9 @@ def _encodings_short(calls: pd.DataFrame) -> list[str]:
     if set(SHORT_ROWS) <= set(sizes):
         arms = [arm for arm in SHORT_ARMS if arm in set(calls["arm"])]
         compared = stats.declared(calls).query("base == @BASE and rows == rows.max()")
-        fastest = words.sentence(compared.sort_values("ratio").iloc[0])
-        return [*_medians(calls, SHORT_ROWS, arms, {}), "", f"{words.capital(fastest)}."]
+        said, found = [words.sentence(compared.sort_values("ratio").iloc[0])], findings.two_by_two(calls)
+        said += [] if found.empty else [encoding_or_transport(found)]
+        return [*_medians(calls, SHORT_ROWS, arms, {}), "", " ".join(f"{words.capital(text)}." for text in said)]
     sentences, model = [], calls.attrs["experiment"]["model"]
     for rows in (min(sizes), max(sizes)):
         p50_ms = calls[calls["rows"] == rows].groupby("arm")["latency_ms"].median()

@@ -15,9 +15,9 @@ from pred_server.errors import InvalidInput
 from pred_server.lab import studies_load, studies_service
 from pred_server.lab.arms import ARTICLE, IN_PROCESS, ROOMY, TRAINED, installed, onnx_flags, trained
 from pred_server.lab.experiments import Experiment, sample, table_of
-from pred_server.lab.findings import AS_AN_END, OURS, callers_suffix
+from pred_server.lab.findings import AS_AN_END, OURS, OVER_HTTP, callers_suffix
 from pred_server.lab.stats import SUM, Comparison
-from pred_server.lab.ways import RIVALS, Arm, messages_of
+from pred_server.lab.ways import RIVALS, WAYS, Arm, messages_of
 from pred_server.limits import MIB, ROW_BLOCK
 from pred_server.store.loading import load
 from pred_server.wire.codec import CODECS
@@ -74,7 +74,9 @@ def declared(
 def rows(model: str, served: Sequence[Arm], stream: Arm, rows: tuple[int, ...], quick: bool) -> Experiment:
     """Latency at the caller's hand, from a DataFrame to predictions: our client and the rivals with theirs.
 
-    Beside it stand our server alone, asked with the bytes that our client would send, and the floors.
+    Beside it stand our server alone, asked with the bytes that our client would send, and the floors. Python's gRPC
+    sends these bytes, as it sends those of our client. So ours and its ready bytes differ by our client's own work, and
+    ready bytes and their echo by our server's. From Go, both would differ by the libraries of two languages as well.
     """
     rows = rows or _sizes(quick)
     by_encoding, chosen = {arm.encoding: arm for arm in served}, _as_our_client_chooses(model, rows)
@@ -142,21 +144,20 @@ def encodings(model: str, served: Sequence[Arm], stream: Arm, rows: tuple[int, .
     """Latency of ready bytes by rows: every encoding over gRPC and over HTTP/1.1, the article's server and the floors.
 
     What two encodings over one transport differ by is the encoding's; what one encoding differs by over two transports
-    is the transport's.
+    is the transport's. All servers are asked by the generator in Go. From Python, the difference between grpcio and
+    httpx would count as the transport's, and is larger. Raw TCP cannot be asked from Go, and rivals are in `rows`.
     """
+    article, stream, *served = (replace(arm, generator="go") for arm in (ARTICLE, stream, *served))
     first, whole = served[0], replace(stream, name=stream.encoding, chunk_rows=0)
     again = replace(first, name=f"{first.name}, again", process=1)
-    over_http = [replace(arm, name=f"{arm.name} over HTTP", server="http", flags=()) for arm in served]
-    others = [Arm("REST (JSON)", "rest"), *over_http, Arm("Arrow Flight", "flight")]
-    tcp = [Arm("raw TCP", "tcp", stream.encoding)]
-    if quick:
-        others = tcp = []
+    over_http = [replace(arm, name=f"{arm.name}{OVER_HTTP}", server="http", flags=()) for arm in served]
+    over_http = over_http if installed([WAYS["http"]], quick) else []
     echoes = [replace(arm, name=f"echo of {arm.name}", server="echo", flags=()) for arm in (*served, stream)]
-    compare = [(arm.name, ARTICLE.name) for arm in (*served, stream, *others)]
-    compare += [(arm.name, first.name) for arm in served[1:]]
-    compare += [(http.name, arm.name) for http, arm in zip(over_http, served, strict=True) if http in others]
+    compare = [(arm.name, article.name) for arm in (*served, stream, *over_http)]
+    compare += [(arm.name, some[0].name) for some in (served, over_http) for arm in some[1:]]
+    compare += [(http.name, arm.name) for http, arm in zip(over_http, served, strict=False)]
     compare += [(stream.name, whole.name), (first.name, IN_PROCESS.name), (whole.name, IN_PROCESS.name)]
-    arms = (ARTICLE, *served, stream, again, *others, IN_PROCESS, *echoes, *tcp)
+    arms = (article, *served, stream, again, *over_http, IN_PROCESS, *echoes)
     return _sweep(arms, compare, (again.name, first.name), "encodings", model, rows or _sizes(quick), quick)
 
 

@@ -53,11 +53,15 @@ def _crossovers(calls: pd.DataFrame, compared: pd.DataFrame, stamp: dict[str, An
 
 
 def _encodings(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
+    two_by_two = findings.two_by_two(calls)
+    result = {} if two_by_two.empty else {"two_by_two": changes(two_by_two, stamp)}
     compared, calls = stats.declared(calls), findings.in_order(calls)
-    compared = compared[compared["arm"].isin(calls["arm"])]
+    # Over HTTP only what the two by two has: more lines could not be told from each other.
+    calls = calls[(calls["server"] != "http") | calls["encoding"].isin(["csv", findings.carried(calls)])]
+    compared = compared[compared["arm"].isin(calls["arm"]) & compared["base"].isin(calls["arm"])]
     floors = list(calls.loc[calls["server"].isin(FLOORS), "arm"].unique())
     drawn = calls[(calls["server"] != "echo") | (calls["arm"] == findings.echo_of(calls))]
-    result = {"latency": figures.latency_by_rows(stats.summary(drawn), floors, _largest(compared), stamp)}
+    result["latency"] = figures.latency_by_rows(stats.summary(drawn), floors, _largest(compared), stamp)
     phases = stats.phases(calls)
     keys = ["encoding", "chunk_rows", "rows"]
     echo_ms = calls[calls["server"] == "echo"].groupby(keys)["service_ms"].median().rename("echo_ms")
@@ -71,6 +75,39 @@ def _encodings(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
         title = f"{words.capital(words.at(rows))} `{part.loc[slowest, 'arm']}` spends most of its time on: {phase}"
         result[f"waterfall_{rows}"] = figures.waterfall(part, title, stamp)
     return result | _crossovers(calls, compared, stamp)
+
+
+def encoding_or_transport(two_by_two: pd.DataFrame) -> str:
+    """Return a sentence on what the encoding makes, and what the transport, at the fewest and at the most rows.
+
+    Parameters
+    ----------
+    two_by_two : what `findings.two_by_two` returns, of one number of rows at least
+    """
+    ends = {rows: words.at(rows) for rows in sorted({two_by_two["rows"].min(), two_by_two["rows"].max()})}
+    found = two_by_two.set_index(["part", "rows"])
+    encoding, transport = (
+        ", ".join(f"{words.interval(found.loc[part, rows])} times as long {where}" for rows, where in ends.items())
+        for part in ("encoding", "transport")
+    )
+    return f"Binary in place of text takes {encoding}; HTTP/1.1 in place of gRPC {transport}"
+
+
+def changes(two_by_two: pd.DataFrame, stamp: figures.Stamp = None) -> Figure:
+    """Draw how many times as long a call takes with another encoding, and over another transport.
+
+    Parameters
+    ----------
+    two_by_two : what `findings.two_by_two` returns, of one number of rows at least
+    """
+    sizes = sorted(two_by_two["rows"].unique())
+    shown = two_by_two[two_by_two["rows"].isin([sizes[0], sizes[len(sizes) // 2], sizes[-1]])]
+    shown = shown.sort_values("rows", kind="stable")
+    labels = shown["rows"].map(words.at).str.removeprefix("at ") + ": " + shown["change"].str.replace("`", "")
+    alt = "; ".join(f"{label} {ratio:.3g} times" for label, ratio in zip(labels, shown["ratio"], strict=True))
+    texts = shown["ratio"].map(words.factor) + " " + shown["verdict"]
+    lines = shown.assign(label=labels, text=texts, style=np.where(shown["change"].str.startswith("HTTP"), 1, 0))
+    return figures.factors(lines, encoding_or_transport(two_by_two), alt, "times as long as before, 95 %", stamp)
 
 
 def _largest(compared: pd.DataFrame) -> str:

@@ -57,9 +57,10 @@ def test_every_published_result_has_a_short_block() -> None:
         blocks[result.stem] = report.short(calls)
         assert 1 <= len(blocks[result.stem]) <= 12
     assert blocks["rows_linear"][0] == "| rows | 1 | 1,000 | 100,000 | 1,000,000 |"
-    assert blocks["rows_linear"][-1].startswith("At 1,000,000 rows streamed tensor is ")
+    assert blocks["rows_linear"][-1].startswith("At 1,000,000 rows ")
+    assert " faster than the article's server. Binary in place of text takes " in blocks["rows_linear"][-1]
     assert [line.split(" | ")[0] for line in blocks["rows_linear"][2:-2]] == [
-        "| the article's server", "| csv", "| tensor", "| streamed tensor", "| REST (JSON)", "| Arrow Flight",
+        "| the article's server", "| csv", "| tensor", "| streamed tensor", "| csv over HTTP", "| tensor over HTTP",
         "| in process (floor)", "| echo of tensor (floor)",
     ]  # fmt: skip
     assert "`predict` in process takes" in blocks["rows_flights"][0]
