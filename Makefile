@@ -10,7 +10,7 @@ LESSONS := serve,onnx,lab,notebooks,gateway
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOCK := $(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --generate-hashes --no-header --no-annotate
 COMMA := ,
-BENCH := $(BIN)/pred-server bench $(QUICK) --out data/results
+BENCH := $(BIN)/pred-server bench $(QUICK) --once --out data/results
 # They clash with our pins. A lock beside its program in lab/rivals names all that an environment holds.
 RIVALS := kserve mlserver
 # Most tests wait for a server to start. A file's tests stay together: they share its servers.
@@ -91,6 +91,7 @@ rivals: .venv/test-ready $(RIVALS:%=.venv-rivals/%/ready)  ## install the server
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $<
 	@touch $@
 
+# A run that was interrupted goes on: studies that this revision has measured are left alone.
 bench: setup rivals  ## measure how fast it is: the published results, data/results; QUICK=--quick for a shorter, less sure run
 	@mkdir -p data/results
 	$(BENCH)/hand_linear.parquet --model linear --rows 1 100 1000 10000 100000 1000000

@@ -142,7 +142,7 @@ def _bench(args: argparse.Namespace) -> None:
 
     experiment = studies.declared(args.varies, args.model, args.encodings, args.rows, args.quick)
     experiment = replace(experiment, seed=args.seed, pin=experiment.pin and not args.unpinned)
-    report.bench(studies.against(experiment, args.against) if args.against else experiment, args.out)
+    report.bench(studies.against(experiment, args.against) if args.against else experiment, args.out, args.once)
 
 
 def _reproduce(args: argparse.Namespace) -> int:
@@ -312,6 +312,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
             _argument("--seed", "of the order, the rows and the arrivals", type=int, default=0),
             _argument("--against", "compare our server only with that of another checkout", type=Path),
             _argument("--quick", "two minutes in place of fifteen, and less sure", action="store_true"),
+            _argument("--once", "leave a result alone that is of this code and experiment", action="store_true"),
             _argument("--unpinned", "let servers and generator share all cores", action="store_true"),
         ],
     ),
@@ -321,7 +322,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
         [
             _argument(
                 "result",
-                "a file that `bench` wrote (default: data/results/rows_linear.parquet)",
+                "a file that `bench` wrote (default: data/results/hand_linear.parquet)",
                 type=Path,
                 nargs="?",
                 default=argparse.SUPPRESS,

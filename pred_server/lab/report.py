@@ -1,6 +1,8 @@
 """Results as text: the report of a run, the Markdown blocks of a page, and the figures as files."""
 
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,30 @@ END = "<!-- end -->"
 Claim = tuple[str, str, int]  # a declared comparison that a block states: arm, base, rows
 
 
-def bench(experiment: Experiment, out: Path) -> None:
-    """Run an experiment, write its calls to `out`, and print the report."""
+def bench(experiment: Experiment, out: Path, once: bool = False) -> None:
+    """Run an experiment, write its calls to `out`, and print the report.
+
+    With `once`, nothing is measured if `out` has the result already, of this machine and of the code as it is.
+    """
+    if once and _is_measured(experiment, out):
+        print(f"{out}: measured already, here and with this code")
+        return
     calls = experiments.run(experiment, out)
     print(text(calls))
     print(f"\n{len(calls):,} calls: {out}; to draw them: pred-server plot {out}")
+
+
+def _is_measured(experiment: Experiment, out: Path) -> bool:
+    """Tell whether a result differs from what `experiments.run` would write by its calls alone.
+
+    Code that is not committed may have changed since, so its results count as those of other code.
+    """
+    if not out.exists():
+        return False
+    attrs = experiments.read(out).attrs
+    now = experiments.stamp(experiment.seed, experiment.pinning) | {"command": attrs["stamp"]["command"]}
+    described = json.loads(json.dumps(asdict(experiment)))
+    return attrs["stamp"] == now and attrs["experiment"] == described and not now["revision"].endswith("-dirty")
 
 
 def text(calls: pd.DataFrame) -> str:
