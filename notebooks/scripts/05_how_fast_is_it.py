@@ -305,9 +305,10 @@ Markdown(f"{verdict_table(stats.declared(calls), 'csv')}\n\n{what_the_control_sa
 
 # %% [markdown]
 # Read the two by two like this: *across*, the transport stays and the encoding changes. *Down*, the encoding stays and the
-# transport changes. A transport's part includes the server's library in Python: grpcio here, uvicorn there. It also includes who
-# asks. A client in Python may cost more than the way there and back, and turn the result around: httpx takes longer than grpcio.
-# So a program in Go asks, if it is built: the last line says whose calls these are.
+# transport changes. A transport's part includes the server's library in Python: grpcio here, uvicorn there. It also includes what
+# ours does for each call and the small server over HTTP does not: deadlines, limits on calls under way, a report of where the time
+# went. And it includes who asks. A client in Python may cost more than the way there and back, and turn the result around: httpx
+# takes longer than grpcio. So a program in Go asks, if it is built: the last line says whose calls these are.
 
 # %%
 published = experiments.read(RESULTS / "rows_linear.parquet")
