@@ -79,9 +79,9 @@ module: .venv/ready  ## give the Go module the path where you publish it: MODULE
 notebooks: setup  ## run every lesson in notebooks/scripts and write it, with outputs, to notebooks/ (ONLY=00 for one)
 	$(BIN)/python notebooks/build.py $(ONLY)
 
-plots: setup  ## draw the published results (data/figures), and write their numbers into README.md and data/RESULTS.md
+plots: setup  ## draw the published results (data/figures), and write their numbers into README.md, README.ja.md and data/RESULTS.md
 	rm -f data/figures/*.png
-	$(BIN)/pred-server plot data/results/*.parquet --out data/figures --page README.md data/RESULTS.md
+	$(BIN)/pred-server plot data/results/*.parquet --out data/figures --page README.md README.ja.md data/RESULTS.md
 
 rivals: .venv/test-ready $(RIVALS:%=.venv-rivals/%/ready)  ## install the servers that `make bench` compares ours with, each in an environment of its own
 

@@ -91,6 +91,17 @@ func (c *Client) Describe(ctx context.Context, opts ...CallOption) (*predpb.Desc
 	return c.describe(ctx)
 }
 
+// Inspect returns what Describe does, and which model that is. No later call expects the schema: Inspect is for programs
+// that show a model, and make no tables after what they see.
+func (c *Client) Inspect(ctx context.Context, opts ...CallOption) (*predpb.DescribeResponse, Identity, error) {
+	ctx, cancel, err := c.outgoing(ctx, opts)
+	if err != nil {
+		return nil, Identity{}, err
+	}
+	defer cancel()
+	return c.inspect(ctx)
+}
+
 // Call sends a request as it is, and returns the response and the metadata that came beside it, also beside an error.
 // It is for callers that write messages themselves, in CSV or Arrow; Predict is easier.
 func (c *Client) Call(

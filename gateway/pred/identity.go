@@ -111,20 +111,26 @@ func (c *Client) describeAnew(ctx context.Context) {
 
 // describe asks for the model's schema, and remembers its hash.
 func (c *Client) describe(ctx context.Context) (*predpb.DescribeResponse, error) {
-	var description *predpb.DescribeResponse
-	beside, err := c.ask(ctx, func(ctx context.Context, s *asking) (err error) {
-		description, err = s.stub.Describe(ctx, &predpb.DescribeRequest{}, s.options()...)
-		return err
-	})
+	description, identity, err := c.inspect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if hash := identityOf(beside).SchemaHash; hash != "" {
+	if hash := identity.SchemaHash; hash != "" {
 		c.described.remember(choiceOf(ctx), hash)
 	} else {
 		c.described.forget(choiceOf(ctx))
 	}
 	return description, nil
+}
+
+// inspect asks for the model's schema.
+func (c *Client) inspect(ctx context.Context) (*predpb.DescribeResponse, Identity, error) {
+	var description *predpb.DescribeResponse
+	beside, err := c.ask(ctx, func(ctx context.Context, s *asking) (err error) {
+		description, err = s.stub.Describe(ctx, &predpb.DescribeRequest{}, s.options()...)
+		return err
+	})
+	return description, identityOf(beside), err
 }
 
 // SchemaChanged reports whether the call was refused, before anything was predicted, because the model's schema is not

@@ -153,6 +153,36 @@ func TestModelThatIsReplacedIsDescribedAnewAndAskedOnceMore(t *testing.T) {
 	check("replaced by a server without identities", []string{"s2"}, 0)
 }
 
+// Inspect tells which model is there, and binds no later call to it.
+func TestInspectIsNotRemembered(t *testing.T) {
+	v := &versioned{hash: "s1"}
+	client := connect(t, startVersioned(t, v))
+	about, model, err := client.Inspect(t.Context())
+	if err != nil || about.Name != "flights" || model != (pred.Identity{Name: "flights", Version: "2", SchemaHash: "s1", ContentDigest: "d1"}) {
+		t.Errorf("%v: %v, %v", err, about, model)
+	}
+	v.replace("s2")
+	if _, err := client.Predict(t.Context(), oneRow); err != nil {
+		t.Error(err)
+	}
+	if expected, describes := v.asked(); !slices.Equal(expected, []string{""}) || describes != 1 {
+		t.Errorf("expected %q after %d descriptions", expected, describes)
+	}
+	if _, err := client.Describe(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	v.asked()
+	if _, _, err := client.Inspect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Predict(t.Context(), oneRow); err != nil {
+		t.Error(err)
+	}
+	if expected, _ := v.asked(); !slices.Equal(expected, []string{"s2"}) {
+		t.Errorf("what Describe remembered became %q", expected)
+	}
+}
+
 // A caller that says itself what it expects gets the refusal, and so does one that meets a new model each time: but the
 // latter's next call expects nothing.
 func TestRefusalsThatReachTheCaller(t *testing.T) {

@@ -152,29 +152,37 @@ func (l *limited) Read(p []byte) (int, error) {
 
 // readCSV returns the whole body of a request in CSV. It takes from share what that needs, with the message that it becomes.
 func readCSV(q *question, body io.Reader, share *budget.Share) (string, error) {
+	table, err := readTwice(q, body, share)
+	if err != nil {
+		return "", err
+	}
+	return text.Of(table), checkCSV(table, q.mediaType)
+}
+
+// readTwice returns the whole body of a request. It takes from share what that needs, and as much again for what it becomes.
+func readTwice(q *question, body io.Reader, share *budget.Share) ([]byte, error) {
 	expected := q.ContentLength
 	if q.zipped || expected > budget.SmallBytes {
 		expected = -1 // what is announced is not there yet
 	}
-	var table []byte
+	var whole []byte
 	for {
-		if len(table) == cap(table) {
-			room := max(int(expected)+1, 2*cap(table), 512)
-			if err := share.Grow(2 * int64(room-cap(table))); err != nil {
-				return "", err
+		if len(whole) == cap(whole) {
+			room := max(int(expected)+1, 2*cap(whole), 512)
+			if err := share.Grow(2 * int64(room-cap(whole))); err != nil {
+				return nil, err
 			}
-			table = append(make([]byte, 0, room), table...)
+			whole = append(make([]byte, 0, room), whole...)
 		}
-		n, err := body.Read(table[len(table):cap(table)])
-		table = table[:len(table)+n]
+		n, err := body.Read(whole[len(whole):cap(whole)])
+		whole = whole[:len(whole)+n]
 		if err == io.EOF {
-			break
+			return whole, nil
 		}
 		if err != nil {
-			return "", err
+			return nil, err
 		}
 	}
-	return text.Of(table), checkCSV(table, q.mediaType)
 }
 
 // gzipMark is how data in gzip begins.

@@ -136,8 +136,8 @@ func identityOf(beside metadata.MD) string {
 	return ""
 }
 
-// writeError sends an error as a reply.
-func writeError(w http.ResponseWriter, header http.Header, e *problem.Error, requestID string) {
+// errorBody returns an error as programs read it.
+func errorBody(e *problem.Error, requestID string) answer {
 	type detail struct {
 		Code       string              `json:"code"`
 		Reason     string              `json:"reason,omitempty"`
@@ -151,9 +151,13 @@ func writeError(w http.ResponseWriter, header http.Header, e *problem.Error, req
 	if err != nil {
 		panic(err) // strings always marshal
 	}
-	a := whole(mediaJSON, string(body)+"\n")
+	return whole(mediaJSON, string(body)+"\n")
+}
+
+// writeError sends an error as a reply with that body.
+func writeError(w http.ResponseWriter, header http.Header, e *problem.Error, body answer) {
 	setHeader(w, header)
-	setHeader(w, a.header)
+	setHeader(w, body.header)
 	if e.RetryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(e.RetryAfter))
 	}
@@ -161,5 +165,5 @@ func writeError(w http.ResponseWriter, header http.Header, e *problem.Error, req
 		w.Header().Set("Accept-Encoding", "gzip, identity") // what a body may be coded in; RFC 9110, 12.5.3
 	}
 	w.WriteHeader(e.Status)
-	io.WriteString(w, a.body) // an error here means that the client is gone
+	io.WriteString(w, body.body) // an error here means that the client is gone
 }

@@ -1,6 +1,6 @@
 // Package web answers HTTP requests for predictions: it takes tables as CSV or JSON, asks a prediction server over gRPC,
 // and answers in kind. handler.go shows what every request gets, predict.go what a table comes to; stream.go is for
-// tables that are too large to be held.
+// tables that are too large to be held. models.go says what is served, page.go and form.go say it to people.
 package web
 
 import (
@@ -25,7 +25,7 @@ import (
 	"example.com/predserver/gateway/pred"
 )
 
-// Handler answers POST /predict, GET /healthz and GET /readyz.
+// Handler answers POST /predict, GET /healthz and GET /readyz; with Options.Page also /, /models and /openapi.json.
 type Handler struct {
 	client  *pred.Client
 	options Options
@@ -53,6 +53,17 @@ func New(client *pred.Client, options Options, log *slog.Logger) *Handler {
 	h.mux.Handle("/healthz", h.handle(allow("GET, HEAD")))
 	h.mux.Handle("/readyz", h.handle(allow("GET, HEAD")))
 	h.mux.Handle("/", h.handle(notFound))
+	if options.Page {
+		h.mux.Handle("GET /{$}", h.handle(h.page))
+		h.mux.Handle("POST /{$}", h.handle(h.form))
+		h.mux.Handle("/{$}", h.handle(allow("GET, HEAD, POST")))
+		for path, handler := range map[string]handler{
+			"/models": h.models, "/models/{name}": h.model, "/models/{name}/{version}": h.model, "/openapi.json": h.openAPI,
+		} {
+			h.mux.Handle("GET "+path, h.handle(handler))
+			h.mux.Handle(path, h.handle(allow("GET, HEAD")))
+		}
+	}
 	return h
 }
 
@@ -71,6 +82,7 @@ type answer struct {
 	body   string
 	stream func(io.Writer) (trailer http.Header, err error) // writes the body as it comes; nil if that is whole
 	finish func()                                           // what remains to be done once all is written; may be nil
+	page   func(*problem.Error) answer                      // what an error looks like to a person; nil for a program
 }
 
 // whole returns the answer with a body that is at hand.
@@ -134,7 +146,11 @@ func (h *Handler) handle(handler handler) http.Handler {
 		if err != nil {
 			e := problemOf(err)
 			if out.status == 0 {
-				writeError(out, a.header, e, id)
+				body := errorBody(e, id)
+				if a.page != nil {
+					body = a.page(e)
+				}
+				writeError(out, a.header, e, body)
 			} else {
 				level, aborted = slog.LevelWarn, true
 				line = append(line, slog.Bool("aborted", true))

@@ -24,10 +24,11 @@ type Options struct {
 	ChunkBytes     int           // about the size of a stream's chunks
 	BacklogBytes   int           // most predictions that a stream holds for a client that does not read them yet
 	StallTimeout   time.Duration // longest time for a chunk to arrive, to be predicted, and to be taken
-	ReadyTimeout   time.Duration // longest time that /readyz waits
+	ReadyTimeout   time.Duration // longest time that /readyz waits, and the page for the description of a model
 	MaxBytesHeld   int64         // most that all requests hold together, in bytes; 0 is four times MaxBodyBytes, or more
 	MaxRequests    int           // most requests that the prediction server is asked at the same time
 	AllowHosts     []string      // names as which the gateway may be called, beside those of this machine
+	Page           bool          // whether people and their tools are told what is served: /, /models and /openapi.json
 
 	// Of the server around the handler; see Server.
 	MaxHeaderBytes int
@@ -50,6 +51,7 @@ func DefaultOptions() Options {
 		StallTimeout:   time.Minute,
 		ReadyTimeout:   2 * time.Second,
 		MaxRequests:    1000,
+		Page:           true,
 		MaxHeaderBytes: 32 << 10,
 		HeaderTimeout:  5 * time.Second,
 		ReadTimeout:    time.Minute,
@@ -85,6 +87,7 @@ func (o *Options) RegisterFlags(flags *flag.FlagSet) {
 		}
 		return nil
 	})
+	flags.BoolVar(&o.Page, "page", o.Page, "have a page for people at /, and what it says as JSON at /models and /openapi.json")
 	flags.DurationVar(&o.BodyIdleTimeout, "body-idle-timeout", o.BodyIdleTimeout,
 		"longest time between two pieces of a request body that is held whole")
 	flags.IntVar(&o.MaxHeaderBytes, "max-header-bytes", o.MaxHeaderBytes, "largest request header")
@@ -92,7 +95,7 @@ func (o *Options) RegisterFlags(flags *flag.FlagSet) {
 	flags.DurationVar(&o.ReadTimeout, "read-timeout", o.ReadTimeout, "longest time to receive a whole request, or a stream's first chunk")
 	flags.DurationVar(&o.WriteTimeout, "write-timeout", o.WriteTimeout, "longest time to send a reply")
 	flags.DurationVar(&o.IdleTimeout, "idle-timeout", o.IdleTimeout, "how long an idle connection is kept")
-	flags.DurationVar(&o.ReadyTimeout, "ready-timeout", o.ReadyTimeout, "longest time that /readyz waits for the prediction server")
+	flags.DurationVar(&o.ReadyTimeout, "ready-timeout", o.ReadyTimeout, "longest time that /readyz and the page wait for the prediction server")
 }
 
 // Check returns an error for values that cannot work. It names the flag at fault.

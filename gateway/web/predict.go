@@ -36,11 +36,18 @@ type question struct {
 
 // predict takes a table and answers with one prediction for each of its rows, in the same order and format.
 func (h *Handler) predict(r *http.Request, control *http.ResponseController) (answer, error) {
-	q, err := h.question(r)
-	var a answer
-	if err == nil {
-		a, err = h.answerTo(q, control)
-	}
+	q := &question{Request: r, start: time.Now()}
+	return h.settle(q, control, func() (answer, error) {
+		if err := h.read(q); err != nil {
+			return answer{}, err
+		}
+		return h.answerTo(q, control)
+	})
+}
+
+// settle has a question answered, and sees to what an answer or an error leaves to be done.
+func (h *Handler) settle(q *question, control *http.ResponseController, do func() (answer, error)) (answer, error) {
+	a, err := do()
 	if err != nil && a.finish == nil {
 		if q.share != nil {
 			q.share.Close() // before the rest of the body is read, which may take long
@@ -55,16 +62,10 @@ func (h *Handler) predict(r *http.Request, control *http.ResponseController) (an
 
 // answerTo opens the body and asks: in chunks where that is possible, and else once.
 func (h *Handler) answerTo(q *question, control *http.ResponseController) (answer, error) {
-	share := h.held.Share()
-	q.share = share
-	atEnd(q.Context(), share.Close)
-	if err := share.Grow(requestBytes); err != nil {
+	share, body, err := h.begin(q, h.most(q), control)
+	if err != nil {
 		return answer{}, err
 	}
-	if !q.zipped && q.ContentLength > h.most(q) {
-		return answer{}, problem.TooLarge(h.most(q))
-	}
-	body := h.open(q, control)
 	if h.mayStream(q) {
 		a, rest, err := h.stream(q, body, share, control)
 		if rest == nil {
@@ -76,30 +77,46 @@ func (h *Handler) answerTo(q *question, control *http.ResponseController) (answe
 	return h.predictWhole(q, body, share)
 }
 
+// begin opens the body of a question, which may have so many bytes, and a share for what it takes.
+func (h *Handler) begin(q *question, most int64, control *http.ResponseController) (*budget.Share, io.Reader, error) {
+	q.share = h.held.Share()
+	atEnd(q.Context(), q.share.Close)
+	if err := q.share.Grow(requestBytes); err != nil {
+		return nil, nil, err
+	}
+	if !q.zipped && q.ContentLength > most {
+		return nil, nil, problem.TooLarge(most)
+	}
+	return q.share, h.open(q, control), nil
+}
+
 // requestBytes is about what a request takes that has no body yet: a connection's buffers, its header, a goroutine.
 const requestBytes = 8 << 10
 
-// question reads the header of a request.
-func (h *Handler) question(r *http.Request) (*question, error) {
-	q := &question{Request: r, start: time.Now()}
-	if err := h.guard.check(r); err != nil {
-		return q, err
+// read reads the header of a request.
+func (h *Handler) read(q *question) (err error) {
+	if err := h.guard.check(q.Request); err != nil {
+		return err
 	}
-	var err error
-	if q.format, q.mediaType, err = requestFormat(r.Header); err != nil {
-		return q, err
+	if q.format, q.mediaType, err = requestFormat(q.Header); err != nil {
+		return err
 	}
-	if q.zipped, err = zipped(r.Header); err != nil {
-		return q, err
+	if q.zipped, err = zipped(q.Header); err != nil {
+		return err
 	}
-	if q.timeout, err = requestTimeout(r.Header, h.options.Timeout); err != nil {
-		return q, err
+	if q.timeout, err = requestTimeout(q.Header, h.options.Timeout); err != nil {
+		return err
 	}
-	ctx, client := presence.Watch(r)
-	atEnd(r.Context(), client.Stop)
+	return q.watch(q.Header)
+}
+
+// watch has the question end with its client, and notes what that chooses.
+func (q *question) watch(choice http.Header) (err error) {
+	ctx, client := presence.Watch(q.Request)
+	atEnd(q.Context(), client.Stop)
 	q.client = client
-	q.ctx, err = withChoices(ctx, r.Header)
-	return q, err
+	q.ctx, err = withChoices(ctx, choice)
+	return err
 }
 
 // predictWhole reads the whole body, and asks once.
@@ -118,6 +135,14 @@ func (h *Handler) predictWhole(q *question, body io.Reader, share *budget.Share)
 	if err != nil {
 		return answer{}, err
 	}
+	return h.ask(q, table, rows, counted, share, func() { share.Free(share.Held() - before) })
+}
+
+// ask asks once, and calls done when it does not need the table any more. The rows are those of the table, if they could
+// be counted.
+func (h *Handler) ask(
+	q *question, table string, rows int, counted bool, share *budget.Share, done func(),
+) (answer, error) {
 	release, err := h.slots.Take()
 	if err != nil {
 		return answer{}, err
@@ -130,7 +155,7 @@ func (h *Handler) predictWhole(q *question, body io.Reader, share *budget.Share)
 	called := time.Now()
 	response, beside, err := h.client.Call(ctx, &predpb.Request{InputData: table})
 	backend := time.Since(called)
-	share.Free(share.Held() - before) // nobody needs the table any more
+	done()
 
 	var a answer
 	if err == nil {

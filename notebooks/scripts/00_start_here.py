@@ -1,6 +1,8 @@
 # %% [markdown]
 # # 00 · Start here
 #
+# English · [日本語](00_start_here.ja.ipynb)
+#
 # **What is the gRPC-ML pattern, and how fast is one call?**
 #
 # A team trains a model in Python. Another team writes the web server, in Go for example. Between them stands a small

@@ -71,6 +71,8 @@ class Watchdog:
     def _end_half_messages(self, now_s: float) -> None:
         """End what has not arrived whole, of the connection that has most of it: nobody knows how large it will be."""
         half = [ticket for ticket in self._admission.tickets if (ticket.looks or 0) > ARRIVES_LOOKS]
+        if len(half) * self._limits.max_message_bytes <= self._limits.max_bytes_in_flight:
+            return  # so few cannot be what fills the memory
         for peer, n_calls in Counter(ticket.peer for ticket in half).most_common(1):
             limit = self._limits.max_bytes_in_flight
             logger.warning("memory is short: %d calls of %s are ended, which have sent half a message", n_calls, peer)

@@ -11,6 +11,8 @@ import grpc
 from grpc_health.v1.health_pb2 import DESCRIPTOR, HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthServicer
 
+from pred_server.ops.side_streams import SideStreams
+
 
 class Health(HealthServicer):  # type: ignore[misc] # it has no types
     """Says of each name that it serves; from `stop` on, that it does not.
@@ -18,12 +20,14 @@ class Health(HealthServicer):  # type: ignore[misc] # it has no types
     Parameters
     ----------
     names : the services and models; the empty name stands for the whole server
+    streams : bounds how many watches a connection has
     """
 
     contract = DESCRIPTOR
 
-    def __init__(self, names: Iterable[str]):
+    def __init__(self, names: Iterable[str], streams: SideStreams):
         self._names = frozenset(names)
+        self._streams = streams
         self._status = HealthCheckResponse.SERVING
         self._stopping = asyncio.Event()
         self._left = asyncio.Event()
@@ -35,12 +39,13 @@ class Health(HealthServicer):  # type: ignore[misc] # it has no types
 
     async def Watch(self, request: HealthCheckRequest, context: Any) -> AsyncIterator[HealthCheckResponse]:
         """Yield the status now, and again when it changes; end when the server leaves."""
-        said = self._answer(request)
-        yield said
-        await self._stopping.wait()
-        if (now := self._answer(request)) != said:
-            yield now
-        await self._left.wait()
+        async with self._streams.open(context):
+            said = self._answer(request)
+            yield said
+            await self._stopping.wait()
+            if (now := self._answer(request)) != said:
+                yield now
+            await self._left.wait()
 
     def stop(self) -> None:
         """Say from now on that nothing is served, to watchers at once."""

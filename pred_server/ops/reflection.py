@@ -14,6 +14,8 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
 
+from pred_server.ops.side_streams import SideStreams
+
 PACKAGES = ("grpc.reflection.v1", "grpc.reflection.v1alpha")
 
 
@@ -23,9 +25,11 @@ class Reflection:
     Parameters
     ----------
     files : the contracts that the server keeps; what they import comes along
+    streams : bounds how many streams of questions a connection has
     """
 
-    def __init__(self, files: Iterable[FileDescriptor]):
+    def __init__(self, files: Iterable[FileDescriptor], streams: SideStreams):
+        self._streams = streams
         self._files: dict[str, FileDescriptorProto] = {}
         # A pool of its own: the process knows other contracts, too, and they are nobody's business.
         self._pool = DescriptorPool()
@@ -45,10 +49,11 @@ class Reflection:
             yield grpc.method_handlers_generic_handler(f"{package}.ServerReflection", {"ServerReflectionInfo": rpc})
 
     async def answer_all(
-        self, questions: AsyncIterator[ServerReflectionRequest], _: Any
+        self, questions: AsyncIterator[ServerReflectionRequest], context: Any
     ) -> AsyncIterator[ServerReflectionResponse]:
-        async for question in questions:
-            yield self.answer(question)
+        async with self._streams.open(context):
+            async for question in questions:
+                yield self.answer(question)
 
     def answer(self, question: ServerReflectionRequest) -> ServerReflectionResponse:
         """Answer one question; an error is an answer, too."""

@@ -28,6 +28,8 @@ from pred_server.wire.timing import Stopwatch
 
 # A table of more rows is predicted in pieces, which grow until one takes so long. They are whole blocks of rows.
 PIECE_ROWS, PIECE_NS = 1_024 * ROW_BLOCK, 250_000_000
+# A connection without waiting rows may queue so much of the limit at any time.
+FIRST_SHARE = 0.01
 # The loop expects no more calls after so many empty turns for each waiting call, or after so long.
 QUIET_TURNS = 8
 GATHER_NS = 2_000_000
@@ -186,7 +188,10 @@ class Predictor:
     def _has_room(self, work: Work) -> bool:
         own = sum(len(other.rows) for other in self._waiting if other.peer == work.peer)
         n_peers = len({work.peer, *(other.peer for other in self._waiting)})
-        return has_room(len(work.rows), self._queued_rows, own, n_peers, self._limits.max_queued_rows)
+        limit = self._limits.max_queued_rows
+        # Others may have filled up even what there is beyond the limit. Who has nothing there gets a little in.
+        is_first_and_small = not own and len(work.rows) <= limit * FIRST_SHARE
+        return is_first_and_small or has_room(len(work.rows), self._queued_rows, own, n_peers, limit)
 
     def _free(self, work: Work) -> None:
         self._queued_rows -= len(work.rows)

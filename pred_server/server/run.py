@@ -22,6 +22,7 @@ from pred_server.model.model import Model
 from pred_server.ops.drain import Arrivals, drain
 from pred_server.ops.health import Health
 from pred_server.ops.reflection import Reflection
+from pred_server.ops.side_streams import SideStreams
 from pred_server.server.logs import is_no_lost_caller, use_all_descriptors, watch_descriptors
 from pred_server.server.service import SERVICE, PredictionService
 from pred_server.wire.address import parse_address
@@ -99,11 +100,11 @@ async def _run(models: Sequence[Model], address: str, limits: Limits, expose_to_
     )
     arrivals = Arrivals(service.handlers())
     server.add_generic_rpc_handlers((arrivals,))
-    health = Health(
-        ("", SERVICE, *(name for model in models for name in (model.name, f"{model.name}/{model.version}")))
-    )
+    streams = SideStreams()
+    names = ("", SERVICE, *(name for model in models for name in (model.name, f"{model.name}/{model.version}")))
+    health = Health(names, streams)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    server.add_generic_rpc_handlers(tuple(Reflection((DESCRIPTOR, Health.contract)).handlers()))
+    server.add_generic_rpc_handlers(tuple(Reflection((DESCRIPTOR, Health.contract), streams).handlers()))
     try:
         port = server.add_insecure_port(str(there))
     except RuntimeError as error:

@@ -14,9 +14,13 @@ from pred_server.checkout import ROOT
 from pred_server.engines.convert import CONVERT_S
 from pred_server.engines.parity import TOLERANCE
 from pred_server.limits import MAX_COLUMNS, Limits, flag
+from pred_server.ops.side_streams import MOST_STREAMS
 
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "notebooks/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "README.ja.md", "SECURITY.md", "notebooks/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 PYTHON = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 
 
@@ -69,6 +73,7 @@ def test_every_limit_of_the_server_stands_on_its_page() -> None:
 def test_the_limits_that_are_fixed_stand_where_they_are_explained() -> None:
     page, lesson = (ROOT / "docs/server.md").read_text(), (ROOT / "notebooks/scripts/07_make_it_fast.py").read_text()
     assert f"up to {MAX_COLUMNS:,} columns" in page
+    assert f"at most {MOST_STREAMS} streams for health and reflection" in page
     assert f"The conversion has {CONVERT_S} seconds" in page
     assert f"ended after {CONVERT_S} seconds" in lesson
     assert TOLERANCE == 1e-5

@@ -12,7 +12,7 @@ from pred_server.lab import experiments, report
 from pred_server.limits import MIB
 
 RESULTS = sorted((ROOT / "data/results").glob("*.parquet"))
-README, PAGE = ROOT / "README.md", ROOT / "data/RESULTS.md"
+README, JAPANESE, PAGE = (ROOT / name for name in ("README.md", "README.ja.md", "data/RESULTS.md"))
 
 
 @pytest.mark.parametrize("result", RESULTS, ids=lambda path: path.stem)
@@ -22,7 +22,7 @@ def test_the_pages_show_what_the_result_files_give(result: Path) -> None:
     assert str(Path.home()) not in calls.attrs["stamp"]["command"]
     assert result.stat().st_size < 4 * MIB
     assert f"<!-- {result.stem} -->\n" in PAGE.read_text()
-    for page in (README, PAGE):
+    for page in (README, JAPANESE, PAGE):
         text = page.read_text()
         assert report.with_blocks(text, result.stem, calls) == text, f"{page.name} is stale: run `make plots`"
 

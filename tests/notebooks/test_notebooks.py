@@ -33,6 +33,7 @@ SMALL: dict[str, dict[str, object]] = {
     },
     "explorer": {"ROWS": (1, 10), "CALLS": 2},
 }
+SMALL["00_start_here.ja"] = SMALL["00_start_here"]
 LESSONS = sorted(path.stem for path in build.SCRIPTS.glob("*.py"))
 
 
@@ -74,8 +75,10 @@ def test_the_committed_notebook_is_fresh_and_tidy(lesson: str) -> None:
             if "image/png" in output.get("data", {}):
                 assert output.metadata["image/png"]["alt"], "a figure without a text for those who cannot see it"
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    parts = ["Needs:", "Takes:"]
-    if lesson != "explorer":  # it teaches nothing, and asks nothing
+    parts = ["必要なもの:", "所要時間:"] if lesson.endswith(".ja") else ["Needs:", "Takes:"]
+    if lesson.endswith(".ja"):
+        parts += ["このレッスンですること", "わかったこと", "## 練習", "<details>"]
+    elif lesson != "explorer":  # it teaches nothing, and asks nothing
         parts += ["You will", "What we found", "## Exercises", "<details>"]
     for part in parts:
         assert part in text, f"{lesson} has no {part!r}"

@@ -13,10 +13,18 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from pred_server import serve
 from pred_server.ops.health import Health
+from pred_server.ops.side_streams import SideStreams
 from pred_server.tutorial.background import Server
 
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
 SERVICE_UNKNOWN = HealthCheckResponse.SERVICE_UNKNOWN
+
+
+class Somebody:
+    """A context that says who asks, and no more."""
+
+    def peer(self) -> str:
+        return "somebody"
 
 
 @contextmanager
@@ -56,8 +64,8 @@ def test_every_name_hears_and_an_unknown_one_stays_unknown() -> None:
 
 def test_a_stop_that_comes_while_the_first_word_is_sent_is_heard() -> None:
     async def heard() -> list[int]:
-        health = Health([""])
-        watch = health.Watch(HealthCheckRequest(), None)
+        health = Health([""], SideStreams())
+        watch = health.Watch(HealthCheckRequest(), Somebody())
         said = [(await anext(watch)).status]
         health.stop()  # before the server asks for the next word
         health.leave()
@@ -68,9 +76,9 @@ def test_a_stop_that_comes_while_the_first_word_is_sent_is_heard() -> None:
 
 def test_who_comes_after_the_stop_hears_it_first() -> None:
     async def heard() -> list[int]:
-        health = Health([""])
+        health = Health([""], SideStreams())
         health.stop()
         health.leave()
-        return [answer.status async for answer in health.Watch(HealthCheckRequest(), None)]
+        return [answer.status async for answer in health.Watch(HealthCheckRequest(), Somebody())]
 
     assert asyncio.run(heard()) == [NOT_SERVING]

@@ -286,6 +286,35 @@ def test_queued_rows_are_shared_between_connections() -> None:
     asyncio.run(run())
 
 
+def test_where_all_room_is_taken_who_has_nothing_there_gets_a_little_in() -> None:
+    async def run() -> None:
+        engine, predictor = Recorder(), Predictor(Limits(max_queued_rows=400))
+        model, calls = doubling(engine), []
+        engine.gate.clear()
+
+        def ask(peer: str, n_rows: int) -> "asyncio.Task[Result]":
+            rows = Rows(np.ones((n_rows, 1)))
+            return asyncio.create_task(
+                predictor.predict(model, rows, "labels", time.monotonic() + 30, Stopwatch(), peer=peer)
+            )
+
+        calls.append(ask("greedy", 1))
+        await until(lambda: bool(engine.asked))
+        for n_waiting, (peer, n_rows) in enumerate({"a": 400, "b": 200, "c": 133, "d": 67}.items()):
+            calls.append(ask(peer, n_rows))
+            await until(lambda n_waiting=n_waiting: len(predictor._waiting) == n_waiting + 1)
+        with pytest.raises(LimitExceeded, match="800 rows wait already"):
+            await ask("good", 5)
+        calls.append(ask("good", 4))
+        await until(lambda: len(predictor._waiting) == 5)
+        with pytest.raises(LimitExceeded, match="804 rows wait already"):
+            await ask("good", 1)
+        engine.gate.set()
+        assert sum([len((await call).values) for call in calls]) == 1 + 804
+
+    asyncio.run(run())
+
+
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not condition():
