@@ -64,7 +64,8 @@ BUDGETS = {
     # many callers and a rising load come to. Less than a tenth watches and draws a server that is being broken. An
     # eighth is what a service meets: a distance (a forwarder, since few machines allow netem), enormous tables with the
     # memory of both ends, large tables of others, cold starts; four studies with findings, blocks and figures. 45 tell
-    # what the encoding makes from what the transport makes, in a table, a sentence and a figure; 8 let `make bench` go on.
+    # what the encoding makes from what the transport makes, in a table, a sentence and a figure; 8 let `make bench` go
+    # on where it stopped.
     "lab": 3_625,
 }
 # 2,500 was meant. What a client needs to outlive the model that it asks (`client/memory`, chunks that can be prepared
