@@ -22,7 +22,7 @@ STREAM_TIMEOUT_S = 3_600.0
 ENCODINGS = ("csv", "columns", "tensor", "arrow")  # of `wire.codec.CODECS`, which takes a second to import
 STUDIES = (
     *("rows", "encodings", "load", "callers", "chunks", "ladder"),
-    *("parts", "floor", "distance", "enormous", "beside", "start", "ways", "capacity", "ray"),
+    *("parts", "distance", "enormous", "beside", "start", "ways", "capacity", "ray"),
 )
 
 
@@ -188,7 +188,7 @@ def _bench(args: argparse.Namespace) -> None:
 
     experiment = studies.declared(args.varies, args.model, args.encodings, args.rows, args.quick)
     experiment = replace(experiment, seed=args.seed, pin=experiment.pin and not args.unpinned)
-    report.bench(studies.against(experiment, args.against) if args.against else experiment, args.out)
+    report.bench(studies.against(experiment, args.against) if args.against else experiment, args.out, args.once)
 
 
 def _reproduce(args: argparse.Namespace) -> int:
@@ -268,6 +268,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
             argument("--seed", "of the order, the rows and the arrivals", type=int, default=0),
             argument("--against", "compare our server only with that of another checkout", type=Path),
             argument("--quick", "two minutes in place of fifteen, and less sure", action="store_true"),
+            argument("--once", "leave a result alone that is of this code and experiment", action="store_true"),
             argument("--unpinned", "let servers and generator share all cores", action="store_true"),
         ],
     ),
@@ -277,7 +278,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
         [
             argument(
                 "result",
-                "a file that `bench` wrote (default: data/results/rows_linear.parquet)",
+                "a file that `bench` wrote (default: data/results/hand_linear.parquet)",
                 type=Path,
                 nargs="?",
                 default=argparse.SUPPRESS,

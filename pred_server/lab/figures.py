@@ -218,7 +218,8 @@ def factors(lines: pd.DataFrame, title: str, alt: str, xlabel: str, stamp: Stamp
     axes.set(xscale="log", xlabel=xlabel, ylim=(len(lines) - 0.5, -0.5))
     axes.set_yticks(range(len(lines)), list(lines["label"]), fontsize=8)
     ends = lines[["low", "high"]].to_numpy()
-    axes.set_xlim(0.8 * min(ends.min(), 1), ends.max() ** 1.4 * 1.5)  # room for the text on the right
+    low, high = 0.8 * min(ends.min(), 1), max(ends.max(), 1)
+    axes.set_xlim(low, max(high**1.4 * 1.5, high * (high / low) ** 0.55))  # room for the text on the right
     _plain(axes.xaxis)
     axes.grid(True, axis="x", alpha=0.3)
     return figure

@@ -1,9 +1,10 @@
-"""What the declared studies found: the steps of a ladder, the cases of the floor, the loads that were kept up with."""
+"""What the declared studies found: the steps of a ladder, the cases with a target, the loads that were kept up with."""
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -11,75 +12,80 @@ from pred_server.lab import stats
 
 CLOSED, EVEN = "closed loop", "evenly"  # of the names of arms beside an offered load
 AGAIN = ", again"  # of the name of an arm that stands beside itself
+OVER_HTTP = " over HTTP"  # of the names of arms whose bytes go over HTTP/1.1 in place of gRPC
 AS_AN_END = ", as an end"  # of the names of arms that measure a ladder's ends a second time
 # Names of steps in results that were published before the steps had plainer names.
 RENAMED = {"what waits, as one": "batching", "ours, each call by itself": "ours, no batching"}
 OURS = "ours"  # at the caller's hand
 READY = "ours, ready bytes"
-FIRST = "first predictions"  # a stream's, compared with its own whole time
+FLOOR = f"echo{stats.SUM}in process"
+BEST = "the best rival"
 
 
 @dataclass(frozen=True)
 class Case:
-    """A ratio with a target: the latency of `over` divided by that of `under`.
+    """A ratio with a target: what `over` takes, divided by what `under` takes.
 
     Parameters
     ----------
-    over, under : names of arms; with " + " between several names, their medians are added
+    study, model, rows : in whose result the arms are
+    over, under : names of arms; with " + " between several names, their medians are added. `over` may be `BEST`
     target : the ratio must be at least this; at most this, if `at_most`
-    rates : compare the time of a stretch of calls divided by their number, the inverse of their rate, and not latency
+    compares : latency; or the seconds of a stretch of calls divided by their number, the inverse of their rate; or what
+        the server's processes compute for a call
     """
 
     name: str
+    study: str
+    model: str
     over: str
     under: str
     target: float
     at_most: bool = False
     rows: int = 1
-    rates: bool = False
+    compares: Literal["latency", "rates", "CPU"] = "latency"
 
     @property
     def target_text(self) -> str:
         return f"{'≤' if self.at_most else '≥'} {self.target:g}"
 
 
+def _at_hand(model: str, over: str, under: str, targets: dict[int, float], at_most: bool = False) -> Iterator[Case]:
+    """Yield a case for each number of rows that has a target."""
+    divided = f"{over} ÷ {f'({under})' if stats.SUM in under else under}"
+    for rows, target in targets.items():
+        name = f"{model}, {rows:,} row{'s' if rows > 1 else ''}: {divided}"
+        yield Case(name, "rows", model, over, under, target, at_most, rows)
+
+
+def callers_suffix(callers: int) -> str:
+    """Return the end of the names of arms with many callers."""
+    return f", {callers} callers" if callers > 1 else ""
+
+
+def point_suffix(axis: str, point: int) -> str:
+    """Return the end of the names of arms with one of many loads: callers, or a rate."""
+    return callers_suffix(point) if axis == "callers" else f", {point:,}/s"
+
+
+_32 = callers_suffix(32)
+# They were set before the first measurement at the caller's hand.
 CASES = (
-    Case("linear, 1 row: ours ÷ (echo + predict)", "linear", "echo + linear in process", 1.2, at_most=True),
-    Case(
-        "linear, 1 row: ours ÷ (echo + predict of a checked array)",
-        "linear",
-        "echo + linear, checked",
-        1.2,
-        at_most=True,
-    ),
-    Case("linear, 1 row, one caller: batching on ÷ off", "linear", "linear, no batching", 1.03, at_most=True),
-    Case("forest of 100 trees, 1 row: article ÷ ours with ONNX", "forest, article", "forest, ONNX", 8),
-    Case("flights, 1 row as CSV: article ÷ ours with ONNX", "flights, article", "flights, ONNX", 8),
-    Case(
-        "forest, 1 row, 32 callers: rate of ours with ONNX ÷ rate of the echo",
-        "echo, 32 callers", "forest, 32 callers", 0.85, rates=True,
+    *_at_hand("linear", OURS, FLOOR, {1: 1.45, 100: 1.5, 1_000: 1.6, 10_000: 1.25, 100_000: 1.12}, at_most=True),
+    *_at_hand("linear", OURS, "FastAPI", {1: 1.2}, at_most=True),
+    *_at_hand("linear", "KServe", OURS, {1: 1.3, 1_000: 1.1}),
+    *_at_hand("linear", "MLServer", OURS, {1: 1.35, 1_000: 1.5}),
+    *_at_hand("linear", "Arrow Flight", OURS, {1_000: 1.15, 10_000: 0.8, 100_000: 0.9, 1_000_000: 1.25}),
+    *_at_hand("boosting", OURS, FLOOR, {1: 1.2, 1_000: 1.15, 10_000: 1.12, 100_000: 1.1}, at_most=True),
+    *_at_hand("boosting", BEST, OURS, {1: 0.95, 1_000: 1.2, 100_000: 1.1}),
+    *(
+        Case(f"{model}, 1 row, 16 callers: rate of ours ÷ rate of {BEST}", "callers", model, BEST, f"{OURS}, {model}",
+             target, compares="rates")
+        for model, target in {"linear": 1.6, "boosting": 2.2, "forest": 2.8}.items()
     ),
     Case(
-        "boosting, 1 row, 32 callers: rate of ours ÷ rate of the article",
-        "boosting, article", "boosting", 10, rates=True,
-    ),
-    Case(
-        "linear, 100,000 rows, DataFrame to Series, CSV: article ÷ ours",
-        "article, frame", "CSV, frame", 7, rows=100_000,
-    ),
-    Case("linear, 100,000 rows of ready CSV text: article ÷ ours", "article, text", "CSV, text", 3.5, rows=100_000),
-    Case(
-        "linear, 1,000,000 rows: ours ÷ (raw TCP + predict)",
-        "tensor", "TCP + in process", 2.5, at_most=True, rows=1_000_000,
-    ),
-    Case("linear, 1,000,000 rows: Arrow Flight ÷ ours", "Flight", "tensor", 1.2, rows=1_000_000),
-    Case(
-        "linear, 1,000,000 rows, DataFrame to Series: article ÷ ours",
-        "article, frame", "tensor, frame", 100, rows=1_000_000,
-    ),
-    Case(
-        "linear, 1,000,000 rows: first predictions ÷ whole stream",
-        FIRST, "tensor", 0.1, at_most=True, rows=1_000_000,
+        "linear, 1 row, 32 callers: server CPU for a call, ours ÷ echo", "callers", "linear", f"{OURS}, linear{_32}",
+        f"echo{_32}", 1.4, at_most=True, compares="CPU",
     ),
 )  # fmt: skip
 
@@ -127,24 +133,37 @@ def cases(calls: pd.DataFrame) -> pd.DataFrame:
     DataFrame with the columns case, target (as text), ratio, low, high (95 % interval), margin, margin_low, margin_high
     (how far beyond the target: 1 where it is just met), doubt
     """
-    outcomes = []
+    study, model, outcomes = study_of(calls), calls.attrs["experiment"]["model"], []
     for case in CASES:
-        ratio = stats.ratio(_measured(calls[calls["rows"] == case.rows], case), case.over, case.under)
-        for _, row in ratio.iterrows():
+        if case.study != study or (study == "rows" and case.model != model):
+            continue
+        measured = _measured(calls, case)
+        over = _best(calls, measured, case.under) if case.over == BEST else case.over
+        for _, row in stats.ratio(measured, over, case.under).iterrows():
             numbers = row[["ratio", "low", "high"]].astype(float)
             margins = case.target / numbers if case.at_most else numbers / case.target
-            outcome = {"case": case.name, "target": case.target_text, **numbers, "margin": margins["ratio"]}
+            name = case.name.replace(BEST, f"{BEST} ({over.removesuffix(f', {case.model}')})")
+            outcome = {"case": name, "target": case.target_text, **numbers, "margin": margins["ratio"]}
             outcome |= {"margin_low": margins.min(), "margin_high": margins.max(), "doubt": stats.doubt(row)}
             outcomes.append(outcome)
     return pd.DataFrame(outcomes)
 
 
 def _measured(calls: pd.DataFrame, case: Case) -> pd.DataFrame:
-    """Return the calls with the number that the case compares as their latency."""
-    if case.over == FIRST:
-        first = calls[calls["arm"] == case.under]
-        return pd.concat([calls, first.assign(arm=FIRST, latency_ms=first["first_ms"])])
-    return _stretches(calls) if case.rates else calls
+    """Return the calls with as many rows as the case, and what it compares as their latency."""
+    calls = calls[calls["rows"] == case.rows]
+    if case.compares == "rates":
+        return _stretches(calls)
+    return calls.assign(latency_ms=calls["server_cpu_ms"]) if case.compares == "CPU" else at_hand(calls)
+
+
+def _best(calls: pd.DataFrame, measured: pd.DataFrame, ours: str) -> str:
+    """Return the arm of another server that was declared beside ours and takes least; no name if there is none."""
+    experiment = calls.attrs["experiment"]
+    others = {arm["name"] for arm in experiment["arms"] if arm["server"] != "serve"}
+    beside = [arm for arm, base in experiment["compare"] if base == ours and arm in others]
+    p50_ms = measured[measured["arm"].isin(beside)].groupby("arm")["latency_ms"].median()
+    return "" if p50_ms.empty else str(p50_ms.idxmin())
 
 
 def _stretches(calls: pd.DataFrame) -> pd.DataFrame:
@@ -202,16 +221,6 @@ def steps_at(calls: pd.DataFrame, rows: int, callers: int = 1) -> pd.DataFrame:
     ends = _faster(calls, names[-1] + AS_AN_END, names[0] + AS_AN_END)
     steps.append({"step": "the ends, side by side", **ends})
     return pd.DataFrame(steps)
-
-
-def callers_suffix(callers: int) -> str:
-    """Return the end of the names of arms with many callers, in a ladder."""
-    return f", {callers} callers" if callers > 1 else ""
-
-
-def point_suffix(axis: str, point: int) -> str:
-    """Return the end of the names of arms with one of many loads: callers, or a rate."""
-    return callers_suffix(point) if axis == "callers" else f", {point:,}/s"
 
 
 def _faster(calls: pd.DataFrame, arm: str, base: str) -> dict[str, Any]:
@@ -274,9 +283,39 @@ def loops(calls: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def echo_of(calls: pd.DataFrame) -> str:
-    """Return the name of the echo with the bytes that raw TCP carries too, or else of the first echo."""
+def carried(calls: pd.DataFrame) -> str:
+    """Return the encoding that the study of encodings streams, the best binary one; nothing if it streams none."""
     arms = calls.attrs["experiment"]["arms"]
-    carried = [arm["encoding"] for arm in arms if arm["server"] == "tcp"]
-    echoes = [arm for arm in arms if arm["server"] == "echo" and arm["encoding"] in (carried or [arm["encoding"]])]
-    return echoes[0]["name"] if echoes else ""
+    return next((arm["encoding"] for arm in arms if arm["chunk_rows"] and arm["server"] == "serve"), "")
+
+
+def echo_of(calls: pd.DataFrame) -> str:
+    """Return the name of the echo with the bytes of the streamed encoding, or else of the first echo."""
+    arms = [arm for arm in calls.attrs["experiment"]["arms"] if arm["server"] == "echo"]
+    of_it = [arm for arm in arms if arm["encoding"] == carried(calls)]
+    return (of_it or arms)[0]["name"] if arms else ""
+
+
+def two_by_two(calls: pd.DataFrame) -> pd.DataFrame:
+    """Return what the encoding makes, and what the transport: {gRPC, HTTP/1.1} × {CSV, the binary encoding}.
+
+    Returns
+    -------
+    DataFrame with the columns of `stats.report`, change ("`tensor` in place of `csv`, over gRPC") and part: "encoding"
+    for this change, "transport" for that from gRPC to HTTP/1.1 with the binary encoding, "" for the other two. It is
+    empty if not all four were measured.
+    """
+    text, binary = "csv", carried(calls)
+    text_http, binary_http = text + OVER_HTTP, binary + OVER_HTTP
+    if text == binary or not {text, binary, text_http, binary_http} <= {*calls["arm"]}:
+        return pd.DataFrame()
+    changes = {
+        (binary, text): (f"`{binary}` in place of `{text}`, over gRPC", "encoding"),
+        (binary_http, text_http): (f"`{binary}` in place of `{text}`, over HTTP/1.1", ""),
+        (text_http, text): (f"HTTP/1.1 in place of gRPC, `{text}`", ""),
+        (binary_http, binary): (f"HTTP/1.1 in place of gRPC, `{binary}`", "transport"),
+    }
+    found = stats.report(calls, [*changes], stats.control(calls))
+    pairs = zip(found["arm"], found["base"], strict=True)
+    found[["change", "part"]] = [changes.get(pair, ("", "")) for pair in pairs]
+    return found[found["change"] != ""]  # without the control

@@ -1,6 +1,8 @@
 """Results as text: the report of a run, the Markdown blocks of a page, and the figures as files."""
 
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +16,44 @@ from pred_server.lab import (
     machines,
     report_service,
     report_ways,
+    stamps,
     stats,
     verdicts,
     words,
 )
+from pred_server.lab.claims import BASE, CLAIMS, SHORT_ARMS, SHORT_ROWS, stated
 from pred_server.lab.experiments import Experiment
-from pred_server.lab.study_figures import Drawn, best_rivals, figures_of
+from pred_server.lab.study_figures import Drawn, best_rivals, encoding_or_transport, figures_of
 from pred_server.lab.study_figures import machines as machines_figure
 from pred_server.lab.ways import FLOORS
 
-BASE = "the article's server"
-SHORT_ROWS = (1, 1_000, 100_000, 1_000_000)
-SHORT_ARMS = (BASE, "csv", "tensor", "streamed tensor", "REST (JSON)", "Arrow Flight")
 END = "<!-- end -->"
-Claim = tuple[str, str, int]  # a declared comparison that a block states: arm, base, rows
 
 
-def bench(experiment: Experiment, out: Path) -> None:
-    """Run an experiment, write its calls to `out`, and print the report."""
+def bench(experiment: Experiment, out: Path, once: bool = False) -> None:
+    """Run an experiment, write its calls to `out`, and print the report.
+
+    With `once`, nothing is measured if `out` has the result already, of this machine and of the code as it is.
+    """
+    if once and _is_measured(experiment, out):
+        print(f"{out}: measured already, here and with this code")
+        return
     calls = experiments.run(experiment, out)
     print(text(calls))
     print(f"\n{len(calls):,} calls: {out}; to draw them: pred-server plot {out}")
+
+
+def _is_measured(experiment: Experiment, out: Path) -> bool:
+    """Tell whether a result differs from what `experiments.run` would write by its calls alone.
+
+    Code that is not committed may have changed since, so its results count as those of other code.
+    """
+    if not out.exists():
+        return False
+    attrs = experiments.read(out).attrs
+    now = stamps.stamp(experiment.seed, experiment.pinning) | {"command": attrs["stamp"]["command"]}
+    described = json.loads(json.dumps(asdict(experiment)))
+    return attrs["stamp"] == now and attrs["experiment"] == described and not now["revision"].endswith("-dirty")
 
 
 def text(calls: pd.DataFrame) -> str:
@@ -44,17 +63,17 @@ def text(calls: pd.DataFrame) -> str:
     medians = stats.summary(calls).pivot(index="arm", columns="rows", values="p50_ms").loc[names].round(2)
     medians.columns = [f"{rows:,}" for rows in medians.columns]
     lines = ["median latency in ms, by rows in one call", medians.to_string(index_names=False, na_rep=""), ""]
-    further = {"load": _load, "ways": report_ways.full, **report_service.FULL}.get(experiment["varies"])
-    if experiment["varies"] not in ("rows", "encodings", "floor", "ways", *report_service.FULL):
+    further = {
+        "load": _load, "encodings": _two_by_two, "ways": report_ways.full, **report_service.FULL,
+    }.get(experiment["varies"], _targets)  # fmt: skip
+    if experiment["varies"] not in ("rows", "encodings", "ways", *report_service.FULL):
         rates = stats.throughput(calls).set_index("arm").loc[names].reset_index()
         lines += [rates.round(3).to_string(index=False), ""]
-    if experiment["varies"] == "floor":
-        lines += cases_table(findings.cases(calls))
-    elif experiment["varies"] == "callers":
+    if experiment["varies"] == "callers":
         lines += _callers(calls)
     else:
         lines += [words.sentence(row) for _, row in stats.declared(calls).iterrows()]
-        lines += further(calls) if further else []
+        lines += further(calls)
     return "\n".join([*lines, "", *(f"doubt: {doubt}" for doubt in stats.doubts(calls, stats.control(calls)))])
 
 
@@ -104,8 +123,8 @@ def contradicted_claims(result: Path, calls: pd.DataFrame) -> list[str]:
     against = others[others["verdict"] == verdicts.CONTRADICTED]
     if against.empty:
         return []
-    stated = CLAIMS[findings.study_of(calls)](calls)
-    withdrawn = [row for row in against.itertuples() if (row.arm, row.base, row.rows) in stated]
+    claims = CLAIMS[findings.study_of(calls)](calls)
+    withdrawn = [row for row in against.itertuples() if (row.arm, row.base, row.rows) in claims]
     return [f"{verdicts.line(row)} ({row.machine})" for row in withdrawn]
 
 
@@ -143,13 +162,14 @@ def _rows(calls: pd.DataFrame) -> list[str]:
         f"ours takes so many times as long as an echo of its bytes and `predict`: {over}",
         control_line(calls),
     ]
-    return [*_at_hand(calls, calls.attrs["experiment"]["rows"]), "", *words.bullets(sentences)]
+    return [*_at_hand(calls, calls.attrs["experiment"]["rows"]), "", *words.bullets(sentences), *_targets(calls)]
 
 
 def _rows_short(calls: pd.DataFrame) -> list[str]:
     sizes, rivals = calls.attrs["experiment"]["rows"], findings.rivals(calls)
     shown = [rows for rows in SHORT_ROWS if rows in sizes]
-    return [*_at_hand(calls, shown or _ends(rivals)), "", f"{best_rivals(rivals)}."]
+    sentences = " ".join([f"{best_rivals(rivals)}.", *_targets_short(calls)])
+    return [*_at_hand(calls, shown or _ends(rivals)), "", sentences]
 
 
 def _ends(compared: pd.DataFrame) -> list[int]:
@@ -173,7 +193,18 @@ def _encodings(calls: pd.DataFrame) -> list[str]:
     sentences = [words.sentence(row) for _, row in pd.concat([compared[many], compared[few]]).iterrows()]
     ratios = compared.set_index(["arm", "rows"])["ratio"].map(" ({:.2g})".format).to_dict()
     table = _medians(calls, calls.attrs["experiment"]["rows"], [BASE, *compared["arm"].unique()], ratios)
-    return [*table, "", *words.bullets([*sentences, control_line(calls)])]
+    return [*table, *_two_by_two(calls), "", *words.bullets([*sentences, control_line(calls)])]
+
+
+def _two_by_two(calls: pd.DataFrame) -> list[str]:
+    """Return a table of what encoding and transport make, with an empty line before it; nothing if not measured."""
+    found = findings.two_by_two(calls)
+    if found.empty:
+        return []
+    cells = {(row.change, row.rows): words.difference(row) for row in found.itertuples()}
+    sizes = sorted(found["rows"].unique())
+    lines = [[change, *(cells.get((change, rows), "") for rows in sizes)] for change in found["change"].unique()]
+    return ["", *words.table(["rows", *(f"{rows:,}" for rows in sizes)], lines)]
 
 
 def _medians(
@@ -195,8 +226,9 @@ def _encodings_short(calls: pd.DataFrame) -> list[str]:
     if set(SHORT_ROWS) <= set(sizes):
         arms = [arm for arm in SHORT_ARMS if arm in set(calls["arm"])]
         compared = stats.declared(calls).query("base == @BASE and rows == rows.max()")
-        fastest = words.sentence(compared.sort_values("ratio").iloc[0])
-        return [*_medians(calls, SHORT_ROWS, arms, {}), "", f"{words.capital(fastest)}."]
+        said, found = [words.sentence(compared.sort_values("ratio").iloc[0])], findings.two_by_two(calls)
+        said += [] if found.empty else [encoding_or_transport(found)]
+        return [*_medians(calls, SHORT_ROWS, arms, {}), "", " ".join(f"{words.capital(text)}." for text in said)]
     sentences, model = [], calls.attrs["experiment"]["model"]
     for rows in (min(sizes), max(sizes)):
         p50_ms = calls[calls["rows"] == rows].groupby("arm")["latency_ms"].median()
@@ -249,7 +281,8 @@ def _callers(calls: pd.DataFrame) -> list[str]:
     for _, row in findings.rates(calls).iterrows():
         rate, cpu = (_numbers(*row[names]) for names in (["ratio", "low", "high"], ["cpu", "cpu_low", "cpu_high"]))
         lines.append([row["base"], row["arm"], rate, cpu, row["doubt"]])
-    return words.table(["the first", "the second", "calls a second, first ÷ second", "CPU, second ÷ first", ""], lines)
+    header = ["the first", "the second", "calls a second, first ÷ second", "CPU, second ÷ first", ""]
+    return [*words.table(header, lines), *_targets(calls)]
 
 
 def _callers_short(calls: pd.DataFrame) -> list[str]:
@@ -257,13 +290,14 @@ def _callers_short(calls: pd.DataFrame) -> list[str]:
     rates = (
         f"{row.ratio:.3g} ({words.named(str(row.base))} ÷ {words.named(str(row.arm))})" for row in found.itertuples()
     )
-    return [f"Calls a second, from many callers with a row each: {'; '.join(rates)}."]
+    sentence = f"Calls a second, from many callers with a row each: {'; '.join(rates)}."
+    return [" ".join([sentence, *_targets_short(calls)])]
 
 
 def _ladder_short(calls: pd.DataFrame) -> list[str]:
     sentences = []
     for rows, callers in findings.ladders(calls):
-        largest, ends = _stated(findings.steps_at(calls, rows, callers))
+        largest, ends = stated(findings.steps_at(calls, rows, callers))
         where = f"{words.at(rows)} and {callers} caller{'s' if callers > 1 else ''}"
         gain = f"ours with all steps is {words.factor(ends['factor'])} times as fast as the article's server"
         sentences.append(
@@ -272,19 +306,15 @@ def _ladder_short(calls: pd.DataFrame) -> list[str]:
     return words.bullets(sentences)
 
 
-def _stated(steps: pd.DataFrame) -> "tuple[pd.Series[Any], pd.Series[Any]]":
-    """Return what a short block states of a ladder: its largest step, and its ends."""
-    return steps.iloc[1:-2].sort_values("factor").iloc[-1], steps.iloc[-1]
-
-
 def _parts(calls: pd.DataFrame) -> list[str]:
     compared = stats.declared(calls)
     compared = compared[[pair != stats.control(calls) for pair in zip(compared["arm"], compared["base"], strict=True)]]
     return words.bullets([*(words.sentence(row) for _, row in compared.iterrows()), control_line(calls)])
 
 
-def _floor(calls: pd.DataFrame) -> list[str]:
-    return [*cases_table(findings.cases(calls)), "", *words.bullets([control_line(calls)])]
+def _targets(calls: pd.DataFrame) -> list[str]:
+    cases = findings.cases(calls)
+    return [] if cases.empty else ["", *cases_table(cases)]
 
 
 def cases_table(cases: pd.DataFrame) -> list[str]:
@@ -300,8 +330,11 @@ def _numbers(value: float, low: float, high: float) -> str:
     return f"{value:.3g} [{low:.3g}, {high:.3g}]"
 
 
-def _floor_short(calls: pd.DataFrame) -> list[str]:
+def _targets_short(calls: pd.DataFrame) -> list[str]:
+    """Return how many targets are met and which are missed, in a sentence; nothing if none was set."""
     cases = findings.cases(calls)
+    if cases.empty:
+        return []
     missed = cases[cases["margin"] < 1]
     names = "; ".join(f"{case.case} ({case.ratio:.3g}, target {case.target})" for case in missed.itertuples())
     return [f"{len(cases) - len(missed)} of {len(cases)} targets are met. Missed: {names or 'none'}."]
@@ -316,55 +349,6 @@ def _ways(calls: pd.DataFrame) -> list[str]:
     return [*report_ways.full(calls), *words.bullets([control_line(calls)])]
 
 
-def _pairs(calls: pd.DataFrame, shown: dict[int, set[str]]) -> set[Claim]:
-    """Return the declared comparisons both of whose sides are shown; `shown` has names of arms by rows."""
-    compare = [tuple(pair) for pair in calls.attrs["experiment"]["compare"]]
-    return {(arm, base, rows) for arm, base in compare for rows, names in shown.items() if {arm, base} <= names}
-
-
-def _encodings_claims(calls: pd.DataFrame) -> set[Claim]:
-    sizes = calls.attrs["experiment"]["rows"]
-    if set(SHORT_ROWS) <= set(sizes):
-        return _pairs(calls, {rows: {*SHORT_ARMS, "in process"} for rows in SHORT_ROWS})
-    ours = calls[calls["server"] == "serve"].groupby(["rows", "arm"])["latency_ms"].median()
-    return _pairs(calls, {rows: {BASE, ours[rows].idxmin(), "in process"} for rows in (min(sizes), max(sizes))})
-
-
-def _load_claims(calls: pd.DataFrame) -> set[Claim]:
-    offered = findings.offered(calls)
-    at_step = offered[offered["step"] == findings.shared_step(findings.load_points(calls))]
-    return _pairs(calls, {rows: set(at_step["arm"]) for rows in calls.attrs["experiment"]["rows"]})
-
-
-def _chunks_claims(calls: pd.DataFrame) -> set[Claim]:
-    streams = stats.throughput(calls[(calls["chunk_rows"] > 0) & (calls["server"] == "serve")])
-    best = streams.sort_values("rows_per_s").iloc[-1]
-    return {(arm, base, best["rows"]) for arm, base in calls.attrs["experiment"]["compare"] if arm == best["arm"]}
-
-
-def _ladder_claims(calls: pd.DataFrame) -> set[Claim]:
-    claims = set()
-    for rows, callers in findings.ladders(calls):
-        largest, ends = _stated(findings.steps_at(calls, rows, callers))
-        claims |= {(step["arm"], step["base"], rows) for step in (largest, ends)}
-    return claims
-
-
-def _distance_claims(calls: pd.DataFrame) -> set[Claim]:
-    """Return the claims of the farthest arms: of each number of rows the quickest of the others, which is compared."""
-    farthest = calls[calls["rtt_ms"] == calls["rtt_ms"].max()]
-    claims: set[Claim] = set()
-    for rows, some in farthest.groupby("rows"):
-        quickest = some[some["server"] != "serve"].groupby("arm")["latency_ms"].median().idxmin()
-        claims |= _pairs(calls, {int(str(rows)): {*some.loc[some["server"] == "serve", "arm"], str(quickest)}})
-    return claims
-
-
-def _all_claims(calls: pd.DataFrame) -> set[Claim]:
-    experiment = calls.attrs["experiment"]
-    return {(arm, base, rows) for arm, base in experiment["compare"] for rows in experiment["rows"]}
-
-
 Lines = Callable[[pd.DataFrame], list[str]]
 FULL: dict[str, Lines] = {
     "rows": _rows,
@@ -374,20 +358,11 @@ FULL: dict[str, Lines] = {
     "chunks": _chunks,
     "ladder": _titles,
     "parts": _parts,
-    "floor": _floor,
     "ways": _ways,
     **dict.fromkeys(report_service.FULL, _service),
 }
 SHORT: dict[str, Lines] = {
     "rows": _rows_short, "encodings": _encodings_short, "load": _load_short, "chunks": _titles, "ladder": _ladder_short,
-    "parts": _parts, "floor": _floor_short, "callers": _callers_short, "ways": report_ways.short,
+    "parts": _parts, "callers": _callers_short, "ways": report_ways.short,
     **report_service.SHORT,
-}  # fmt: skip
-# The comparisons that a short block states, in its words or by two cells of its table. Who changes one changes both.
-CLAIMS: dict[str, Callable[[pd.DataFrame], set[Claim]]] = {
-    "rows": _all_claims, "encodings": _encodings_claims, "load": _load_claims, "chunks": _chunks_claims,
-    "ladder": _ladder_claims, "parts": _all_claims, "floor": _all_claims, "callers": _all_claims,
-    "distance": _distance_claims, "enormous": _all_claims, "beside": _all_claims, "start": _all_claims,
-    "ways": report_ways.claims,
-    "capacity": _all_claims, "ray": _all_claims,
 }  # fmt: skip

@@ -1,7 +1,7 @@
 """Reproduce a result: run the experiment that its file holds, here, and compare the verdicts.
 
     from pred_server.lab.reproduce import reproduce
-    reproduce("data/results/rows_linear.parquet", quick=True)
+    reproduce("data/results/hand_linear.parquet", quick=True)
 
 In a terminal it is `pred-server reproduce`.
 """
@@ -19,7 +19,7 @@ from pred_server.errors import InvalidInput
 from pred_server.lab import experiments, machines, report, stats, verdicts
 from pred_server.lab.rerun import able, comparisons, experiment_of, fitted, only
 
-DEFAULT = machines.RESULTS / "rows_linear.parquet"
+DEFAULT = machines.RESULTS / "hand_linear.parquet"
 RATIOS = "Ratios: how many times as long the first takes as the second, with the 95 % interval."
 
 

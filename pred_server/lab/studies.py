@@ -13,11 +13,11 @@ from pred_server.client.client import CHUNK_BYTES
 from pred_server.client.prepare import FEW_ROWS, Known, prepare
 from pred_server.errors import InvalidInput
 from pred_server.lab import studies_load, studies_ray, studies_service, studies_ways
-from pred_server.lab.arms import ARTICLE, IN_PROCESS, ONNX, ROOMY, TRAINED, installed, onnx_flags, trained
+from pred_server.lab.arms import ARTICLE, IN_PROCESS, ROOMY, TRAINED, installed, onnx_flags, trained
 from pred_server.lab.experiments import Experiment, sample, table_of
-from pred_server.lab.findings import AS_AN_END, CASES, FIRST, OURS, callers_suffix
+from pred_server.lab.findings import AS_AN_END, OURS, OVER_HTTP, callers_suffix
 from pred_server.lab.stats import SUM, Comparison
-from pred_server.lab.ways import RIVALS, Arm, messages_of
+from pred_server.lab.ways import RIVALS, WAYS, Arm, messages_of
 from pred_server.limits import MIB, ROW_BLOCK
 from pred_server.store.loading import load
 from pred_server.wire.codec import CODECS
@@ -74,8 +74,10 @@ def declared(
 def rows(model: str, served: Sequence[Arm], stream: Arm, rows: tuple[int, ...], quick: bool) -> Experiment:
     """Latency at the caller's hand, from a DataFrame to predictions: our client and the rivals with theirs.
 
-    Beside it stand our server alone, asked with the bytes that our client would send, and the floors; and what
-    `pred-server capacity` needs to know of our server, with the fewest rows.
+    Beside it stand what `pred-server capacity` needs to know of our server, with the fewest rows; our server alone,
+    asked with the bytes that our client would send; and the floors. Python's gRPC
+    sends these bytes, as it sends those of our client. So ours and its ready bytes differ by our client's own work, and
+    ready bytes and their echo by our server's. From Go, both would differ by the libraries of two languages as well.
     """
     rows = rows or _sizes(quick)
     by_encoding, chosen = {arm.encoding: arm for arm in served}, _as_our_client_chooses(model, rows)
@@ -145,21 +147,20 @@ def encodings(model: str, served: Sequence[Arm], stream: Arm, rows: tuple[int, .
     """Latency of ready bytes by rows: every encoding over gRPC and over HTTP/1.1, the article's server and the floors.
 
     What two encodings over one transport differ by is the encoding's; what one encoding differs by over two transports
-    is the transport's.
+    is the transport's. All servers are asked by the generator in Go. From Python, the difference between grpcio and
+    httpx would count as the transport's, and is larger. Raw TCP cannot be asked from Go, and rivals are in `rows`.
     """
+    article, stream, *served = (replace(arm, generator="go") for arm in (ARTICLE, stream, *served))
     first, whole = served[0], replace(stream, name=stream.encoding, chunk_rows=0)
     again = replace(first, name=f"{first.name}, again", process=1)
-    over_http = [replace(arm, name=f"{arm.name} over HTTP", server="http", flags=()) for arm in served]
-    others = [Arm("REST (JSON)", "rest"), *over_http, Arm("Arrow Flight", "flight")]
-    tcp = [Arm("raw TCP", "tcp", stream.encoding)]
-    if quick:
-        others = tcp = []
+    over_http = [replace(arm, name=f"{arm.name}{OVER_HTTP}", server="http", flags=()) for arm in served]
+    over_http = over_http if installed([WAYS["http"]], quick) else []
     echoes = [replace(arm, name=f"echo of {arm.name}", server="echo", flags=()) for arm in (*served, stream)]
-    compare = [(arm.name, ARTICLE.name) for arm in (*served, stream, *others)]
-    compare += [(arm.name, first.name) for arm in served[1:]]
-    compare += [(http.name, arm.name) for http, arm in zip(over_http, served, strict=True) if http in others]
+    compare = [(arm.name, article.name) for arm in (*served, stream, *over_http)]
+    compare += [(arm.name, some[0].name) for some in (served, over_http) for arm in some[1:]]
+    compare += [(http.name, arm.name) for http, arm in zip(over_http, served, strict=False)]
     compare += [(stream.name, whole.name), (first.name, IN_PROCESS.name), (whole.name, IN_PROCESS.name)]
-    arms = (ARTICLE, *served, stream, again, *others, IN_PROCESS, *echoes, *tcp)
+    arms = (article, *served, stream, again, *over_http, IN_PROCESS, *echoes)
     return _sweep(arms, compare, (again.name, first.name), "encodings", model, rows or _sizes(quick), quick)
 
 
@@ -254,58 +255,6 @@ def parts(model: str, served: Sequence[Arm], stream: Arm, rows: tuple[int, ...],
     )
 
 
-def floor(quick: bool = False) -> Experiment:
-    """Every case of `CASES`; a quick run leaves out the one that takes minutes."""
-    sizes = (1, 100_000, 1_000_000)
-    few, many, most = ((size,) for size in sizes)
-    chunk_rows = CHUNK_BYTES // 80 // ROW_BLOCK * ROW_BLOCK  # of ten doubles
-    linear = Arm("linear", encoding="tensor", flags=ROOMY, rows=few, calls=20 if quick else 150)
-    forest = Arm("forest, ONNX", encoding="tensor", flags=ONNX, model=trained("forest"), rows=few)
-    boosting = Arm("boosting", encoding="tensor", model=trained("boosting"), callers=32, calls=320, rows=few)
-    flights = Arm("flights, ONNX", flags=ONNX, model="flights", rows=few)
-    echo = Arm("echo", "echo", "tensor", rows=few)
-    tensor = Arm("tensor", encoding="tensor", flags=ROOMY, chunk_rows=chunk_rows, rows=most, calls=4)
-    text = Arm("CSV, text", flags=ROOMY, chunk_rows=20_000, rows=many, calls=10)  # chunks of about 4 MB
-    arms = (
-        linear,
-        replace(linear, name="linear, again", process=1),
-        replace(linear, name="linear, no batching", flags=(*ROOMY, "--max-batch-rows", "1")),
-        echo,
-        Arm("linear in process", "predict", rows=few),
-        Arm("linear, checked", "predict", "tensor", rows=few),
-        forest,
-        Arm("forest, article", "article", model=forest.model, rows=few),
-        flights,
-        Arm("flights, article", "article", model="flights", rows=few),
-        replace(forest, name="forest, 32 callers", callers=32, calls=320),
-        replace(echo, name="echo, 32 callers", callers=32, calls=320),
-        boosting,
-        replace(boosting, name="boosting, article", server="article", encoding="csv"),
-        replace(text, name="CSV, frame", chunk_rows=0, frame=True),
-        Arm("article, frame", "article", frame=True, rows=many if quick else (*many, *most), calls=1),
-        text,
-        replace(text, name="CSV, one message", chunk_rows=0),
-        Arm("article, text", "article", rows=many, calls=10),
-        tensor,
-        replace(tensor, name="tensor, frame", chunk_rows=0, frame=True),
-        Arm("TCP", "tcp", "tensor", chunk_rows=chunk_rows, rows=most, calls=4),
-        Arm("in process", "predict", rows=most, calls=4),
-        Arm("Flight", "flight", rows=most, calls=4),
-    )
-    return Experiment(
-        arms,
-        tuple((case.over, case.under) for case in CASES if case.over != FIRST),
-        ("linear, again", "linear"),
-        "floor",
-        "linear",
-        sizes,
-        blocks=3 if quick else 16,
-        calls=20 if quick else 50,
-        most_rows=99_999,
-        pin=False,
-    )
-
-
 def against(experiment: Experiment, checkout: Path) -> Experiment:
     """Compare each of our servers in an experiment with the same server of another checkout, and nothing else."""
     ours = [arm for arm in experiment.arms if arm.server == "serve"]
@@ -325,7 +274,7 @@ def against(experiment: Experiment, checkout: Path) -> Experiment:
 
 
 FIXED = {
-    "floor": floor, "callers": studies_load.callers, "capacity": studies_load.capacity,
+    "callers": studies_load.callers, "capacity": studies_load.capacity,
     "distance": studies_service.distance,
     "enormous": studies_service.enormous, "beside": studies_service.beside, "start": studies_service.start,
     "ways": studies_ways.ways, "ray": studies_ray.ray,

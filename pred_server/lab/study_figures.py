@@ -32,7 +32,7 @@ def _rows(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
     shown, rivals = findings.at_hand(calls), findings.rivals(calls)
     floors = list(shown.loc[shown["server"].isin(FLOORS), "arm"].unique())
     drawn = {"latency": figures.latency_by_rows(stats.summary(shown), floors, best_rivals(rivals), stamp)}
-    return drawn | _crossovers(calls, rivals, stamp)
+    return drawn | _targets(calls, stamp) | _crossovers(calls, rivals, stamp)
 
 
 def best_rivals(rivals: pd.DataFrame) -> str:
@@ -63,11 +63,15 @@ def _crossovers(calls: pd.DataFrame, compared: pd.DataFrame, stamp: dict[str, An
 
 
 def _encodings(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
+    two_by_two = findings.two_by_two(calls)
+    result = {} if two_by_two.empty else {"two_by_two": changes(two_by_two, stamp)}
     compared, calls = stats.declared(calls), findings.in_order(calls)
-    compared = compared[compared["arm"].isin(calls["arm"])]
+    # Over HTTP only what the two by two has: more lines could not be told from each other.
+    calls = calls[(calls["server"] != "http") | calls["encoding"].isin(["csv", findings.carried(calls)])]
+    compared = compared[compared["arm"].isin(calls["arm"]) & compared["base"].isin(calls["arm"])]
     floors = list(calls.loc[calls["server"].isin(FLOORS), "arm"].unique())
     drawn = calls[(calls["server"] != "echo") | (calls["arm"] == findings.echo_of(calls))]
-    result = {"latency": figures.latency_by_rows(stats.summary(drawn), floors, _largest(compared), stamp)}
+    result["latency"] = figures.latency_by_rows(stats.summary(drawn), floors, _largest(compared), stamp)
     phases = stats.phases(calls)
     keys = ["encoding", "chunk_rows", "rows"]
     echo_ms = calls[calls["server"] == "echo"].groupby(keys)["service_ms"].median().rename("echo_ms")
@@ -81,6 +85,39 @@ def _encodings(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
         title = f"{words.capital(words.at(rows))} `{part.loc[slowest, 'arm']}` spends most of its time on: {phase}"
         result[f"waterfall_{rows}"] = figures.waterfall(part, title, stamp)
     return result | _crossovers(calls, compared, stamp)
+
+
+def encoding_or_transport(two_by_two: pd.DataFrame) -> str:
+    """Return a sentence on what the encoding makes, and what the transport, at the fewest and at the most rows.
+
+    Parameters
+    ----------
+    two_by_two : what `findings.two_by_two` returns, of one number of rows at least
+    """
+    ends = {rows: words.at(rows) for rows in sorted({two_by_two["rows"].min(), two_by_two["rows"].max()})}
+    found = two_by_two.set_index(["part", "rows"])
+    encoding, transport = (
+        ", ".join(f"{words.interval(found.loc[part, rows])} times as long {where}" for rows, where in ends.items())
+        for part in ("encoding", "transport")
+    )
+    return f"Binary in place of text takes {encoding}; HTTP/1.1 in place of gRPC {transport}"
+
+
+def changes(two_by_two: pd.DataFrame, stamp: figures.Stamp = None) -> Figure:
+    """Draw how many times as long a call takes with another encoding, and over another transport.
+
+    Parameters
+    ----------
+    two_by_two : what `findings.two_by_two` returns, of one number of rows at least
+    """
+    sizes = sorted(two_by_two["rows"].unique())
+    shown = two_by_two[two_by_two["rows"].isin([sizes[0], sizes[len(sizes) // 2], sizes[-1]])]
+    shown = shown.sort_values("rows", kind="stable")
+    labels = shown["rows"].map(words.at).str.removeprefix("at ") + ": " + shown["change"].str.replace("`", "")
+    alt = "; ".join(f"{label} {ratio:.3g} times" for label, ratio in zip(labels, shown["ratio"], strict=True))
+    texts = shown["ratio"].map(words.factor) + " " + shown["verdict"]
+    lines = shown.assign(label=labels, text=texts, style=np.where(shown["change"].str.startswith("HTTP"), 1, 0))
+    return figures.factors(lines, encoding_or_transport(two_by_two), alt, "times as long as before, 95 %", stamp)
 
 
 def _largest(compared: pd.DataFrame) -> str:
@@ -148,7 +185,7 @@ def ladder(steps: pd.DataFrame, rows: int, callers: int = 1, stamp: figures.Stam
 
 
 def _callers(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
-    return {"rates": rates(findings.rates(calls), stamp)}
+    return {"rates": rates(findings.rates(calls), stamp)} | _targets(calls, stamp)
 
 
 def rates(found: pd.DataFrame, stamp: figures.Stamp = None) -> Figure:
@@ -167,8 +204,9 @@ def rates(found: pd.DataFrame, stamp: figures.Stamp = None) -> Figure:
     return figures.factors(lines, title, alt, "times as many calls a second, 95 %", stamp)
 
 
-def _floor(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
-    return {"cases": margins(findings.cases(calls), stamp)}
+def _targets(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
+    cases = findings.cases(calls)
+    return {} if cases.empty else {"targets": margins(cases, stamp)}
 
 
 def margins(cases: pd.DataFrame, stamp: figures.Stamp = None) -> Figure:
@@ -321,7 +359,7 @@ def _explored(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
 
 
 STUDIES: dict[str, Callable[[pd.DataFrame, dict[str, Any]], Drawn]] = {
-    "rows": _rows, "encodings": _encodings, "load": _load, "chunks": _chunks, "ladder": _ladder, "floor": _floor,
+    "rows": _rows, "encodings": _encodings, "load": _load, "chunks": _chunks, "ladder": _ladder,
     "callers": _callers, "distance": _distance, "enormous": _enormous, "beside": _beside, "start": _start,
     "ways": _ways, "explorer": _explored, "capacity": _capacity,
     "ray": _ray,

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +16,7 @@ from sklearn.ensemble import RandomForestClassifier
 from pred_server import save
 from pred_server.checkout import ROOT
 from pred_server.cli import main
+from pred_server.lab import experiments, report
 from pred_server.lab.experiments import Experiment
 from pred_server.lab.ways import Arm
 
@@ -66,6 +68,34 @@ def test_bench_and_plot_a_model_of_ones_own(tmp_path: Path, capsys: pytest.Captu
         assert image.info["Description"] in capsys.readouterr().out
     assert main(["plot", str(tmp_path / "wine/sample.parquet")]) == 1
     assert "is not a result file of `pred-server bench`" in capsys.readouterr().err
+
+
+def test_what_this_code_has_measured_is_not_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arms = (Arm("in process", "predict"), Arm("again", "predict", process=1))
+    experiment = Experiment(arms, (("again", "in process"),), model="sum", rows=(1,), blocks=1, calls=1)
+    out, measured = tmp_path / "out.parquet", []
+
+    def measure(experiment: Experiment, once: bool = True) -> int:
+        """Return how many calls were measured."""
+        run = experiments.run
+        with monkeypatch.context() as patch:
+            patch.setattr(experiments, "run", lambda *arguments: measured.append(run(*arguments)) or measured[-1])
+            before = len(measured)
+            report.bench(experiment, out, once)
+        return sum(map(len, measured[before:]))
+
+    monkeypatch.setattr(experiments, "_revision", lambda: "abc")
+    assert measure(experiment) > 0
+    assert measure(experiment) == 0
+    assert "out.parquet: measured already, here and with this code" in capsys.readouterr().out
+    assert measure(experiment, once=False) > 0, "only where it is asked for"
+    assert measure(replace(experiment, calls=2)) > measure(experiment) > 0, "another experiment"
+    monkeypatch.setattr(experiments, "_revision", lambda: "def")
+    assert measure(experiment) > 0, "other code"
+    monkeypatch.setattr(experiments, "_revision", lambda: "def-dirty")
+    assert measure(experiment) > 0 and measure(experiment) > 0, "code that may have changed"
 
 
 def test_what_is_compared_takes_turns_close_in_time() -> None:

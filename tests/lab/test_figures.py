@@ -1,6 +1,7 @@
 """Every figure from a small table: what it says, and that it can be read without colours."""
 
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from pred_server.lab import experiments, figures, stats
+from pred_server.lab import experiments, figures, findings, report, stats
 from pred_server.lab.findings import load_points
 from pred_server.lab.study_figures import figures_of
 from pred_server.lab.ways import Arm
@@ -61,6 +62,16 @@ def by_rows() -> pd.DataFrame:
     return result([Arm("csv"), Arm("tensor", encoding="tensor"), Arm("in process", "predict")], "rows")
 
 
+def by_encodings() -> pd.DataFrame:
+    """Over HTTP as fast as over gRPC; a tensor slower at 1 row, and faster at 10,000."""
+    grpc = [Arm(name, encoding=name) for name in ("csv", "columns", "tensor")]
+    http = [Arm(f"{arm.name} over HTTP", "http", arm.encoding) for arm in grpc]
+    stream = Arm("streamed tensor", encoding="tensor", chunk_rows=1_000)
+    return result(
+        [*grpc, stream, *http, Arm("echo of csv", "echo"), Arm("echo of tensor", "echo", "tensor")], "encodings"
+    )
+
+
 def by_load(**columns: object) -> pd.DataFrame:
     return result([Arm(f"csv, {rate}/s", rate_per_s=rate) for rate in (50, 400, 900)], "load", (1,), **columns)
 
@@ -74,6 +85,21 @@ def by_chunks() -> pd.DataFrame:
     ("calls", "names"),
     [
         (by_rows(), {"latency", "waterfall_1", "waterfall_100", "waterfall_10000", "crossover_tensor_csv"}),
+        (
+            by_encodings(),
+            {
+                "latency",
+                "two_by_two",
+                "waterfall_1",
+                "waterfall_100",
+                "waterfall_10000",
+                "crossover_columns_csv",
+                "crossover_tensor_csv",
+                "crossover_streamed_tensor_csv",
+                "crossover_tensor_over_HTTP_csv",
+                "crossover_echo_of_tensor_csv",
+            },
+        ),
         (by_load(), {"load", "spectrum"}),
         (by_chunks(), {"chunks"}),
     ],
@@ -98,6 +124,27 @@ def test_titles_state_what_was_found() -> None:
     assert drawn["waterfall_10000"].get_suptitle() == "At 10,000 rows `csv` spends most of its time on: predict"
     assert figures_of(by_load())["load"].get_suptitle().startswith("Kept up with: csv ")
     assert figures_of(by_chunks())["chunks"].get_suptitle().startswith("Chunks of ")
+
+
+def test_the_encoding_and_the_transport_are_told_apart() -> None:
+    calls = by_encodings()
+    found = findings.two_by_two(calls).set_index(["part", "rows"])
+    assert found.loc[("encoding", 1), "ratio"] == pytest.approx(1.5, rel=0.05)
+    assert found.loc[("encoding", 10_000), "ratio"] == pytest.approx(21.5 / 101, rel=0.05)
+    assert found.loc[("transport", 10_000), "ratio"] == pytest.approx(1, rel=0.05)
+    drawn = figures_of(calls)
+    title = drawn["two_by_two"].get_suptitle().replace("\n", " ")
+    assert re.match(r"Binary in place of text takes 1\.[45]\d \[.*\] times as long at 1 row, 0\.2\d ", title)
+    assert re.search(r"; HTTP/1.1 in place of gRPC (1\.0|0\.9)\d .* times as long at 10,000 rows$", title)
+    labels = [text.get_text() for text in drawn["two_by_two"].axes[0].get_yticklabels()]
+    assert labels[0] == "1 row: tensor in place of csv, over gRPC" and len(labels) == 12
+    shown = texts(drawn["latency"])
+    assert "tensor over HTTP" in shown and "columns over HTTP" not in shown
+    assert "echo of tensor" in shown and "echo of csv" not in shown, "that of the bytes that are streamed"
+    block = report.full(calls)
+    assert "| HTTP/1.1 in place of gRPC, `tensor` |" in "\n".join(block)
+    alone = calls[calls["server"] != "http"]
+    assert findings.two_by_two(alone).empty and "two_by_two" not in figures_of(alone)
 
 
 def test_lines_differ_without_colour_and_floors_are_grey() -> None:

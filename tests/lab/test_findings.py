@@ -38,32 +38,32 @@ def test_the_ladders_are_told_apart_by_rows_and_callers() -> None:
 
 
 def test_each_case_is_read_against_its_target() -> None:
-    ms = {"linear": 1.1, "echo": 0.4, "linear in process": 0.6, "tensor": 100.0, "echo, 32 callers": 8.0}
-    ms |= {"forest, 32 callers": 10.0, "Flight": 110.0}
+    ms = {"ours, linear": 1.0, "FastAPI, linear": 2.0, "KServe, linear": 1.5, "echo, 32 callers": 0.5}
+    ms["ours, linear, 32 callers"] = 0.7
     some = []
     for arm, call_ms in ms.items():
-        rows, callers = 10**6 if arm in ("tensor", "Flight") else 1, 32 if "32" in arm else 1
         for block in range(6):
             for half in (0, 1):
-                sent_ns = np.arange(32) // callers * int(call_ms * 1e6)
-                some.append(pd.DataFrame({"arm": arm, "rows": rows, "block": block, "half": half, "sent_ns": sent_ns}))
-                some[-1] = some[-1].assign(call=range(32), done_ns=sent_ns + int(call_ms * 1e6), first_ms=call_ms / 20)
-                some[-1] = some[-1].assign(latency_ms=call_ms, ok=True, valid=True)
-    outcomes = findings.cases(pd.concat(some, ignore_index=True)).set_index("case")
+                sent_ns = np.arange(32) * int(call_ms * 1e6)
+                some.append(pd.DataFrame({"arm": arm, "rows": 1, "block": block, "half": half, "sent_ns": sent_ns}))
+                some[-1] = some[-1].assign(call=range(32), done_ns=sent_ns + int(call_ms * 1e6), latency_ms=9.0)
+                some[-1] = some[-1].assign(server_cpu_ms=call_ms / 2, ok=True, valid=True)
+    calls = pd.concat(some, ignore_index=True)
+    arms = [{"name": name, "server": "serve" if "ours" in name else "theirs", "frame": False} for name in ms]
+    compare = [("FastAPI, linear", "ours, linear"), ("KServe, linear", "ours, linear"), tuple(reversed(list(ms)[3:]))]
+    experiment = {"arms": arms, "compare": compare, "control": None, "varies": "callers", "model": "linear"}
+    calls.attrs["experiment"] = experiment
+    outcomes = findings.cases(calls).set_index("case")
     expected = {
-        "linear, 1 row: ours ÷ (echo + predict)": (1.1, 1.2 / 1.1),
-        "forest, 1 row, 32 callers: rate of ours with ONNX ÷ rate of the echo": (0.8, 0.8 / 0.85),
-        "linear, 1,000,000 rows: Arrow Flight ÷ ours": (1.1, 1.1 / 1.2),
-        "linear, 1,000,000 rows: first predictions ÷ whole stream": (0.05, 2.0),
+        "linear, 1 row, 16 callers: rate of ours ÷ rate of the best rival (KServe)": (1.5, 1.5 / 1.6),
+        "linear, 1 row, 32 callers: server CPU for a call, ours ÷ echo": (1.4, 1.0),
     }
     assert set(outcomes.index) == set(expected), "cases whose arms are not there are left out"
     for case, (ratio, margin) in expected.items():
         assert outcomes.loc[case, "ratio"] == pytest.approx(ratio, rel=1e-6)
         assert outcomes.loc[case, "margin"] == pytest.approx(margin, rel=1e-6)
-    lines = report.cases_table(outcomes.reset_index())
-    assert (
-        "| forest, 1 row, 32 callers: rate of ours with ONNX ÷ rate of the echo | ≥ 0.85 | 0.8 [0.8, 0.8] | missed |"
-        in lines
-    )
-    figure = margins(outcomes.reset_index())
-    assert figures.alt(figure).startswith("2 of 4 targets are met")
+    (missed, _) = report.cases_table(outcomes.reset_index())[2:]
+    assert missed.endswith("rate of the best rival (KServe) | ≥ 1.6 | 1.5 [1.5, 1.5] | missed |")
+    assert figures.alt(margins(outcomes.reset_index())).startswith("1 of 2 targets are met")
+    calls.attrs["experiment"] = experiment | {"varies": "parts"}
+    assert findings.cases(calls).empty, "of another study"

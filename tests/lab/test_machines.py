@@ -11,6 +11,7 @@ from pred_server.checkout import ROOT
 from pred_server.cli import main
 from pred_server.errors import InvalidInput
 from pred_server.lab import experiments, figures, findings, machines, report, reproduce, stats, study_figures, verdicts
+from pred_server.lab.claims import CLAIMS
 
 README = (ROOT / "README.md").read_text()
 RESULTS = sorted(machines.RESULTS.glob("*.parquet"))
@@ -65,11 +66,11 @@ def test_a_claim_that_a_machine_contradicts_is_found(folder: Path, published: pd
 @pytest.mark.parametrize("result", SHORT, ids=lambda path: path.stem)
 def test_each_short_block_claims_comparisons_that_were_declared(result: Path) -> None:
     calls = experiments.read(result)
-    claims = report.CLAIMS[findings.study_of(calls)](calls)
+    claims = CLAIMS[findings.study_of(calls)](calls)
     pairs = {tuple(pair) for pair in calls.attrs["experiment"]["compare"]}
     assert claims
     assert {claim[:2] for claim in claims} <= pairs
-    assert report.CLAIMS.keys() == report.SHORT.keys()
+    assert CLAIMS.keys() == report.SHORT.keys()
 
 
 def test_block_medians_give_the_ratios_of_all_calls(published: pd.DataFrame) -> None:

@@ -34,7 +34,7 @@ def test_the_published_figures_are_those_of_the_result_files() -> None:
 
 def test_a_result_is_drawn_and_written_without_further_imports(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("before\n<!-- ladder_short -->\nold\n<!-- end -->\nafter\n<!-- floor -->\nkept\n<!-- end -->\n")
+    page.write_text("before\n<!-- ladder_short -->\nold\n<!-- end -->\nafter\n<!-- other -->\nkept\n<!-- end -->\n")
     code = (
         "import sys; from pathlib import Path; from pred_server.lab import report; "
         "result, out, page = map(Path, sys.argv[1:]); report.plot([result], out, [page])"
@@ -46,7 +46,7 @@ def test_a_result_is_drawn_and_written_without_further_imports(tmp_path: Path) -
     assert drawn == ["ladder_ladder_1.png", "ladder_ladder_100000.png", "ladder_ladder_1_callers_32.png"]
     text = page.read_text()
     assert text.startswith("before\n<!-- ladder_short -->\n- At 1 row and 1 caller ours with all steps is ")
-    assert text.endswith(" times).\n<!-- end -->\nafter\n<!-- floor -->\nkept\n<!-- end -->\n"), "the rest stays"
+    assert text.endswith(" times).\n<!-- end -->\nafter\n<!-- other -->\nkept\n<!-- end -->\n"), "the rest stays"
     assert "old" not in text
 
 
@@ -57,11 +57,13 @@ def test_every_published_result_has_a_short_block() -> None:
         blocks[result.stem] = report.short(calls)
         assert 1 <= len(blocks[result.stem]) <= 12
     assert blocks["rows_linear"][0] == "| rows | 1 | 1,000 | 100,000 | 1,000,000 |"
-    assert blocks["rows_linear"][-1].startswith("At 1,000,000 rows streamed tensor is ")
+    assert blocks["rows_linear"][-1].startswith("At 1,000,000 rows ")
+    assert " faster than the article's server. Binary in place of text takes " in blocks["rows_linear"][-1]
     assert [line.split(" | ")[0] for line in blocks["rows_linear"][2:-2]] == [
-        "| the article's server", "| csv", "| tensor", "| streamed tensor", "| REST (JSON)", "| Arrow Flight",
+        "| the article's server", "| csv", "| tensor", "| streamed tensor", "| csv over HTTP", "| tensor over HTTP",
         "| in process (floor)", "| echo of tensor (floor)",
     ]  # fmt: skip
     assert "`predict` in process takes" in blocks["rows_flights"][0]
     assert "99 % of calls end within" in blocks["load"][0]
-    assert "targets are met. Missed: " in blocks["floor"][0]
+    assert "targets are met. Missed: " in blocks["hand_linear"][-1]
+    assert "targets are met. Missed: " in blocks["callers"][0]

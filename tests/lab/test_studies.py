@@ -8,7 +8,7 @@ import pytest
 from pred_server.cli import COMMANDS
 from pred_server.client.client import CHUNK_BYTES
 from pred_server.errors import InvalidInput
-from pred_server.lab import arms, stats, studies
+from pred_server.lab import arms, stats, studies, ways
 from pred_server.lab.ways import open_inference
 
 
@@ -25,24 +25,12 @@ def test_experiments_are_declared_for_what_can_carry_the_table(
         assert len(set(names)) == len(names)
         sides = [side for pair in (*experiment.compare, experiment.control or ()) for side in pair]
         assert set(stats.names_in(*sides)) <= set(names)
-    assert set(studies.FIXED) == {
-        "floor",
-        "callers",
-        "distance",
-        "enormous",
-        "beside",
-        "start",
-        "ways",
-        "capacity",
-        "ray",
-    }
+    fixed = {"callers", "distance", "enormous", "beside", "start", "ways", "capacity", "ray"}
+    assert set(studies.FIXED) == fixed
     (offered,) = [settings["choices"] for name, settings in COMMANDS["bench"][2] if name == "--varies"]
     assert {*studies.STUDIES, *studies.FIXED} == set(offered)
-    cases = studies.declared("floor", "flights")
-    sides = [side for pair in cases.compare for side in pair]
-    assert set(stats.names_in(*sides)) <= {arm.name for arm in cases.arms}
     with pytest.raises(InvalidInput, match="models and sizes of its own"):
-        studies.declared("floor", "linear")
+        studies.declared("callers", "linear")
     (stream,) = [arm for arm in studies.declared("rows", "linear").arms if arm.name == "streamed tensor"]
     assert stream.chunk_rows == pytest.approx(CHUNK_BYTES / 80, rel=0.01), "ten doubles a row"
 
@@ -78,10 +66,19 @@ def test_a_rival_that_is_not_installed_is_left_out(
     assert "left out: KServe is not installed: run `make rivals`" in capsys.readouterr().out
 
 
-def test_encodings_are_compared_over_both_transports() -> None:
-    pairs = set(studies.declared("encodings", "linear").compare)
-    assert {("csv over HTTP", "csv"), ("tensor over HTTP", "tensor"), ("arrow over HTTP", "arrow")} <= pairs
-    assert ("tensor", "csv") in pairs
+def test_encodings_are_compared_over_both_transports_and_asked_from_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    for quick in (False, True):
+        experiment = studies.declared("encodings", "linear", quick=quick)
+        pairs = set(experiment.compare)
+        assert {("csv over HTTP", "csv"), ("tensor over HTTP", "tensor"), ("arrow over HTTP", "arrow")} <= pairs
+        assert {("tensor", "csv"), ("tensor over HTTP", "csv over HTTP"), ("streamed tensor", "tensor")} <= pairs
+        from_python = {arm.name for arm in experiment.arms if arm.generator == "python"}
+        assert from_python == {"in process"}, "or a client's library would count as the transport's"
+    (http,) = {arm.server for arm in experiment.arms if arm.name.endswith(" over HTTP")}
+    monkeypatch.setattr(type(ways.WAYS[http]), "packages", ("not_to_be_found",))
+    alone = studies.declared("encodings", "linear")
+    assert not [arm for arm in alone.arms if arm.server == http]
+    assert ("tensor", "csv") in alone.compare
 
 
 def test_a_ladder_begins_with_csv() -> None:

@@ -164,7 +164,9 @@ def test_rates_and_cpu_are_compared_pair_by_pair() -> None:
             columns |= {"sent_ns": sent_ns, "done_ns": sent_ns + call_ms * 1e6, "server_cpu_ms": cpu_ms}
             frames.append(pd.DataFrame(columns | {"ok": True, "valid": True}))
     calls = pd.concat(frames, ignore_index=True)
-    experiment = {"compare": [["theirs", "ours"]], "control": ["again", "ours"], "varies": "callers"}
+    experiment = {"compare": [["theirs", "ours"]], "control": ["again", "ours"], "varies": "callers", "model": "linear"}
+    experiment["arms"] = [{"name": name, "server": "serve"} for name in ("ours", "again")]
+    experiment["arms"].append({"name": "theirs", "server": "theirs"})
     calls.attrs = {"stamp": experiments.stamp(0), "experiment": experiment}
     found = findings.rates(calls)
     assert found[["arm", "base"]].to_numpy().tolist() == [["again", "ours"], ["theirs", "ours"]]

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from pred_server.lab import arms, figures, findings_service, load, memory, report, rerun, stats, studies, studies_ray
+from pred_server.lab.claims import CLAIMS
 from pred_server.lab.experiments import Experiment, running
 from pred_server.lab.study_figures import figures_of
 from pred_server.lab.ways import WAYS, Arm, Target, messages_of, start_own
@@ -190,7 +191,7 @@ def test_each_has_blocks_figures_and_claims(calls: pd.DataFrame) -> None:
     assert short
     assert full[-1].startswith("<sub>")
     compare = {tuple(pair) for pair in calls.attrs["experiment"]["compare"]}
-    claims = report.CLAIMS[calls.attrs["experiment"]["varies"]](calls)
+    claims = CLAIMS[calls.attrs["experiment"]["varies"]](calls)
     assert claims
     assert {(arm, base) for arm, base, _ in claims} <= compare
     for figure in figures_of(calls).values():
@@ -208,7 +209,7 @@ def test_distances_stand_side_by_side(calls: pd.DataFrame) -> None:
     assert report.short(calls)[0] == (
         "- 20 ms away, at 1 row, ours takes 22.0 ms, and the quickest of the others, FastAPI, 23.0 ms."
     )
-    assert ("FastAPI, 20 ms away", "ours, 20 ms away", 1) in report.CLAIMS["distance"](calls)
+    assert ("FastAPI, 20 ms away", "ours, 20 ms away", 1) in CLAIMS["distance"](calls)
 
 
 @pytest.mark.parametrize("calls", ["beside"], indirect=True)

@@ -22,6 +22,7 @@ from pred_server.lab import (
     studies,
     studies_ways,
 )
+from pred_server.lab.claims import CLAIMS
 from pred_server.lab.experiments import Experiment
 from pred_server.lab.study_figures import figures_of
 from pred_server.lab.ways import WAYS, Arm, inprocess
@@ -132,7 +133,7 @@ def test_it_has_blocks_figures_and_claims(calls: pd.DataFrame) -> None:
     assert "- At 1 row flights, from Go: in process is 50× [50, 50] faster than flights, from Go: gRPC." in short
     assert 4 <= len(short) <= 12
     compare = {tuple(pair) for pair in calls.attrs["experiment"]["compare"]}
-    claims = report.CLAIMS["ways"](calls)
+    claims = CLAIMS["ways"](calls)
     assert ("flights, from Go: in process", "flights, from Go: gRPC", 1) in claims
     assert {(arm, base) for arm, base, _ in claims} <= compare
     drawn = figures_of(calls)

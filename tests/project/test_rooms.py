@@ -49,7 +49,7 @@ BUDGETS = {
     "limits": 52,
     "wire": 1_147,
     "model": 360,
-    "server": 796,
+    "server": 797,
     # A tenth of it is TLS, and tokens that leave no machine unencrypted.
     "client": 773,
     "tutorial": 235,
@@ -78,7 +78,8 @@ BUDGETS = {
     # a run that can be watched and stopped at once, curves and sentences of any result, what can be chosen, widgets and
     # a figure that moves. Another tenth says how many workers a load needs: a simulation of the server, its times read
     # from a result, a study that judges it. Ray Serve as a way, its study, block and figure are 45.
-    "lab": 4_997,
+    # 45 tell what the encoding makes from what the transport makes; 8 let `make bench` go on where it stopped.
+    "lab": 5_069,
 }
 # 2,500 was meant. What a client needs to outlive the model that it asks (`client/memory`, chunks that can be prepared
 # again), to say whose deadline passed and why nobody was reached, and to read addresses as people write them is 260
@@ -88,7 +89,7 @@ BUDGETS = {
 # be encrypted and closed is 90: 75 of the client's, and flags; what the log says of callers and traces, and the one
 # hook by which `ops` counts calls, 25. 45 plug in what `ops` has: models that are replaced, and a supervisor's word;
 # 26 read and bind the path of a Unix socket, most of them to refuse one in a sentence.
-CORE_BUDGET = 3_625
+CORE_BUDGET = 3_626
 MOST_LINES = 400
 
 

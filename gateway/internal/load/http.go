@@ -20,7 +20,7 @@ import (
 // each connection.
 type httpTarget struct {
 	connection
-	request  []byte
+	head     []byte
 	tokens   chan struct{} // one for each connection in idle
 	mutex    sync.Mutex
 	idle     []*httpConn // the last one in is the first one out: the others may grow old
@@ -36,15 +36,14 @@ type httpConn struct {
 var post = &http.Request{Method: http.MethodPost}
 
 func newHTTP(c connection) *httpTarget {
-	var request bytes.Buffer
-	fmt.Fprintf(&request, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: %s\r\nContent-Length: %d\r\nAccept: */*\r\n",
+	var head bytes.Buffer
+	fmt.Fprintf(&head, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: %s\r\nContent-Length: %d\r\nAccept: */*\r\n",
 		c.Path, c.Address, c.ContentType, len(c.Messages[0]))
 	for _, pair := range c.Metadata {
-		fmt.Fprintf(&request, "%s: %s\r\n", pair[0], pair[1])
+		fmt.Fprintf(&head, "%s: %s\r\n", pair[0], pair[1])
 	}
-	request.WriteString("\r\n")
-	request.Write(c.Messages[0])
-	t := &httpTarget{connection: c, request: request.Bytes(), tokens: make(chan struct{}, c.Connections)}
+	head.WriteString("\r\n")
+	t := &httpTarget{connection: c, head: head.Bytes(), tokens: make(chan struct{}, c.Connections)}
 	for range c.Connections {
 		t.put(&httpConn{})
 	}
@@ -89,7 +88,7 @@ func (t *httpTarget) call(int, func() int64) outcome {
 		}
 	}
 	connection.SetDeadline(deadline)
-	o, keep, err := connection.exchange(t.request)
+	o, keep, err := connection.exchange(net.Buffers{t.head, t.Messages[0]})
 	if err != nil {
 		o.code = failed(err)
 	}
@@ -108,8 +107,8 @@ func (t *httpTarget) close() {
 }
 
 // exchange sends a request and reads the whole reply. keep says whether the connection can be used again.
-func (c *httpConn) exchange(request []byte) (o outcome, keep bool, err error) {
-	if _, err := c.Write(request); err != nil {
+func (c *httpConn) exchange(request net.Buffers) (o outcome, keep bool, err error) {
+	if _, err := request.WriteTo(c.Conn); err != nil { // in one piece, without copying it
 		return o, false, err
 	}
 	reply, err := http.ReadResponse(c.reader, post)

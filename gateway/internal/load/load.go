@@ -57,6 +57,12 @@ func obey(orders <-chan order, out io.Writer, own Ways) error {
 func carryOut(next order, targets map[string]target, own Ways) any {
 	switch {
 	case next.Connect != nil:
+		if like := next.Connect.Like; like != "" {
+			if targets[like] == nil {
+				return failure{fmt.Sprintf("no target %q is connected", like)}
+			}
+			next.Connect.Messages = targets[like].ready()
+		}
 		made, err := connect(*next.Connect, own)
 		if err != nil {
 			return failure{err.Error()}

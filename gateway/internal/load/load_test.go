@@ -47,6 +47,7 @@ type instant struct{}
 func (instant) renew()                         {}
 func (instant) call(int, func() int64) outcome { return outcome{code: ok} }
 func (instant) redials() int64                 { return 0 }
+func (instant) ready() [][]byte                { return nil }
 func (instant) close()                         {}
 
 func TestSchedules(t *testing.T) {
@@ -140,6 +141,7 @@ func TestOrdersThatCannotBeCarriedOut(t *testing.T) {
 		`{"connect": {"name": "a", ` + grpc + `, "connections": 1, "timeout_s": 0}}`:                                    "timeout_s",
 		`{"connect": {"name": "a", "address": "b:1", "path": "/", "messages": [], "connections": 1, "timeout_s": 1}}`:   "one message",
 		`{"connect": {"name": "a", "address": "b", "path": "/", "method": "/a.B/C", "connections": 1, "timeout_s": 1}}`: "a method of gRPC, or a path",
+		`{"connect": {"name": "a", "address": "b:1", "path": "/", "like": "nobody", "connections": 1, "timeout_s": 1}}`: `no target "nobody"`,
 	} {
 		if got, _ := answers(t, text)[0]["error"].(string); !strings.Contains(got, want) {
 			t.Errorf("%s: %q", text, got)
@@ -154,5 +156,24 @@ func TestOrdersThatCannotBeCarriedOut(t *testing.T) {
 		if got, _ := answers(t, connected, text)[1]["error"].(string); !strings.Contains(got, want) {
 			t.Errorf("%s: %q", text, got)
 		}
+	}
+}
+
+func TestATargetMaySendWhatAnotherSends(t *testing.T) {
+	first := `{"connect": {"name": "a", "address": "127.0.0.1:1", "path": "/", "messages": ["AQI="], "connections": 1, "timeout_s": 1}}`
+	second := `{"connect": {"name": "b", "address": "127.0.0.1:1", "method": "/a.B/C", "like": "a", "connections": 1, "timeout_s": 1}}`
+	targets := map[string]target{}
+	for _, text := range []string{first, second} {
+		var next order
+		if err := json.Unmarshal([]byte(text), &next); err != nil {
+			t.Fatal(err)
+		}
+		if failed, is := carryOut(next, targets, nil).(failure); is {
+			t.Fatal(failed.Error)
+		}
+	}
+	a, b := targets["a"].ready()[0], targets["b"].ready()[0]
+	if !bytes.Equal(b, []byte{1, 2}) || &a[0] != &b[0] {
+		t.Errorf("%v and %v are not the same bytes", a, b)
 	}
 }

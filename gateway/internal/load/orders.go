@@ -23,9 +23,12 @@ type connection struct {
 	ContentType string      `json:"content_type"` // of HTTP
 	Metadata    [][2]string `json:"metadata"`     // of gRPC; headers of HTTP
 	Messages    [][]byte    `json:"messages"`     // ready bytes
+	Like        string      `json:"like"`         // in place of messages: the target that has the same
 	Connections int         `json:"connections"`
 	TimeoutS    float64     `json:"timeout_s"`
 }
+
+func (c connection) ready() [][]byte { return c.Messages }
 
 func (c connection) timeout() time.Duration { return time.Duration(c.TimeoutS * float64(time.Second)) }
 

@@ -27,5 +27,7 @@ type target interface {
 	call(number int, now func() int64) outcome
 	// redials counts connections that calls made anew.
 	redials() int64
+	// ready returns the bytes that a call sends.
+	ready() [][]byte
 	close()
 }
