@@ -95,6 +95,9 @@ func checkToken(token string) error {
 // onThisMachine reports whether no other machine is behind a target.
 func onThisMachine(target string) bool {
 	for address := range strings.SplitSeq(strings.TrimPrefix(target, "dns:///"), ",") {
+		if strings.HasPrefix(address, "unix:") {
+			continue
+		}
 		host, _, err := net.SplitHostPort(strings.TrimSpace(address))
 		if err != nil {
 			return false

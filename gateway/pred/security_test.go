@@ -175,7 +175,7 @@ func TestATokenDoesNotLeaveTheMachineUnencrypted(t *testing.T) {
 		}
 		client.Close()
 	}
-	for _, target := range []string{"127.0.0.1:1", "localhost:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "127.0.0.1:1,127.0.0.2:1"} {
+	for _, target := range []string{"127.0.0.1:1", "localhost:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "127.0.0.1:1,127.0.0.2:1", "unix:/a.sock"} {
 		connect(t, target, pred.WithToken(token))
 	}
 }

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from socketserver import ThreadingMixIn
 from threading import Event, Thread
@@ -19,6 +19,7 @@ from pred_server.errors import ServerStartError
 from pred_server.guard.admission import Admission
 from pred_server.limits import Limits
 from pred_server.ops.counts import Calls
+from pred_server.ops.reload import Source
 from pred_server.ops.security import Access
 
 # How long a reader of the metrics may keep a thread waiting, in seconds.
@@ -56,12 +57,21 @@ class Service(Protocol):
 class Metrics(Collector):
     """Tells the counts of `calls`, and what the others hold at that moment. It runs in a thread of the reader's."""
 
-    def __init__(self, calls: Calls, limits: Limits, admission: Admission, access: Access, service: Service):
+    def __init__(
+        self,
+        calls: Calls,
+        limits: Limits,
+        admission: Admission,
+        access: Access,
+        service: Service,
+        sources: Sequence[Source] = (),
+    ):
         self._calls = calls
         self._limits = limits
         self._admission = admission
         self._access = access
         self._service = service
+        self._sources = sources
         self._loop = asyncio.get_running_loop()
 
     def collect(self) -> Iterator[Metric]:
@@ -128,6 +138,8 @@ class Metrics(Collector):
         for name, kept in (("certificate", self._access.certificates), ("tokens", self._access.tokens)):
             if kept:
                 broken.add_metric((name,), kept.is_broken)
+        for model, source in zip(self._service.models, self._sources, strict=False):
+            broken.add_metric((f"model {model.name}",), source.is_refused)
         yield broken
         if self._access.certificates:
             yield GaugeMetricFamily(

@@ -183,7 +183,9 @@ async def _run(
                 "use 127.0.0.1, or say --expose-to-network if that is what you want"
             )
         own = where.port and where.port + place  # a worker's, since each is scraped for itself
-        where = where.with_port(publish(Metrics(calls, limits, admission, access, service), where.host, own))
+        where = where.with_port(
+            publish(Metrics(calls, limits, admission, access, service, operation.sources), where.host, own)
+        )
         print(f"metrics on http://{where}/metrics", flush=True)
 
     stop = asyncio.Event()

@@ -20,8 +20,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from sklearn.linear_model import LinearRegression
 
-from pred_server import serve
+from pred_server import save, serve
 from pred_server.checkout import ROOT
 from pred_server.errors import InvalidInput, LimitExceeded, ModelNotFound, ServerStartError
 from pred_server.generated.pred_pb2 import Request
@@ -167,6 +168,15 @@ def test_methods_that_callers_make_up_are_one(tmp_path: Path) -> None:
         assert sample(server, "pred_server_files_broken", files="tokens") == 0
         tokens.unlink()
         wait_until(lambda: sample(server, "pred_server_files_broken", files="tokens") == 1, "the file is missed")
+
+
+def test_a_new_version_that_cannot_be_used_is_published(tmp_path: Path) -> None:
+    save(LinearRegression().fit(TABLE, [3.0, 7.0]), TABLE, tmp_path / "m", name="m")
+    with serve(tmp_path / "m", "--reload", "--metrics", "127.0.0.1:0") as server:
+        assert ("pred_server_files_broken", (("files", "model m"),)) in samples_of(server)
+        assert sample(server, "pred_server_files_broken", files="model m") == 0
+        (tmp_path / "m/manifest.json").write_text("{}")
+        wait_until(lambda: sample(server, "pred_server_files_broken", files="model m") == 1, "it is refused")
 
 
 def test_a_model_that_is_replaced_keeps_its_label() -> None:

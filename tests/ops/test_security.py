@@ -345,7 +345,7 @@ def test_a_token_does_not_leave_the_machine_unencrypted() -> None:
         assert TOKEN not in str(caught.value)
     for target in ("192.0.2.1:1", "dns:///predictions.example:1"):
         Client(target, token=TOKEN, tls=True).close()
-    for target in ("127.0.0.1:1", "localhost:1", "[::1]:1", "127.0.0.1:1,127.0.0.1:2", "dns:///localhost:1"):
+    for target in ("127.0.0.1:1", "localhost:1", "[::1]:1", "127.0.0.1:1,127.0.0.1:2", "dns:///localhost:1", "unix:/a"):
         Client(target, token=TOKEN).close()
 
 

@@ -100,6 +100,15 @@ def test_ports_count_on_from_the_address() -> None:
         assert addresses(server) == [f"127.0.0.1:{first}", f"127.0.0.1:{first + 1}"]
 
 
+def test_each_worker_has_metrics_at_a_port_of_its_own() -> None:
+    with ExitStack() as stack:
+        low, *_, high = sorted(address.port for address in hold(ANY * 8, stack) if address.port < 65_000)
+    flags = ("--workers", "2", "--address", f"127.0.0.1:{low}", "--metrics", f"127.0.0.1:{high}")
+    with serve("sum", *flags) as server:
+        for port in (high, high + 1):
+            assert f"metrics on http://127.0.0.1:{port}/metrics" in server.logs()
+
+
 @pytest.mark.parametrize("way", ["client", "gateway"])
 def test_calls_over_one_connection_to_each_are_dealt_out_evenly(way: str, request: pytest.FixtureRequest) -> None:
     import urllib.request
