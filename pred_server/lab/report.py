@@ -1,8 +1,6 @@
 """Results as text: the report of a run, the Markdown blocks of a page, and the figures as files."""
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +50,9 @@ def _is_measured(experiment: Experiment, out: Path) -> bool:
         return False
     attrs = experiments.read(out).attrs
     now = stamps.stamp(experiment.seed, experiment.pinning) | {"command": attrs["stamp"]["command"]}
-    described = json.loads(json.dumps(asdict(experiment)))
-    return attrs["stamp"] == now and attrs["experiment"] == described and not now["revision"].endswith("-dirty")
+    return (
+        attrs["stamp"] == now and attrs["experiment"] == experiment.described and not now["revision"].endswith("-dirty")
+    )
 
 
 def text(calls: pd.DataFrame) -> str:

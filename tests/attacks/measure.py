@@ -92,6 +92,7 @@ def measure(kind: str, seconds: float, server: Server, base_ms: float) -> dict[s
         "median_ms": outcome.median_ms,
         "health_ms": outcome.slowest_health_ms,
         "control_ms": plain.slowest_health_ms,
+        "control_mib": plain.peak_mib - plain.before_mib,
         "before_mib": outcome.before_mib,
         "peak_mib": outcome.peak_mib,
         "after_mib": after_mib,
@@ -119,13 +120,15 @@ def block(result: dict[str, Any]) -> list[str]:
     kinds, greedy, stamped = result["kinds"], result["memory"], result["stamp"]
     where = f"{stamped['cpu']}, {stamped['cores']} cores, attackers at priority {LOWEST_PRIORITY}"
     libraries = f"Python {stamped['python']}, grpcio {stamped['grpcio']}; revision {stamped['revision']}"
-    header = ["attack", "calls/s", "MB/s", "good call, ms", "health, ms", "control, ms", "memory at most, MiB", "after"]
+    header = ["attack", "calls/s", "MB/s", "good call, ms", "health, ms", "memory at most, MiB", "after"]
+    header += ["control: health, ms", "memory, MiB"]
     rows = []
     for line in kinds:
         grown = (line[name] - line["before_mib"] for name in ("peak_mib", "after_mib"))
-        times = (words.number(line[name]) for name in ("median_ms", "health_ms", "control_ms"))
+        times = (words.number(line[name]) for name in ("median_ms", "health_ms"))
         rates = (f"{line['calls_per_s']:,.0f}", words.number(line["mb_per_s"]))
-        rows.append([line["kind"].replace("_", " "), *rates, *times, *(f"{mib:+,.0f}" for mib in grown)])
+        plain = (words.number(line["control_ms"]), f"{line['control_mib']:+,.0f}")
+        rows.append([line["kind"].replace("_", " "), *rates, *times, *(f"{mib:+,.0f}" for mib in grown), *plain])
     idle = statistics.median(line["idle_ms"] for line in kinds)
     broken = [
         f"{line.get('kind') or line['callers']}: {fault}" for line in (*kinds, *greedy) for fault in line["broken"]

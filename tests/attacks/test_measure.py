@@ -12,8 +12,8 @@ from tests.attacks.kinds import KINDS
 STAMP = {"cpu": "a processor", "cores": 2, "python": "3.11", "grpcio": "1.85", "revision": "abc"}
 LINE = {
     "kind": "idle_streams", "calls_per_s": 1_000.0, "mb_per_s": 0.5, "connections": 4, "good": 100, "wrong": 0,
-    "idle_ms": 2.0, "median_ms": 3.0, "health_ms": 20.0, "control_ms": 10.0, "before_mib": 250.0, "peak_mib": 300.0,
-    "after_mib": 260.0, "broken": [],
+    "idle_ms": 2.0, "median_ms": 3.0, "health_ms": 20.0, "control_ms": 10.0, "control_mib": 20.0, "before_mib": 250.0,
+    "peak_mib": 300.0, "after_mib": 260.0, "broken": [],
 }  # fmt: skip
 
 
@@ -30,7 +30,7 @@ def test_a_result_is_written_between_its_markers(tmp_path: Path) -> None:
     assert text.startswith("before\n<!-- attack -->\n| attack |")
     assert text.endswith("</sub>\n<!-- end -->\nafter\n")
     assert "old" not in text
-    assert "| idle streams | 1,000 |" in text
+    assert "| idle streams | 1,000 | 0.500 | 3.00 | 20.0 | +50 | +10 | 10.0 | +20 |" in text
     assert "Broken" not in text
     assert json.loads((tmp_path / "attack.json").read_text()) == result()
 

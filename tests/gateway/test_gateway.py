@@ -634,7 +634,8 @@ def test_the_client_depends_on_grpc_and_protobuf_alone(go: Go) -> None:
     others = [name for name in packages if not name.startswith((module, "google.golang.org/", "golang.org/x/"))]
     assert others == []
     assert {name for name in packages if name.startswith(module)} == {
-        f"{module}/gateway/pred", f"{module}/generated/predpb",
+        f"{module}/gateway/pred", f"{module}/gateway/internal/access", f"{module}/gateway/internal/kept",
+        f"{module}/generated/predpb",
     }  # fmt: skip
 
 

@@ -94,9 +94,9 @@ def test_the_answer_is_that_of_the_truth(quick: pd.DataFrame, slow: pd.DataFrame
     for calls, truth, rate in ((quick, QUICK, 6_000), (slow, SLOW, 6_000)):
         answer = plan(calls, rate, p99_ms=30)
         assert answer.workers is not None and answer.workers > 1
-        table = answer.table.query("kept_up and busy < 0.9")  # beyond, a little noise of the load decides
-        assert len(table)
-        for workers, row in table.iterrows():
+        spare = answer.table.loc[answer.workers + 1 :]  # with fewer, a little noise of the load decides
+        assert len(spare)
+        for workers, row in spare.iterrows():
             fleet = Fleet(workers=workers, rate_per_s=rate, max_batch_rows=fit(of_model(calls)).limits.max_batch_rows)
             outcome = simulate(truth, fleet, 5_000, seed=99)
             assert row["p50_ms"] == pytest.approx(outcome.quantile(0.5), rel=0.1)

@@ -171,7 +171,7 @@ def test_names_are_text_and_never_markup(made: Explorer) -> None:
 def test_a_result_is_saved_and_opened_and_published_ones_are_opened_too(made: Explorer, tmp_path: Path) -> None:
     made.save_button.click()
     assert "nothing is measured yet" in made.said.value
-    calls = calls_of(made.choice.experiment, lambda arm, rows: 1.0 if arm.name == "one" else 2.0)
+    calls = calls_of(made.choice.experiment, lambda arm, rows: 2.0 if arm.name == "other" else 1.0)
     made.calls = calls
     made.file.value = str(tmp_path / "mine.parquet")
     made.save_button.click()

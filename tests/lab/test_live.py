@@ -1,6 +1,6 @@
 """Experiments that are watched: the calls of any run, a state after every block, and a stop that leaves nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,9 @@ EXPERIMENT = Experiment(
 IN_PROCESS = replace(EXPERIMENT, arms=(Arm("in process", "predict"),), compare=(), control=None)  # starts sooner
 
 
+Started = Callable[[], list[psutil.Process]]
+
+
 def running(processes: list[psutil.Process]) -> list[psutil.Process]:
     """Return those that still run. One that has ended stays a zombie where nobody collects orphans."""
     return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
@@ -33,9 +36,10 @@ def children() -> list[psutil.Process]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
+def started() -> Iterator[Started]:
+    """Return what returns the processes that a test has started and that run. At its end there are none."""
     before = children()
-    yield
+    yield lambda: [one for one in children() if one not in before]
     assert children() == before
 
 
@@ -84,24 +88,24 @@ def test_late_calls_are_counted_over_all_blocks_so_far(states: list[State]) -> N
     assert first == 1 / others
 
 
-def test_the_states_of_this_process_are_those_of_a_run() -> None:
+def test_the_states_of_this_process_are_those_of_a_run(started: Started) -> None:
     with closing(watch(IN_PROCESS)) as states:
         assert next(states).calls.empty
-        assert children()
+        assert started()
         assert set(next(states).calls["rows"]) == {1}
         assert set(next(states).calls["rows"]) == {1, 200}, "all numbers of rows in turn"
 
 
-def test_a_stop_leaves_no_process() -> None:
-    run, seen, started = Run(EXPERIMENT), [], []
+def test_a_stop_leaves_no_process(started: Started) -> None:
+    run, seen, before = Run(EXPERIMENT), [], []
     for state in run:
         seen.append(state.done)
         if state.done == 3:
-            started = children()
+            before = started()
             run.stop()
-            assert not running(started)
+            assert not running(before)
     assert seen == [0, 1, 2, 3], "nothing comes after a stop"
-    assert len(started) >= 4, "the run's process, the generator, two servers"
+    assert len(before) >= 4, "the run's process, the generator, two servers"
     run.stop()  # again: nothing happens
 
 
@@ -112,14 +116,15 @@ def test_a_stop_while_servers_start_leaves_no_process() -> None:
     assert list(run) == []
 
 
-def test_a_process_that_does_not_see_the_stop_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_does_not_see_the_stop_is_ended(monkeypatch: pytest.MonkeyPatch, started: Started) -> None:
     monkeypatch.setattr(live, "GRACE_S", 0.2)
     run = Run(IN_PROCESS)
     wait_until(lambda: psutil.Process(run.pid).children(), "the first of its processes has started")
-    started = children()
+    before = started()
     psutil.Process(run.pid).suspend()
     run.stop()
-    assert not running(started)
+    assert not running(before)
+    assert list(run) == []
 
 
 def test_a_failure_is_a_sentence() -> None:
@@ -127,9 +132,9 @@ def test_a_failure_is_a_sentence() -> None:
         list(Run(replace(IN_PROCESS, model="nowhere")))
 
 
-def test_a_run_that_is_killed_says_so() -> None:
+def test_a_run_that_is_killed_says_so(started: Started) -> None:
     run = Run(IN_PROCESS)
     with pytest.raises(RuntimeError, match="the process of the experiment has ended"):
         for _ in run:
             psutil.Process(run.pid).kill()
-    assert comes_true(lambda: not children())
+    assert comes_true(lambda: not started())
