@@ -30,7 +30,7 @@ def test_a_result_is_written_between_its_markers(tmp_path: Path) -> None:
     assert text.startswith("before\n<!-- attack -->\n| attack |")
     assert text.endswith("</sub>\n<!-- end -->\nafter\n")
     assert "old" not in text
-    assert "| idle streams | 1,000 | 0.500 | 3.00 | 20.0 | +50 | +10 | 10.0 | +20 |" in text
+    assert "| idle streams | 1,000 | 0.50 | 3.00 | 20.0 | +50 | +10 | 10.0 | +20 |" in text
     assert "Broken" not in text
     assert json.loads((tmp_path / "attack.json").read_text()) == result()
 
