@@ -639,9 +639,8 @@ Markdown("\n".join(words.bullets(lines)))
 # back as our reply has, plus `predict` in process.
 
 # %%
-results = [
-    experiments.read(ROOT / f"data/results/{name}.parquet") for name in ("hand_linear", "hand_boosting", "callers")
-]
+of_targets = [ROOT / f"data/results/{name}.parquet" for name in ("hand_linear", "hand_boosting", "callers")]
+results = [experiments.read(result) for result in of_targets if result.exists()]
 cases = pd.concat([findings.cases(calls) for calls in results], ignore_index=True)
 show(margins(cases, results[0].attrs["stamp"]))
 
