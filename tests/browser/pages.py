@@ -40,7 +40,9 @@ def watched(browser: Browser, may_ask: Callable[[SplitResult], bool] = is_here, 
     context.on("console", read)
     page = context.new_page()
     page.on("websocket", lambda socket: note(socket.url))
-    yield page
-    context.close()
+    try:
+        yield page
+    finally:
+        context.close()
     assert not elsewhere, f"the page asked {', '.join(elsewhere)}"
     assert not broken, "\n".join(broken)
