@@ -8,19 +8,17 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from pred_server.checkout import ROOT
+from tests.browser.pages import PATIENCE_MS, watched
 
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
 SCREENSHOTS = ROOT / "tests/browser/screenshots"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # As root Chromium has no sandbox. It asks hosts of its own for updates unless it is told not to.
 FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-gpu"]
-PATIENCE_MS = 240_000  # for a busy machine
 
 
 @pytest.fixture(scope="module")  # while it is there, an event loop runs in this thread, and other tests have their own
@@ -38,25 +36,8 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     """An empty page. At the end it must have asked nobody but this machine."""
-    context = browser.new_context(viewport={"width": 1280, "height": 1100}, locale="en-GB")
-    context.set_default_timeout(PATIENCE_MS)
-    elsewhere: list[str] = []
-
-    def note(request: Request) -> None:
-        address = urlsplit(request.url)
-        if address.scheme in ("http", "https", "ws", "wss") and address.hostname not in LOOPBACK:
-            elsewhere.append(request.url)
-
-    context.on("request", note)
-    made = context.new_page()
-    made.on("websocket", lambda socket: elsewhere.extend([socket.url] if not is_here(socket.url) else []))
-    yield made
-    context.close()
-    assert not elsewhere, "a page asked another host"
-
-
-def is_here(url: str) -> bool:
-    return urlsplit(url).hostname in LOOPBACK
+    with watched(browser) as page:
+        yield page
 
 
 @pytest.fixture
