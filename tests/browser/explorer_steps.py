@@ -60,7 +60,7 @@ def hover(page: Page) -> str:
 
 def code(page: Page) -> str:
     """Open the code of the experiment, and return it."""
-    page.get_by_text("the code of this experiment").click()
+    page.get_by_text("the code of this experiment", exact=True).click()
     shown = page.locator(".explorer-code")
     expect(shown).to_be_visible()
     return shown.text_content() or ""

@@ -1,6 +1,8 @@
 """JupyterLab in a browser: the first lesson runs whole, and the explorer does what its page says."""
 
+import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
@@ -33,8 +35,14 @@ def open_notebook(page: Page, lab: Served, name: str) -> None:
 
 
 def run_all_cells(page: Page) -> None:
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_text("Run All Cells", exact=True).click()
+    """Choose it in the menu. JupyterLab forgets it if the kernel is not connected yet: then choose it again."""
+    queued = page.locator(".jp-InputPrompt", has_text=re.compile(r"\[[\d*]+\]")).first
+    for _ in range(5):
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_text("Run All Cells", exact=True).click()
+        with suppress(AssertionError):
+            return expect(queued).to_be_attached(timeout=20_000)
+    raise AssertionError("no cell runs")
 
 
 def code_cells(path: Path) -> list[nbformat.NotebookNode]:
