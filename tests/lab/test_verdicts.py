@@ -48,7 +48,7 @@ def test_a_verdict_that_is_not_resolved_says_why_where_its_interval_does_not() -
     assert (off["verdict"], off["why"]) == ("not resolved", "the control here differs from 1 by as much")
     failed = run(small)
     failed.loc[0, "ok"] = False
-    assert verdicts.compare(failed, run(small))["why"].iloc[0].startswith("there not compared: 1 of ")
+    assert verdicts.compare(failed, run(small))["why"].iloc[0].startswith("there not compared: calls failed")
 
 
 def test_a_control_of_two_different_things_hides_no_difference() -> None:
