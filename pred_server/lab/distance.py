@@ -13,6 +13,7 @@ It imports nothing but the standard library, since a study starts a dozen of the
 
 import os
 import socket
+import struct
 import sys
 import threading
 import time
@@ -23,6 +24,7 @@ from contextlib import suppress
 GIGABIT = 125_000_000  # bytes a second
 PIECE_BYTES = 65_536
 BUFFER_BYTES = 4 * PIECE_BYTES
+RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, for no second
 
 
 class Link:
@@ -124,12 +126,14 @@ def _read(source: socket.socket, line: Line) -> None:
 
 
 def _write(line: Line, source: socket.socket, sink: socket.socket) -> None:
-    """Write what arrives, and pass the end on. If the sink is gone, what follows is dropped, and the source ended."""
+    """Write what arrives, and pass the end on. If the sink is gone, what follows is dropped, and the source reset."""
     for piece in line:
         try:
             sink.sendall(piece)
         except OSError:
             with suppress(OSError):
+                # A plain end would not reach a sender that waits for a full window to open.
+                source.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
                 source.shutdown(socket.SHUT_RDWR)
     with suppress(OSError):
         sink.shutdown(socket.SHUT_WR)
