@@ -33,6 +33,8 @@ class Ticket:
     """What its caller is told then."""
     looks: int | None = None
     """How often the watchdog has looked since a message began to be received; None where none is."""
+    unread_looks: int | None = None
+    """The same since an answer of a stream began to be sent."""
     is_answered: bool = False
     is_ending: bool = False
     task: "asyncio.Task[object] | None" = field(default_factory=asyncio.current_task)

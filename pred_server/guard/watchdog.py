@@ -1,4 +1,4 @@
-"""Ends calls that would stay for ever: their time is over, or they are half sent while memory is short.
+"""Ends calls that would stay for ever: their time is over, or memory is short and they are half sent, or not read.
 
 gRPC's deadline is the caller's, and nothing ends a call that has none and whose caller does not read, or does not send.
 """
@@ -20,8 +20,8 @@ from pred_server.limits import MIB, Limits, flag
 PERIOD_S = 0.1
 # A call whose time is over is told so. After so long it is cut off: an answer that nobody reads cannot be sent.
 GRACE_S = 1.0
-# A message that has not arrived at so many looks is half a message. Not after a time: where the event loop is late, the
-# message may be there, and wait for it.
+# A message that has not arrived at so many looks is half a message, and an answer that has not left is not read. Not
+# after a time: where the event loop is late, the message may be there, and wait for it.
 ARRIVES_LOOKS = 5
 # A server that becomes idle gives memory back where it has so much more than at its start. gRPC frees some of it only
 # later. So there are so many tries, after pauses that double: for a minute.
@@ -62,30 +62,42 @@ class Watchdog:
                 self._tries += 1
                 self._next_try_s = now_s + 2**self._tries * PERIOD_S
             if n_bytes > self._most_bytes:
-                self._end_half_messages(now_s)
+                self._end_stuck(now_s)
 
     def _look(self, now_s: float) -> None:
-        """End the calls whose time is over; count the look for those that a message is on its way to."""
+        """End the calls whose time is over; count the look for those that wait for their client."""
         # Not in `run`, whose variables stay: a ticket in one of them would keep the call, and gRPC all that it sends.
         for ticket in list(self._admission.tickets):
             if ticket.looks is not None:
                 ticket.looks += 1
+            if ticket.unread_looks is not None:
+                ticket.unread_looks += 1
             if ticket.ends_s <= now_s:
                 _end(ticket, now_s)
 
-    def _end_half_messages(self, now_s: float) -> None:
-        """End what has not arrived whole, of the connection that has most of it: nobody knows how large it will be."""
-        half = [ticket for ticket in self._admission.tickets if (ticket.looks or 0) > ARRIVES_LOOKS]
-        if len(half) * self._limits.max_message_bytes <= self._limits.max_bytes_in_flight:
+    def _end_stuck(self, now_s: float) -> None:
+        """End what waits for its client, of the connection that has most of it.
+
+        Nobody knows how large half a message will be. Behind an answer that is not read, gRPC collects what the client
+        has sent meanwhile: as much as it would let a quick client have on its way.
+        """
+        stuck = {
+            ticket: "the message did not arrive whole" if half else "the answers were not read"
+            for ticket in self._admission.tickets
+            if (half := (ticket.looks or 0) > ARRIVES_LOOKS) or (ticket.unread_looks or 0) > ARRIVES_LOOKS
+        }
+        limit = self._limits.max_bytes_in_flight
+        if len(stuck) * self._limits.max_message_bytes <= limit:
             return  # so few cannot be what fills the memory
-        for peer, n_calls in Counter(ticket.peer for ticket in half).most_common(1):
-            limit = self._limits.max_bytes_in_flight
-            logger.warning("memory is short: %d calls of %s are ended, which have sent half a message", n_calls, peer)
-            for ticket in half:
-                if ticket.peer == peer:
-                    message = "the message did not arrive whole, and memory is short; come back later"
-                    ticket.why = LimitExceeded(message, "OVERLOADED", limit, flag("max_bytes_in_flight"))
-                    _end(ticket, now_s)
+        peer, n_calls = Counter(ticket.peer for ticket in stuck).most_common(1)[0]
+        logger.warning(
+            "memory is short: %d calls of %s are ended, which have sent half a message, or do not read", n_calls, peer
+        )
+        for ticket, why in stuck.items():
+            if ticket.peer == peer:
+                message = f"{why}, and memory is short; come back later"
+                ticket.why = LimitExceeded(message, "OVERLOADED", limit, flag("max_bytes_in_flight"))
+                _end(ticket, now_s)
 
 
 def _end(ticket: Ticket, now_s: float) -> None:

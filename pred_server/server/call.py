@@ -115,6 +115,14 @@ class Call:
         self._admission.hold(self.ticket, len(data), times)
         return data
 
+    async def send(self, data: bytes) -> None:
+        """Send an answer of a stream, and wait until the client takes it: for so long and no longer."""
+        assert self.ticket is not None
+        self.wait_for_client("the answers were not read")
+        self.ticket.unread_looks = 0
+        await self._context.write(data)
+        self.ticket.unread_looks = None
+
     @cached_property
     def request_id(self) -> str:
         return clip(self.metadata.get("x-request-id") or uuid.uuid4().hex, 128)

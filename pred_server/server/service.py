@@ -164,10 +164,9 @@ class PredictionService:
                         break
                     call.take_time()
                     answer = await _with_position(task, chunk, first_row)
-                    call.wait_for_client("the answers were not read")
                     if chunk == 1:
                         await context.send_initial_metadata(result_metadata(answer.dtype, answer.ignored))
-                    await context.write(answer.data)
+                    await call.send(answer.data)
                     chunk, first_row = chunk + 1, first_row + answer.n_rows
             finally:
                 reader.cancel()

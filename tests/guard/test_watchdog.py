@@ -144,6 +144,21 @@ def test_half_messages_end_where_memory_is_short(connections: list[Connection]) 
         assert server.client().predict(np.ones((2, 2))).tolist() == [2.0, 2.0]
 
 
+def test_streams_that_are_not_read_end_where_memory_is_short(connections: list[Connection]) -> None:
+    limits = ("--max-bytes-in-flight", str(16 * MIB), "--max-message-bytes", str(4 * MIB), "--log-level", "warning")
+    with serve("sum", *limits) as server:
+        before_mib = resident_mib(server.pid)
+        connections.append(connection := Connection(server.address, window=NARROW, patience_s=PATIENCE_S))
+        streams = [connection.call(PREDICT_STREAM, *[table(10_000)] * 10, end=False) for _ in range(20)]
+        few = 16 // 4  # cannot hold so much, and may stay
+        assert comes_true(
+            lambda: connection.wait(*streams, seconds=0.1) or len(connection.ended) >= len(streams) - few, PATIENCE_S
+        ), "long before --idle-stream-s"
+        assert "do not read" in server.logs()
+        assert comes_true(lambda: resident_mib(server.pid) < before_mib + 2 * 16 + 64, PATIENCE_S)
+        assert server.client().predict(np.ones((2, 2))).tolist() == [2.0, 2.0]
+
+
 def test_slots_are_shared_between_connections(connections: list[Connection]) -> None:
     with serve("sum", "--max-calls-in-flight", str(SLOTS)) as server:
         connections.extend([greedy := Connection(server.address), other := Connection(server.address)])
