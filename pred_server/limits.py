@@ -1,5 +1,6 @@
 """Every limit there is, with its unit. Those of `Limits` are flags of `pred-server serve`; the others are fixed."""
 
+import os
 import sys
 from dataclasses import dataclass, field
 
@@ -87,6 +88,11 @@ class Limits:
 
 # For tables of one's own.
 UNLIMITED = Limits(max_rows=sys.maxsize, max_values=sys.maxsize)
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def flag(limit: str) -> str:

@@ -4,6 +4,8 @@ import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -14,24 +16,48 @@ CALLERS = 3  # of each kind, each with a connection of its own
 LARGE = 100_000  # rows of a table that is sent in several chunks
 
 
-class Load:
-    """Callers that ask the model `sum` without a pause. Everything that is not the right answer is kept.
+class Callers:
+    """Threads that ask without a pause until the block ends. Everything that is not the right answer is kept.
+
+    Parameters
+    ----------
+    runs : what each thread does. It returns soon after `ends` is set
+    """
+
+    def __init__(self, *runs: Callable[[], None]):
+        self.answers: Counter[str] = Counter()
+        self.faults: list[str] = []
+        self.ends = threading.Event()
+        self._threads = [threading.Thread(target=run) for run in runs]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ends.set()
+        for thread in self._threads:
+            thread.join()
+
+
+class Load(Callers):
+    """Callers of the model `sum`.
 
     `resume` says whether streams go on where they broke. One that stops lets them end; one that is killed does not.
     """
 
     def __init__(self, target: str, resume: bool = False):
-        self.answers: Counter[str] = Counter()
-        self.faults: list[str] = []
         self._target = target
         self._resume = resume
-        self._ends = threading.Event()
         kinds: list[Callable[[Client, int], bool]] = [self.unary, self.stream, self.large]
-        self._threads = [
-            threading.Thread(target=self._run, args=(kind, 10_000_000 * number))
-            for kind in kinds
-            for number in range(CALLERS if kind != self.large else 1)
-        ]
+        super().__init__(
+            *(
+                partial(self._run, kind, 10_000_000 * number)
+                for kind in kinds
+                for number in range(CALLERS if kind != self.large else 1)
+            )
+        )
 
     def unary(self, client: Client, y: int) -> bool:
         return bool(client.predict(pd.DataFrame({"x": [0.5], "y": [float(y)]}), encoding="csv").tolist() == [y + 0.5])
@@ -48,7 +74,7 @@ class Load:
     def _run(self, ask: Callable[[Client, int], bool], first: int) -> None:
         with Client(self._target) as client:
             for y in itertools.count(first):
-                if self._ends.is_set():
+                if self.ends.is_set():
                     return
                 try:
                     if not ask(client, y):
@@ -66,13 +92,3 @@ class Load:
                 return
             pause.wait(0.01)
         raise AssertionError(f"callers wait for answers: {before} before, {self.answers} now")
-
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ends.set()
-        for thread in self._threads:
-            thread.join()

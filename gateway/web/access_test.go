@@ -14,7 +14,7 @@ func startClosed(t *testing.T, healthToken bool) *testkit.Gateway {
 	address, _ := testkit.StartFake(t, "127.0.0.1:0", testkit.Echo)
 	h, log := newHandler(t, address)
 	options := h.options
-	options.HealthToken = healthToken
+	options.HealthToken, options.Page = healthToken, true
 	options.Authorize = func(token string) (string, bool) { return "web-team", token == "the-right-token" }
 	return serveHandler(t, New(h.client, options, h.log), log)
 }
@@ -50,7 +50,10 @@ func TestTokensOfRequests(t *testing.T) {
 
 func TestWhatIsClosed(t *testing.T) {
 	gateway, closed := startClosed(t, false), startClosed(t, true)
-	for path, open := range map[string]bool{"/healthz": true, "/readyz": true, "/predict": false, "/nothing": false} {
+	for path, open := range map[string]bool{
+		"/healthz": true, "/readyz": true, "/predict": false, "/nothing": false,
+		"/": false, "/models": false, "/models/a": false, "/models/a/1": false, "/openapi.json": false,
+	} {
 		for _, method := range []string{"GET", "DELETE"} {
 			if r := gateway.Do(t, method, path, nil); (r.Status != http.StatusUnauthorized) != open {
 				t.Errorf("%s %s: %d", method, path, r.Status)

@@ -177,7 +177,7 @@ func (h *Handler) wrap(handler handler) http.Handler {
 			err = a.writeSafely(out)
 		}
 		level, aborted := slog.LevelInfo, false
-		ended := Ended{Route: route(r.URL.Path), Code: codes.OK.String()}
+		ended := Ended{Route: route(r.Pattern), Code: codes.OK.String()}
 		if err != nil {
 			e := problemOf(err)
 			if out.status == 0 {

@@ -1,12 +1,13 @@
 package web
 
 import (
+	"strings"
 	"time"
 )
 
 // Ended is what a request came to.
 type Ended struct {
-	Route   string        // "/predict", "/healthz", "/readyz"; "other" for what is not there, whatever it is called
+	Route   string        // "/predict", "/models/{name}"; "other" for what is not there, whatever it is called
 	Status  int           // of the reply; of one that was broken off, what had been sent by then
 	Code    string        // gRPC's name for the error, or "OK"
 	Reason  string        // of the error, for a program to read, such as OVERLOADED; may be empty
@@ -27,11 +28,17 @@ func (h *Handler) Load() Load {
 	return Load{h.slots.Taken(), h.options.MaxRequests, h.held.Held(), h.options.maxBytesHeld()}
 }
 
-// route returns a path as Ended has it: as few as there are.
-func route(path string) string {
-	switch path {
-	case "/predict", "/healthz", "/readyz":
-		return path
+// route returns the pattern that a request matched as Ended has it: as few as there are.
+func route(pattern string) string {
+	_, path, found := strings.Cut(pattern, " ")
+	if !found {
+		path = pattern
 	}
-	return "other"
+	switch path {
+	case "/":
+		return "other"
+	case "/{$}":
+		return "/"
+	}
+	return path
 }

@@ -565,14 +565,15 @@ Markdown("\n".join(words.bullets(lines)))
 #
 # Each chunk is a message, and a message has a fixed price. So small chunks pay it too often. With large chunks, one end is
 # idle while the other one works, and they take more memory. The level lines show the whole table in one message, and a bare
-# TCP socket that carries the same bytes.
+# TCP socket that carries the same bytes. `redraw` draws the figures of any published result again.
+
+# %%
+from pred_server.lab.report import redraw
+
+redraw("chunks")
 
 # %%
 chunk_results = experiments.read(RESULTS / "chunks.parquet")
-(chunk_figure,) = figures_of(chunk_results).values()
-show(chunk_figure)
-
-# %%
 streams = stats.throughput(chunk_results.query("server == 'serve' and chunk_rows > 0"), ("chunk_rows",))
 rows_per_s = streams.set_index("chunk_rows")["rows_per_s"].sort_index()
 fastest, smallest = rows_per_s.idxmax(), rows_per_s.index[0]
@@ -592,22 +593,13 @@ Markdown(
 # %% [markdown]
 # ## The answer
 #
-# Now the article's question, in one figure and three sentences.
+# Now the article's question, in three sentences.
 
 # %%
 most, fewest = published["rows"].max(), published["rows"].min()
 ms = stats.summary(published).set_index(["arm", "rows"])["p50_ms"]
 took = {key: words.duration(value) for key, value in ms.items()}
 
-names = [article.name, "csv", "tensor", "streamed tensor", "in process"]
-finding = (
-    f"{most:,} rows: the article's server takes {took[article.name, most]}, a tensor in chunks "
-    f"{took['streamed tensor', most]}"
-)
-shown = stats.summary(published).set_index("arm").loc[names].reset_index()
-show(latency_by_rows(shown, "in process", finding, stamp))
-
-# %%
 verdicts = stats.declared(published).set_index(["arm", "base", "rows"], drop=False)
 encode_ms = published[published["rows"] == most].groupby("arm")["client_encode_ms"].median().map(words.duration)
 
@@ -793,14 +785,6 @@ from pred_server.lab.explorer import Explorer
 by_client = [Arm(name, encoding=name, frame=True) for name in ("csv", "tensor")]
 explorer = Explorer(Choice((*by_client, Arm("Arrow Flight", "flight", frame=True)), "linear", points=ROWS))
 explorer.view
-
-# %% [markdown]
-# One cell draws any published figure again. Without the second name it draws all figures of the result.
-
-# %%
-from pred_server.lab.report import redraw
-
-redraw("rows_linear", "latency")
 
 # %% [markdown]
 # ## Close

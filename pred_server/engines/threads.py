@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from pred_server.limits import cores
 from pred_server.model.model import Model
 from pred_server.model.sklearn_engine import NEAREST_ROWS, Engine
 from pred_server.model.threads import keep_to_one_thread
@@ -48,9 +49,8 @@ def with_threads(model: Model, n_threads: int = 0, from_rows: int = 0) -> Model:
 
 
 def usable_cores() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     said = os.environ.get("OMP_NUM_THREADS", "")
-    return min(cores, int(said)) if said.isdecimal() and int(said) else cores
+    return min(cores(), int(said)) if said.isdecimal() and int(said) else cores()
 
 
 class SplitEngine:

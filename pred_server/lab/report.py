@@ -286,11 +286,15 @@ def _callers(calls: pd.DataFrame) -> list[str]:
 
 def _callers_short(calls: pd.DataFrame) -> list[str]:
     found = findings.rates(calls).query("doubt == ''")
-    rates = (
-        f"{row.ratio:.3g} ({words.named(str(row.base))} ÷ {words.named(str(row.arm))})" for row in found.itertuples()
-    )
-    sentence = f"Calls a second, from many callers with a row each: {'; '.join(rates)}."
-    return [" ".join([sentence, *_targets_short(calls)])]
+    lines = []
+    # A pair is of one model: its name stands behind both, and need not be said of the second.
+    for base, pairs in found.groupby("base", sort=False):
+        _, comma, model = str(base).partition(",")
+        rates = (
+            f"{row.ratio:.3g} times as many as {str(row.arm).removesuffix(comma + model)}" for row in pairs.itertuples()
+        )
+        lines.append(f"{words.named(str(base))}: {', '.join(rates)}")
+    return ["Calls a second, from many callers with a row each:", "", *words.bullets(lines), "", *_targets_short(calls)]
 
 
 def _ladder_short(calls: pd.DataFrame) -> list[str]:

@@ -27,6 +27,7 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 from pred_server.errors import InvalidInput, ServerStartError
+from pred_server.limits import cores
 from pred_server.ops.signals import on_hangup
 from pred_server.wire.address import Address, parse_address
 
@@ -133,9 +134,8 @@ def _hold(address: Address, stack: ExitStack, option: int = socket.SO_REUSEADDR)
 
 def _environment(count: int) -> Mapping[str, str]:
     """Return the environment of a worker: a share of the cores, and this process's modules."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     modules = os.pathsep.join(path or str(os.getcwd()) for path in sys.path)  # noqa: PTH109 - "" means that
-    return {"OMP_NUM_THREADS": str(max(1, cores // count)), **os.environ, "PYTHONPATH": modules}
+    return {"OMP_NUM_THREADS": str(max(1, cores() // count)), **os.environ, "PYTHONPATH": modules}
 
 
 class Process:

@@ -1,7 +1,6 @@
 """The gRPC surface: bytes in, decode, ask the predictor, encode, bytes out; nothing else."""
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from pred_server.generated.pred_pb2 import DESCRIPTOR, DescribeRequest, Request,
 from pred_server.guard.admission import Admission
 from pred_server.guard.memory import Memory, Reservation
 from pred_server.guard.weight import weigh
-from pred_server.limits import MIB, Limits, check_message_bytes
+from pred_server.limits import MIB, Limits, check_message_bytes, cores
 from pred_server.model.model import Model
 from pred_server.server.call import Call, Context, Observer, result_metadata, take_error
 from pred_server.server.identity import check_expected
@@ -76,8 +75,8 @@ class PredictionService:
         self._admission = admission
         self._timing = timing
         self._observer = observer
-        self._threads = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="codec")
-        self._large_threads = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="large")
+        self._threads = ThreadPoolExecutor(max_workers=cores(), thread_name_prefix="codec")
+        self._large_threads = ThreadPoolExecutor(max_workers=cores(), thread_name_prefix="large")
         self._memory = Memory(limits.max_bytes_in_flight)
 
     def give_up(self, error: PredServerError) -> None:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ import pyarrow.csv
 
 from pred_server.errors import InvalidInput, ServerFault
 from pred_server.generated.pred_pb2 import Request, Response
-from pred_server.limits import KIB, MAX_RECORD_BYTES, MIB, Limits, check_columns, check_size
+from pred_server.limits import KIB, MAX_RECORD_BYTES, MIB, Limits, check_columns, check_size, cores
 from pred_server.wire.csv_faults import (
     TRUE,
     check_characters,
@@ -212,7 +211,7 @@ WRITE_VALUES = 50_000
 
 
 def _body_text(table: pa.Table) -> str:
-    threads = min(os.cpu_count() or 1, table.num_rows * table.num_columns // WRITE_VALUES)
+    threads = min(cores(), table.num_rows * table.num_columns // WRITE_VALUES)
     try:
         if threads < 2:
             bodies = [_body(table)]

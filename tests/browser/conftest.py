@@ -5,7 +5,6 @@ other host fails the test. Screenshots, for people to look at, are kept in `test
 """
 
 import os
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -50,10 +49,3 @@ def screenshot(page: Page, request: pytest.FixtureRequest) -> Callable[[str], Pa
         return path
 
     return take
-
-
-@pytest.fixture(scope="session")
-def free_port() -> int:
-    """A port that is free at this moment."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]

@@ -11,6 +11,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser import explorer_steps
 from tests.browser.jupyter import TOKEN, Served, copy_of_notebooks, make
+from tests.ports import free_port
 from tests.waits import wait_until
 
 SMALL = "ROWS, CALLS = (1, 10), 3"  # of lesson 00
@@ -22,9 +23,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def lab(browser: object, folder: Path, free_port: int) -> Iterator[Served]:
+def lab(browser: object, folder: Path) -> Iterator[Served]:
     flags = f"--no-browser --ServerApp.root_dir={folder.parent} --ServerApp.port_retries=0"
-    with make("lab", free_port, folder.parent, LAB_FLAGS=flags) as served:
+    with make("lab", free_port(), folder.parent, LAB_FLAGS=flags) as served:
         yield served
 
 

@@ -8,12 +8,13 @@ from playwright.sync_api import Page, expect
 
 from tests.browser import explorer_steps
 from tests.browser.jupyter import TOKEN, Served, make
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")
-def voila(browser: object, free_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def voila(browser: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     flags = "--no-browser --Voila.port_retries=0"
-    with make("explorer", free_port, tmp_path_factory.mktemp("voila"), EXPLORER_FLAGS=flags) as served:
+    with make("explorer", free_port(), tmp_path_factory.mktemp("voila"), EXPLORER_FLAGS=flags) as served:
         yield served
 
 

@@ -3,7 +3,6 @@
 import itertools
 import queue
 import re
-import socket
 import sys
 import threading
 import warnings
@@ -28,6 +27,7 @@ from pred_server.generated.pred_pb2_grpc import PredictionServicer, PredictionSt
 from pred_server.tutorial.background import Server
 from pred_server.wire.schema import Column, Schema
 from pred_server.wire.status import to_status
+from tests.ports import free_address
 
 X = pd.DataFrame(np.random.default_rng(0).normal(size=(50, 4)), columns=list("abcd"))
 WEIGHTS = pd.Series({"a": 1.0, "b": 10.0, "c": 100.0, "d": 1_000.0})
@@ -46,12 +46,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def weigh(columns: str, table: pd.DataFrame = X) -> np.ndarray:
     return (table[list(columns)] @ WEIGHTS[list(columns)]).to_numpy()
-
-
-def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 @contextmanager

@@ -5,7 +5,6 @@ import io
 import math
 import queue
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from pred_server.generated.pred_pb2 import Request
 from pred_server.generated.pred_pb2_grpc import PredictionStub
 from pred_server.tutorial.background import Server
 from pred_server.wire.csv import split_records
+from tests.ports import free_address
 
 
 @pytest.fixture(scope="module")
@@ -178,12 +178,6 @@ def test_limits_hold_in_streams(server: Server) -> None:
             with pytest.raises(DeadlineExceeded, match=whose):
                 list(client.predict_stream((numbers(n) for n in iter(hang.get, 0)), timeout_s=timeout_s))
             hang.put(0)
-
-
-def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 @pytest.mark.parametrize("resume", [False, True])

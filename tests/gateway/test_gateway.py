@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -39,6 +38,7 @@ from pred_server.generated.pred_pb2_grpc import PredictionStub
 from pred_server.tutorial import stubs
 from pred_server.tutorial.background import Gateway, Server, gateway
 from pred_server.wire.timing import SERVER_PHASES
+from tests.ports import free_address
 from tests.waits import comes_true
 
 OUTAGE_S = float(os.environ.get("OUTAGE_S", "2"))  # how long the backend stays away
@@ -449,15 +449,9 @@ def test_unknown_columns_are_named_in_a_header(sum_gateway: Gateway) -> None:
     assert post(sum_gateway.address, "x,y,größe\n1,2,3\n")[1]["Ignored-Columns"] == "gr%C3%B6%C3%9Fe"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_a_backend_that_dies_under_load_is_503_until_it_is_back(go: Go) -> None:
     """50 requests a second go on all the while; none hangs, and the gateway is not restarted."""
-    address = f"127.0.0.1:{free_port()}"
+    address = free_address()
     answers: list[tuple[float, int]] = []
     stop = threading.Event()
 

@@ -30,6 +30,7 @@ from pred_server.generated.pred_pb2_grpc import PredictionStub
 from pred_server.ops.counts import Calls, Histogram
 from pred_server.tutorial.background import Gateway, Process, Server, gateway
 from tests.ops.certificates import Authority, write
+from tests.ports import free_address
 from tests.waits import wait_until
 
 TABLE = pd.DataFrame({"x": [1.0, 3.0], "y": [2.0, 4.0]})
@@ -379,8 +380,7 @@ def prometheus(folder: Path, server: Server, front: Gateway) -> Iterator[Callabl
         ],
     }
     write(folder / "prometheus.yml", json.dumps(config))  # JSON is YAML, too
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = free_address()
     command = [
         "prometheus",
         f"--config.file={folder / 'prometheus.yml'}",

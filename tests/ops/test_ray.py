@@ -34,11 +34,12 @@ from pred_server.lab.ways import ray as way
 from pred_server.lab.ways.ray import PYTHON, RayServer, start_ray
 from pred_server.limits import MIB
 from pred_server.ops import ray_cluster
-from pred_server.ops.ray_cluster import ENVIRONMENT, HOOK, free_port
+from pred_server.ops.ray_cluster import ENVIRONMENT, HOOK
 from pred_server.tutorial.background import GATEWAY, Process, Server, gateway
 from pred_server.wire.codec import CODECS
 from tests.callers import Load
 from tests.ops.ray_cases import ANSWERED, FAULTS, FLAGS, GOOD, XY, Ask, comparable, one, said, several
+from tests.ports import free_address, free_port
 from tests.waits import health, wait_until
 
 pytestmark = [
@@ -419,7 +420,7 @@ def test_a_range_of_replicas_grows_with_the_calls_in_flight() -> None:
 def test_a_node_that_is_lost_under_load_loses_no_call(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two nodes, a proxy and a replica on each; clients know both proxies."""
     monkeypatch.setenv("RAY_TMPDIR", str(own_folder / "n"))
-    second = f"127.0.0.1:{free_port()}"
+    second = free_address()
     nodes = [str(PYTHON), str(ROOT / "tests/ops/ray_nodes.py"), second.rpartition(":")[2]]
     with RayServer(nodes, 120) as cluster:
         flags = ("--cluster", cluster.address, "--replicas", "2")

@@ -32,6 +32,7 @@ from pred_server.errors import InvalidInput, ModelFileError, ModelNotFound
 from pred_server.generated.pred_pb2 import Request
 from pred_server.ops.reload import Outcome, Reloader, Source
 from pred_server.tutorial.background import Server, gateway
+from tests.callers import Callers
 from tests.waits import health, wait_until
 
 X = pd.DataFrame(np.random.default_rng(0).normal(size=(50, 3)), columns=list("abc"))
@@ -64,7 +65,7 @@ def reload_by(way: str, server: Server) -> None:
         os.kill(server.pid, signal.SIGHUP)
 
 
-class Readers:
+class Readers(Callers):
     """Callers of a model that is swapped. Each answer is compared with the model that its metadata name.
 
     What is not right is kept: a call that failed, numbers of two models in one answer, or numbers of another model than
@@ -72,12 +73,9 @@ class Readers:
     """
 
     def __init__(self, target: str):
-        self.answers: Counter[str] = Counter()
-        self.faults: list[str] = []
         self._target = target
-        self._ends = threading.Event()
         kinds = [*itertools.product((self.unary,), ENCODINGS), *itertools.product((self.stream,), ("csv", "tensor"))]
-        self._threads = [threading.Thread(target=self._run, args=kind) for kind in kinds]
+        super().__init__(*(partial(self._run, *kind) for kind in kinds))
 
     def unary(self, client: Client, request: Request) -> tuple[list[bytes], str]:
         response, metadata = client.call(request)
@@ -95,7 +93,7 @@ class Readers:
             from pred_server.wire.timing import Stopwatch
 
             request = prepared.write(Stopwatch())
-            while not self._ends.is_set():
+            while not self.ends.is_set():
                 try:
                     answers, identity = ask(client, request)
                     version = identity.split("/")[1]
@@ -110,16 +108,6 @@ class Readers:
         """Wait until so many answers have come from a version, or there is a fault."""
         before = self.answers[version]
         wait_until(lambda: self.faults or self.answers[version] >= before + answers, f"answers of version {version}")
-
-    def __enter__(self) -> "Readers":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ends.set()
-        for thread in self._threads:
-            thread.join()
 
 
 def _values(prepared: object, answer: bytes) -> list[float]:

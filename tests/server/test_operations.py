@@ -35,6 +35,7 @@ from pred_server.errors import (
 )
 from pred_server.tutorial.background import Server
 from tests.patched import patched
+from tests.ports import free_address
 from tests.waits import health, refused, wait_until
 
 STOPS = int(os.environ.get("STOPS", "4"))  # how often a server is stopped with 200 calls in flight
@@ -282,9 +283,7 @@ raise SystemExit(main(["serve", "--model", "linear", "--address", {address!r}]))
 @pytest.mark.parametrize("rows", [1, 30_000])
 def test_killed_and_restarted_under_load_every_call_is_answered_rightly(rows: int, tmp_path: Path) -> None:
     """30,000 rows are 2.3 MiB in one message: more than gRPC keeps for another try by itself."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = free_address()
     array = np.random.default_rng(0).normal(size=(rows, 10))
     expected = load("linear").predict(pd.DataFrame(array).add_prefix("x")).tobytes()
     stop = threading.Event()

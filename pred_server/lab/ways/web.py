@@ -14,6 +14,8 @@ from pred_server.wire.result import Result
 from pred_server.wire.rows import Rows
 
 PATH = "/predict"
+# A connection may wait while the other arms are measured. After 5 s uvicorn would close it, perhaps as a call comes.
+IDLE_S = 600
 
 
 class Web(Way):
@@ -41,7 +43,8 @@ class Web(Way):
         self.add_route(app, launch.load())
         listener = listen(launch.address)
         ready(self, launch, listener.getsockname()[1], "http://")
-        config = uvicorn.Config(app, loop="uvloop", http="httptools", log_level="warning", access_log=False)
+        how: dict[str, Any] = {"loop": "uvloop", "http": "httptools", "log_level": "warning", "access_log": False}
+        config = uvicorn.Config(app, timeout_keep_alive=IDLE_S, **how)
         uvicorn.Server(config).run([listener])
 
     def post(self, target: Target, stack: AsyncExitStack) -> Callable[..., Any]:
