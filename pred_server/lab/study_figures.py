@@ -268,12 +268,12 @@ def _layers(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
     found = findings_service.layers(calls)
     floors = found.pivot(index="layer", columns="rows", values="p50_ms").loc[found["layer"].unique()]
     floors.columns = [words.at(rows).removeprefix("at ") for rows in floors.columns]
-    slowest = " and ".join(
-        f"{name} {words.duration(ms)} (floor: {words.duration(floors[name].min())})"
-        for name, ms in floors.max().items()
+    said = (
+        f"{name}: {words.duration(ms.iloc[0])} direct, {words.duration(ms.max())} through {ms.idxmax()}"
+        for name, ms in floors.items()
     )
-    title = f"The slowest layer takes, by rows in a call: {slowest}"
-    return {"layers": layers(found, stamp), "rows": figures.dots(floors, title, "median latency (ms)", stamp)}
+    rows = figures.dots(floors, "; ".join(said), "median latency (ms)", stamp)
+    return {"layers": layers(found, stamp), "rows": rows}
 
 
 def layers(found: pd.DataFrame, stamp: figures.Stamp = None) -> Figure:

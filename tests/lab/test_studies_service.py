@@ -283,7 +283,7 @@ def test_layers_are_told_in_milliseconds_and_as_factors_and_workers_as_rates(cal
     found = findings_service.workers(calls)
     assert found["calls_per_s"].tolist() == pytest.approx([640, 1_280], rel=0.01)
     drawn = figures_of(calls)
-    assert "1 row 8.00 ms (floor: 1.00 ms)" in figures.alt(drawn["rows"])
+    assert "1 row: 2.00 ms direct, 8.00 ms through gateway, text; 1,000 rows:" in figures.alt(drawn["rows"])
     alt = figures.alt(drawn["layers"])
     assert "At 1 row gateway, text costs most: 4.00 [4.00, 4.00] times as long as a direct call" in alt
     assert "direct 1.00×, 2.00 ms; TLS 1.50×, 3.00 ms" in alt
