@@ -215,9 +215,8 @@ shares = pd.DataFrame(shares, index=pd.RangeIndex(1, DRAWS + 1))
 by_port, by_call = shares.columns
 idle = int((shares[by_port] > 0.99).sum())
 finding = f"One port: {idle} of {DRAWS} clients use one worker alone. A list: the busier worker gets {shares[by_call].max():.0%} at most"
-figure = lines(shares, finding, "clients, sorted", "calls of the busier worker (share)")
+figure = lines(shares, finding, "clients, sorted", "calls of the busier worker (share)", legend="lower left")
 figure.axes[0].set_ylim(0, 1.05)
-figure.axes[0].legend(loc="lower left", frameon=False)
 show(figure, f"For each of {DRAWS} clients, the share of its calls that the busier of two workers gets. {finding}.")
 Markdown(
     f"By arithmetic half of the pairs lead to one worker: the second connection goes where the first one went, or it does not. "
@@ -417,7 +416,7 @@ experiment = Experiment(
 with running(experiment) as layered:
     measured = layered.measure(1, repetition=0)
 measured.attrs["experiment"] = experiment.described
-print(*(f"Left out: {why}." for why in {*left_out.values()} - {""}), sep="\n")
+print("\n".join(f"Left out: {why}." for why in left_out.values() if why) or "All layers are there, but for Ray Serve.")
 costs = findings_service.layers(measured)
 show(layers(costs))
 
