@@ -25,7 +25,7 @@ type connection struct {
 	Metadata    [][2]string `json:"metadata"`     // of gRPC; headers of HTTP
 	Messages    [][]byte    `json:"messages"`     // ready bytes
 	Like        string      `json:"like"`         // in place of messages: the target that has the same
-	Connections int         `json:"connections"` // to each address
+	Connections int         `json:"connections"`  // to each address
 	TimeoutS    float64     `json:"timeout_s"`
 }
 
