@@ -130,7 +130,7 @@ def workers(calls: pd.DataFrame) -> pd.DataFrame:
     for column, of in (("cpu_ms", "server_cpu_ms"), ("caller_cpu_ms", "caller_cpu_ms")):
         table[column] = [stats.level(crowd[crowd["arm"] == arm], of)[0] for arm in table["arm"]]
     found = findings.rates(calls).set_index("arm").loc[table["arm"].iloc[0]]
-    return table.assign(**found[["ratio", "low", "high", "doubt"]])
+    return table.assign(**found[["ratio", "low", "high", "doubt"]].to_dict())
 
 
 def cpu_per_million(calls: pd.DataFrame) -> pd.DataFrame:

@@ -61,9 +61,9 @@ def stream(target: Target, stack: AsyncExitStack, method: str) -> Call:
 
 
 def _channel(target: Target, stack: AsyncExitStack) -> grpc.aio.Channel:
-    address, options = target.address, OPTIONS
+    address, options = target.address, list[tuple[str, Any]](OPTIONS)
     if "," in address:
-        address, options = parse_target(address)[0], (*OPTIONS, ROUND_ROBIN)
+        address, options = parse_target(address)[0], [*options, ROUND_ROBIN]
     if target.ca:
         credentials = grpc.ssl_channel_credentials(Path(target.ca).read_bytes())
         channel = grpc.aio.secure_channel(address, credentials, options)
