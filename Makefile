@@ -135,7 +135,7 @@ bench: setup rivals .venv-ray/ready  ## measure how fast it is: the published re
 	$(BENCH)/start.parquet --varies start
 	$(BENCH)/ways.parquet --varies ways
 	$(BENCH)/capacity.parquet --varies capacity
-	$(BENCH)/ray.parquet --varies ray
+	$(BENCH)/layers.parquet --varies layers
 
 lint: .venv/test-ready  ## ruff, mypy, go vet, staticcheck, and buf on the contract: style, and nothing that breaks a client
 	$(BIN)/ruff format --check

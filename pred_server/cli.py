@@ -22,7 +22,7 @@ STREAM_TIMEOUT_S = 3_600.0
 ENCODINGS = ("csv", "columns", "tensor", "arrow")  # of `wire.codec.CODECS`, which takes a second to import
 STUDIES = (
     *("rows", "encodings", "load", "callers", "chunks", "ladder"),
-    *("parts", "distance", "enormous", "beside", "start", "ways", "capacity", "ray"),
+    *("parts", "distance", "enormous", "beside", "start", "ways", "capacity", "layers"),
 )
 
 

@@ -216,6 +216,8 @@ Markdown(
 # | [06 Under load](06_under_load.ipynb) | 多くの呼び出しが同時に来ると何が起きるか。1 プロセスはどこまで耐えるか |
 # | [07 Make it fast](07_make_it_fast.ipynb) | 記事のサーバーからここまで、どの変更がどれだけ効いたか |
 # | [08 Break it](08_break_it.ipynb) | サーバーが死ぬ、固まる、満杯になる、攻撃されるとき、呼び出し側に何が見えるか。ほかの呼び出し側は気づくか |
+# | [09 Which way?](09_which_way.ipynb) | gRPC、REST、それとも Go プロセスの中でモデルを動かすか。そもそもサーバーを作るべきか |
+# | [10 Scale out](10_scale_out.ipynb) | 1 プロセスで足りなくなったら、増やして何が得られるか。重ねる層ごとに何を払うか |
 # | [Explorer](explorer.ipynb) | モデル、エンコーディング、行数、負荷を自分で選ぶと、1 回の呼び出しはいくらか |
 #
 # [README.md](README.md)(英語)に、実行時間、用語集、ステータスコード、困ったときの助けがあります。

@@ -219,6 +219,7 @@ Markdown(
 # | [07 Make it fast](07_make_it_fast.ipynb) | From the article's server to ours: which change gave how much? |
 # | [08 Break it](08_break_it.ipynb) | What does a caller see when the server dies, hangs, is full or is attacked, and do the other callers notice? |
 # | [09 Which way?](09_which_way.ipynb) | gRPC, REST, or the model inside the Go process: should you build a server at all? |
+# | [10 Scale out](10_scale_out.ipynb) | When one process is full, what do more of them give, and what does each layer cost? |
 # | [Explorer](explorer.ipynb) | What does a call cost, for the model, the encoding, the size and the load of your choice? |
 #
 # [README.md](README.md) has run times, a glossary, the status codes, and help when you are stuck.

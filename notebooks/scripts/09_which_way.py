@@ -395,4 +395,4 @@ folder.cleanup()
 print("Each server and child above ended with its own cell.")
 
 # %% [markdown]
-# Next: [Explorer](explorer.ipynb)
+# Next: [10 Scale out](10_scale_out.ipynb)

@@ -73,5 +73,5 @@ CLAIMS: dict[str, Callable[[pd.DataFrame], set[Claim]]] = {
     "ladder": _ladder_claims, "parts": _all_claims, "callers": _all_claims,
     "distance": _distance_claims, "enormous": _all_claims, "beside": _all_claims, "start": _all_claims,
     "ways": report_ways.claims,
-    "capacity": _all_claims, "ray": _all_claims,
+    "capacity": _all_claims, "layers": _all_claims,
 }  # fmt: skip

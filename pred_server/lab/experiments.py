@@ -332,7 +332,8 @@ class Bench:
         return targets, encode_ms
 
     def _target(self, arm: Arm, rows: int, messages: tuple[bytes, ...]) -> Target:
-        return Target(arm, self.addresses[arm.name], messages, pids=self.pids[arm.name], rows=rows)
+        address, ca = self.addresses[arm.name], WAYS[arm.server].authority()
+        return Target(arm, address, messages, pids=self.pids[arm.name], rows=rows, ca=ca)
 
     def _encoded(self, arm: Arm, rows: int) -> tuple[tuple[bytes, ...], float]:
         """Return what an arm sends, and the milliseconds to encode it: of three the median, of large tables one."""

@@ -11,6 +11,9 @@ from pred_server.lab.simulation import Fleet
 
 # Ends of the names of arms.
 BESIDE, IN_CHUNKS = ", beside large tables", ", chunk by chunk"
+# Names of arms in front of which there is no layer: the same table in binary, and as text; and of fleets of workers.
+DIRECT, TEXT = "direct", "direct, text"
+ONE_PROCESS, TWO_WORKERS = "one process", "two workers"
 # By percentile: a prediction that is from the range of what was measured by less than this share is near it.
 NEAR = {50: 0.15, 99: 0.25}
 JUDGED_CALLS = 2_000  # of a simulation for one repetition
@@ -94,6 +97,40 @@ def starts(calls: pd.DataFrame) -> pd.DataFrame:
     """
     times = ["start_ms", "service_ms", "latency_ms"]
     return findings.in_order(calls).groupby("arm", sort=False)[times].median().reset_index()
+
+
+def layers(calls: pd.DataFrame, base: str = DIRECT) -> pd.DataFrame:
+    """Return what a call of one caller costs through each layer, in the experiment's order.
+
+    Returns
+    -------
+    DataFrame with the columns layer, rows, p50_ms, ratio, low, high (of the time, to that of `base`; NaN where the two
+    were not declared), doubt, cpu_ms (what the server's processes compute for a call)
+    """
+    alone = findings.in_order(calls)
+    alone = alone[alone["callers"] == 1]
+    compared = stats.declared(calls).query("base == @base").set_index(["arm", "rows"])
+    compared["doubt"] = [stats.doubt(row) for _, row in compared.iterrows()]
+    groups = alone.groupby(["arm", "rows"], sort=False)
+    table = groups["latency_ms"].median().to_frame("p50_ms").join(compared[["ratio", "low", "high", "doubt"]])
+    table["cpu_ms"] = [stats.level(some, "server_cpu_ms")[0] for _, some in groups]
+    return table.fillna({"doubt": ""}).reset_index(names=["layer", "rows"])
+
+
+def workers(calls: pd.DataFrame) -> pd.DataFrame:
+    """Return what many callers get from one process and from two workers.
+
+    Returns
+    -------
+    DataFrame with the columns arm, calls_per_s, cpu_ms, caller_cpu_ms (what the server's processes, and the generator,
+    compute for a call), ratio, low, high (of the rates, two workers to one process, 95 %; equal in both rows), doubt
+    """
+    crowd = findings.in_order(calls[calls["callers"] > 1])
+    table = stats.throughput(crowd, ("arm",))[["arm", "calls_per_s"]]
+    for column, of in (("cpu_ms", "server_cpu_ms"), ("caller_cpu_ms", "caller_cpu_ms")):
+        table[column] = [stats.level(crowd[crowd["arm"] == arm], of)[0] for arm in table["arm"]]
+    found = findings.rates(calls).set_index("arm").loc[table["arm"].iloc[0]]
+    return table.assign(**found[["ratio", "low", "high", "doubt"]].to_dict())
 
 
 def cpu_per_million(calls: pd.DataFrame) -> pd.DataFrame:

@@ -48,6 +48,7 @@ class Native(AbstractContextManager["Native"]):
         order: dict[str, Any] = {
             "name": arm.name,
             "address": target.address.removeprefix("http://"),
+            "ca": target.ca,
             "metadata": way.metadata(target),
             "timeout_s": target.timeout_s,
         }

@@ -1,11 +1,11 @@
-"""The blocks of the studies in `studies_service` and `studies_ray`, in Markdown."""
+"""The blocks of the studies in `studies_service` and `studies_layers`, in Markdown."""
 
 from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 
-from pred_server.lab import findings_service, stats, words
+from pred_server.lab import findings_service, words
 
 FORWARDER = (
     "a forwarder imitates the distance, at 1 Gbit/s in each direction. It imitates no slow start, windows or losses of "
@@ -111,13 +111,48 @@ def _capacity_short(calls: pd.DataFrame) -> list[str]:
     return words.bullets([findings_service.near_in_words(findings_service.judged(calls))])
 
 
-def _ray(calls: pd.DataFrame) -> list[str]:
-    medians = stats.summary(calls).set_index(["arm", "rows"])["p50_ms"]
-    lines = []
-    for _, row in stats.report(calls, stats.compared(calls)).iterrows():
-        alone, behind = (medians[name, row["rows"]] for name in (row["base"], row["arm"]))
-        lines.append([f"{row['rows']:,}", *map(words.number, (alone, behind, behind - alone)), words.interval(row)])
-    return words.table(["rows", "one plain server, ms", "Ray Serve, ms", "more, ms", "Ray Serve ÷ plain"], lines)
+def _layers(calls: pd.DataFrame) -> list[str]:
+    """Return a table of layers by rows, and what it does not say."""
+    found = findings_service.layers(calls)
+    sizes, body = sorted(found["rows"].unique()), []
+    for layer, some in found.groupby("layer", sort=False):
+        ratios = ["" if np.isnan(row.ratio) else f" ({row.doubt or words.interval(row)})" for row in some.itertuples()]
+        cells = [words.number(ms) + ratio for ms, ratio in zip(some["p50_ms"], ratios, strict=True)]
+        body.append([str(layer), *cells, words.number(some["cpu_ms"].iloc[0])])
+    columns = [words.at(rows).removeprefix("at ") for rows in sizes]
+    table = words.table(["one caller", *(f"{rows}, ms" for rows in columns), f"server's CPU, {columns[0]}, ms"], body)
+    note = "in parentheses is the time divided by that of a direct call with a binary table"
+    return [*table, "", *words.bullets([note, text_alone(calls), more_workers(calls)])]
+
+
+def _layers_short(calls: pd.DataFrame) -> list[str]:
+    return words.bullets([added(calls), text_alone(calls), more_workers(calls)])
+
+
+def added(calls: pd.DataFrame) -> str:
+    """Return in a sentence how many times as long a call takes through each layer, with the fewest rows."""
+    found = findings_service.layers(calls)
+    fewest = found[(found["rows"] == found["rows"].min()) & found["ratio"].notna()]
+    said = (f"{row.layer} {row.doubt or words.interval(row)}" for row in fewest.itertuples())
+    return f"{words.at(fewest['rows'].iloc[0])} a call takes, divided by a direct one: {', '.join(said)}"
+
+
+def text_alone(calls: pd.DataFrame) -> str:
+    """Return in a sentence what the gateway costs beside a direct call that is text, too."""
+    found = findings_service.layers(calls, findings_service.TEXT).dropna(subset="ratio")
+    said = (f"{row.doubt or words.interval(row)} {words.at(row.rows)}" for row in found.itertuples())
+    return f"the gateway takes text. Divided by a direct call with text, it takes {', '.join(said)}"
+
+
+def more_workers(calls: pd.DataFrame) -> str:
+    """Return in a sentence what two workers give many callers, and what else computed meanwhile."""
+    one, two = findings_service.workers(calls).to_dict("records")
+    rates = " and ".join(f"{row['calls_per_s']:,.0f} calls a second ({row['arm']})" for row in (one, two))
+    ratio = "{} [{}, {}] times as many".format(*(words.factor(one[end]) for end in ("ratio", "low", "high")))
+    cpu = " and ".join(words.duration(row["cpu_ms"]) for row in (one, two))
+    cores = " and ".join(words.number(row["calls_per_s"] * row["caller_cpu_ms"] / 1e3) for row in (one, two))
+    computed = f"servers compute {cpu} for a call, and the generator keeps {cores} cores busy"
+    return f"with `boosting`, {rates}: {one['doubt'] or ratio}; {computed}"
 
 
 def cpu(calls: pd.DataFrame) -> list[str]:
@@ -135,9 +170,9 @@ def cpu(calls: pd.DataFrame) -> list[str]:
 
 FULL: dict[str, Callable[[pd.DataFrame], list[str]]] = {
     "distance": _distance, "enormous": _enormous, "beside": _beside, "start": _start, "capacity": _capacity,
-    "ray": _ray,
+    "layers": _layers,
 }  # fmt: skip
 SHORT = {
     "distance": _distance_short, "enormous": _enormous, "beside": _beside_short, "start": _start,
-    "capacity": _capacity_short, "ray": _ray,
+    "capacity": _capacity_short, "layers": _layers_short,
 }  # fmt: skip

@@ -12,7 +12,7 @@ from pathlib import Path
 from pred_server.client.client import CHUNK_BYTES
 from pred_server.client.prepare import FEW_ROWS, Known, prepare
 from pred_server.errors import InvalidInput
-from pred_server.lab import studies_load, studies_ray, studies_service, studies_ways
+from pred_server.lab import studies_layers, studies_load, studies_service, studies_ways
 from pred_server.lab.arms import ARTICLE, IN_PROCESS, ROOMY, TRAINED, installed, onnx_flags, trained
 from pred_server.lab.experiments import Experiment, sample, table_of
 from pred_server.lab.findings import AS_AN_END, OURS, OVER_HTTP, callers_suffix
@@ -277,7 +277,7 @@ FIXED = {
     "callers": studies_load.callers, "capacity": studies_load.capacity,
     "distance": studies_service.distance,
     "enormous": studies_service.enormous, "beside": studies_service.beside, "start": studies_service.start,
-    "ways": studies_ways.ways, "ray": studies_ray.ray,
+    "ways": studies_ways.ways, "layers": studies_layers.layers,
 }  # fmt: skip
 STUDIES = {
     "rows": rows, "encodings": encodings, "load": studies_load.load, "chunks": chunks, "ladder": ladder, "parts": parts,

@@ -264,14 +264,35 @@ def _start(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
     return {"start": figures.dots(times, f"From nothing to the first answer: {', '.join(ends)}", "ms", stamp)}
 
 
-def _ray(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
-    (theirs, ours), *_ = stats.compared(calls)
-    found = stats.report(calls, stats.compared(calls))
-    by_rows = zip(found["ratio"], found["rows"], strict=True)
-    times = [f"{words.factor(ratio)} times as long {words.at(rows)}" for ratio, rows in by_rows]
-    lines = found.assign(label=found["rows"].map(words.at), text=found["ratio"].map("{:.3g}×".format), style=2)
-    title = f"Through Ray's proxy a call takes {', '.join(times)}"
-    return {"ray": figures.factors(lines, title, "; ".join(times), f"{theirs} ÷ {ours}, 95 %", stamp)}
+def _layers(calls: pd.DataFrame, stamp: dict[str, Any]) -> Drawn:
+    found = findings_service.layers(calls)
+    floors = found.pivot(index="layer", columns="rows", values="p50_ms").loc[found["layer"].unique()]
+    floors.columns = [words.at(rows).removeprefix("at ") for rows in floors.columns]
+    said = (
+        f"{name}: {words.duration(ms.iloc[0])} direct, {words.duration(ms.max())} through {ms.idxmax()}"
+        for name, ms in floors.items()
+    )
+    rows = figures.dots(floors, "; ".join(said), "median latency (ms)", stamp)
+    return {"layers": layers(found, stamp), "rows": rows}
+
+
+def layers(found: pd.DataFrame, stamp: figures.Stamp = None) -> Figure:
+    """Draw how many times as long as a direct call one takes through each layer, with the fewest rows, and its time.
+
+    Parameters
+    ----------
+    found : what `findings_service.layers` returns
+    """
+    shown = found[found["rows"] == found["rows"].min()]
+    most = shown.loc[shown["ratio"].idxmax()]
+    title = (
+        f"{words.at(most['rows'])} {most['layer']} costs most: {words.interval(most)} times as long as a direct call"
+    )
+    shown = shown.fillna({"ratio": 1.0, "low": 1.0, "high": 1.0})
+    texts = shown["ratio"].map(words.factor) + "×, " + shown["p50_ms"].map(words.duration) + " " + shown["doubt"]
+    alt = "; ".join(f"{layer} {text.strip()}" for layer, text in zip(shown["layer"], texts, strict=True))
+    lines = shown.assign(label=shown["layer"], text=texts, style=2)
+    return figures.factors(lines, words.capital(title), alt, "times as long as a direct call, 95 %", stamp)
 
 
 def _slowest(found: pd.DataFrame) -> list[str]:
@@ -362,6 +383,6 @@ STUDIES: dict[str, Callable[[pd.DataFrame, dict[str, Any]], Drawn]] = {
     "rows": _rows, "encodings": _encodings, "load": _load, "chunks": _chunks, "ladder": _ladder,
     "callers": _callers, "distance": _distance, "enormous": _enormous, "beside": _beside, "start": _start,
     "ways": _ways, "explorer": _explored, "capacity": _capacity,
-    "ray": _ray,
+    "layers": _layers,
     "parts": lambda calls, stamp: {},  # two sentences say it all
 }  # fmt: skip

@@ -40,7 +40,7 @@ def serve(
     """
     subcommand = ["serve"] if module == "pred_server" else []
     if Path(model).exists():
-        model = Path(model).resolve()
+        model = Path(model).absolute()  # a link stays one, so that it may lead to another version later
     command = child(module, *subcommand, "--model", str(model), "--address", "127.0.0.1:0", *flags)
     return Server(command, start_timeout_s)
 

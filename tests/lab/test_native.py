@@ -15,6 +15,7 @@ import pytest
 from pred_server.checkout import ROOT
 from pred_server.errors import InvalidInput, ServerStartError
 from pred_server.lab import native
+from pred_server.lab.cpu import cpu_ms
 from pred_server.lab.experiments import Experiment, running
 from pred_server.lab.load import Generator, Segment
 from pred_server.lab.native import LOADGEN
@@ -118,6 +119,46 @@ def test_posts_and_streams_of_others(generator: Generator) -> None:
     assert (found.groupby("way")["reply_bytes"].nunique() == 1).all(), "both get the same reply"
     assert (found["server_cpu_ms"] > 0).all()
     assert (found.loc[found["generator"] == "go", "redials"] == 0).all()
+
+
+def test_both_generators_encrypt_and_deal_out_calls_over_a_list() -> None:
+    arms = [
+        Arm(f"{way}, {by}", way, generator=by, flags=flags)
+        for way, flags in (("tls", ()), ("tls_token", ()), ("serve", ("--workers", "2")))
+        for by in ("python", "go")
+    ]
+    experiment = Experiment(tuple(arms), model="sum", blocks=1, calls=40, pin=False)
+    with running(experiment) as bench:
+        targets = bench.prepare(1).targets
+        found = bench.measure(1, repetition=0)
+        assert set(found["code"]) == {"OK"}
+        for by in ("python", "go"):
+            plain, closed, dealt = (targets[f"{way}, {by}"] for way in ("tls", "tls_token", "serve"))
+            assert plain.ca == closed.ca and not dealt.ca
+            others = [
+                replace(plain, ca=""),
+                replace(closed, arm=replace(plain.arm, name="without a token")),
+                replace(dealt, arm=replace(dealt.arm, name="plain"), address=plain.address),
+            ]
+            refused = bench.generator.run(others, [Segment(made.arm.name, 1) for made in others])
+            assert list(refused["code"]) == ["UNAVAILABLE", "UNAUTHENTICATED", "UNAVAILABLE"]
+            shares = _shares(bench.generator, dealt)
+            print(by, shares)
+            assert sum(shares) > 0 and min(shares) > 0.4 * sum(shares), (
+                "each of two workers computes for half of the calls"
+            )
+
+
+def _shares(generator: Generator, dealt: Target) -> list[float]:
+    """What the processes that listen compute for 1,000 calls, in ms."""
+    workers = [
+        child.pid
+        for child in psutil.Process(dealt.pids[0]).children()
+        if any(one.status == psutil.CONN_LISTEN for one in child.net_connections())
+    ]
+    before = [cpu_ms([pid]) for pid in workers]
+    assert set(generator.run([dealt], [Segment(dealt.arm.name, 1_000, callers=4)])["code"]) == {"OK"}
+    return [cpu_ms([pid]) - ms for pid, ms in zip(workers, before, strict=True)]
 
 
 def test_what_it_cannot_call_is_said_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ def test_experiments_are_declared_for_what_can_carry_the_table(
         assert len(set(names)) == len(names)
         sides = [side for pair in (*experiment.compare, experiment.control or ()) for side in pair]
         assert set(stats.names_in(*sides)) <= set(names)
-    fixed = {"callers", "distance", "enormous", "beside", "start", "ways", "capacity", "ray"}
+    fixed = {"callers", "distance", "enormous", "beside", "start", "ways", "capacity", "layers"}
     assert set(studies.FIXED) == fixed
     (offered,) = [settings["choices"] for name, settings in COMMANDS["bench"][2] if name == "--varies"]
     assert {*studies.STUDIES, *studies.FIXED} == set(offered)

@@ -1,8 +1,9 @@
-"""Distance, enormous tables, large tables of others, cold starts: declared whole, measured so, and read right."""
+"""Distance, enormous tables, others' large tables, cold starts, layers: declared whole, measured so, and read right."""
 
 import asyncio
 import os
 import warnings
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,15 +13,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pred_server.lab import arms, figures, findings_service, load, memory, report, rerun, stats, studies, studies_ray
+from pred_server.lab import arms, figures, findings_service, load, memory, report, rerun, stats, studies
 from pred_server.lab.claims import CLAIMS
 from pred_server.lab.experiments import Experiment, running
+from pred_server.lab.native import LOADGEN
 from pred_server.lab.study_figures import figures_of
-from pred_server.lab.ways import WAYS, Arm, Target, messages_of, start_own
+from pred_server.lab.ways import WAYS, Arm, Target, messages_of, ray, start_own
 from pred_server.lab.ways.way import chunks_of
 from pred_server.limits import MIB
 
-SERVICE = ("distance", "enormous", "beside", "start", "ray")
+SERVICE = ("distance", "enormous", "beside", "start", "layers")
 STAMP = dict.fromkeys(["python", "grpcio", "cpu", "cores", "pinning", "scikit-learn", "revision", "seed"], "1")
 TABLE = pd.DataFrame(np.arange(20.0).reshape(10, 2), columns=["x", "y"])
 
@@ -59,12 +61,45 @@ def test_they_are_what_they_are_named_after() -> None:
     assert all(arm.cold for arm in studies.declared("start", "flights").arms)
 
 
-def test_ray_is_asked_with_the_bytes_of_one_plain_server() -> None:
-    experiment = studies.declared("ray", "flights")
-    arms = {arm.server: arm for arm in experiment.arms}
-    assert replace(arms["ray"], name="", server="") == replace(experiment.arms[0], name="", server="")
+def test_each_layer_is_asked_with_the_bytes_of_a_direct_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(WAYS["ray"]), "missing", lambda self: "")
+    experiment = studies.declared("layers", "flights")
     assert experiment.rows == (1, 1_000, 100_000)
-    assert experiment.compare == ((arms["ray"].name, "ours"),)
+    layers = {arm.server: arm for arm in experiment.arms if arm.server in ("tls", "tls_token", "ray")}
+    direct, *_ = experiment.arms
+    for layer in layers.values():
+        assert replace(layer, name="", server="serve") == replace(direct, name="")
+        assert (layer.name, direct.name) in experiment.compare
+    assert len(layers) == 3
+    one, two = (arm for arm in experiment.arms if arm.callers == 32)
+    assert replace(two, name="", flags=one.flags) == replace(one, name="")
+    assert "--workers" in two.flags and (one.name, two.name) in experiment.compare
+
+
+def test_layers_that_are_not_installed_are_left_out_with_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(ray, "PYTHON", tmp_path / "python")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    experiment = studies.declared("layers", "flights")
+    assert not {"ray", "tls", "tls_token"} & {arm.server for arm in experiment.arms}
+    assert ("gateway, text", "direct") in experiment.compare
+    printed = capsys.readouterr().out
+    assert "left out: Ray Serve is not installed: run `make ray`" in printed
+    assert "left out: tls needs a certificate, and openssl to make it" in printed
+
+
+def test_layers_are_measured(go: Callable[..., str]) -> None:
+    go("build", "-o", str(LOADGEN), "./gateway/loadgen")
+    declared = studies.declared("layers", "flights", quick=True)
+    arms = tuple(replace(arm, calls=4, callers=min(arm.callers, 4)) for arm in declared.arms if arm.server != "ray")
+    with running(replace(declared, arms=arms, blocks=1)) as bench:
+        calls = bench.measure(1, repetition=0)
+    assert set(calls["code"]) == {"OK"}
+    assert set(calls["arm"]) == {arm.name for arm in arms}
+    replies = calls[calls["callers"] == 1].groupby("encoding")["reply_bytes"].nunique()
+    assert replies["tensor"] == 1, "the same answer through each layer"
+    assert (calls["server_cpu_ms"] > 0).all() and (calls["caller_cpu_ms"] > 0).all()
 
 
 def test_a_quick_repetition_of_cold_starts_keeps_enough_blocks() -> None:
@@ -166,10 +201,12 @@ def calls_of(experiment: Experiment, **latency_ms: float) -> pd.DataFrame:
             columns: dict[str, Any] = asdict(arm) | {"arm": arm.name, "rows": rows, "ok": True, "valid": True}
             columns |= {"client_peak_mib": 2 * ms, "server_peak_mib": np.nan if arm.server == "predict" else ms}
             columns |= {"server_cpu_ms": ms / 2, "start_ms": ms - 1, "beside_calls": 3 if arm.beside else 0}
+            columns |= {"caller_cpu_ms": 0.1}
             for block in range(6):
                 for half in range(experiment.halves_of(arm)):
                     place = {"block": block, "half": half, "call": 0, "late_share": 0.0, "busy_share": 0.1}
-                    place |= {"sent_ns": 0, "done_ns": 1e9, "latency_ms": ms + arm.rtt_ms, "service_ms": 1.0}
+                    done_ns = 1e9 if arm.callers == 1 else 1e6 * ms / arm.callers
+                    place |= {"sent_ns": 0, "done_ns": done_ns, "latency_ms": ms + arm.rtt_ms, "service_ms": 1.0}
                     lines.append(columns | place)
     calls = pd.DataFrame(lines)
     described = asdict(experiment) | {"arms": [asdict(arm) for arm in experiment.arms]}
@@ -178,16 +215,20 @@ def calls_of(experiment: Experiment, **latency_ms: float) -> pd.DataFrame:
 
 
 @pytest.fixture
-def calls(request: pytest.FixtureRequest) -> pd.DataFrame:
+def calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
+    for way in ("tls", "ray"):
+        monkeypatch.setattr(type(WAYS[way]), "missing", lambda self: "")
     times = {"ours": 2.0, "FastAPI": 3.0, "Arrow Flight": 4.0, "the article's server": 9.0, "in process": 1.0}
-    times |= {studies_ray.RAY: 8.0}
+    times |= {"direct": 2.0, "direct, text": 4.0, "TLS": 3.0, "gateway": 8.0, "Ray": 6.0}
+    times |= {"two workers": 2.5, "two workers, 32": 25.0, "echo": 1.0}
     return calls_of(studies.declared(request.param, "flights", quick=True), **times)
 
 
 @pytest.mark.parametrize("calls", SERVICE, indirect=True)
 def test_each_has_blocks_figures_and_claims(calls: pd.DataFrame) -> None:
     full, short = report.full(calls), report.short(calls)
-    assert "- The control, ours against itself, reads" in "\n".join(full).replace("`", "")
+    _, base = calls.attrs["experiment"]["control"]
+    assert f"- The control, {base} against itself, reads" in "\n".join(full).replace("`", "")
     assert short
     assert full[-1].startswith("<sub>")
     compare = {tuple(pair) for pair in calls.attrs["experiment"]["compare"]}
@@ -227,12 +268,25 @@ def test_a_cold_start_is_told_in_two_parts(calls: pd.DataFrame) -> None:
     assert "until ready" in figures.alt(figures_of(calls)["start"])
 
 
-@pytest.mark.parametrize("calls", ["ray"], indirect=True)
-def test_rays_overhead_is_told_in_milliseconds_and_as_a_factor(calls: pd.DataFrame) -> None:
-    lines = report.short(calls)
-    assert lines[0] == "| rows | one plain server, ms | Ray Serve, ms | more, ms | Ray Serve ÷ plain |"
-    assert lines[2].startswith("| 1 | 2.00 | 8.00 | 6.00 | 4.00")
-    assert "4.00 times as long at 1 row" in figures.alt(figures_of(calls)["ray"])
+@pytest.mark.parametrize("calls", ["layers"], indirect=True)
+def test_layers_are_told_in_milliseconds_and_as_factors_and_workers_as_rates(calls: pd.DataFrame) -> None:
+    full = report.full(calls)
+    assert full[0] == "| one caller | 1 row, ms | 1,000 rows, ms | 100,000 rows, ms | server's CPU, 1 row, ms |"
+    assert full[2] == "| direct | 2.00 | 2.02 | 4.00 | 1.00 |"
+    assert "| TLS | 3.00 (1.50 [1.50, 1.50]) | 3.03 (1.50 [1.50, 1.50]) | 6.00 (1.50 [1.50, 1.50]) | 1.50 |" in full
+    assert "| gateway, text | 8.00 (4.00 [4.00, 4.00])" in "\n".join(full)
+    layers, gateway, workers = report.short(calls)
+    assert "gateway, text 4.00 [4.00, 4.00]" in layers
+    assert "Divided by a direct call with text, it takes 2.00 [2.00, 2.00] at 1 row" in gateway
+    assert "640 calls a second (one process, 32 callers) and 1,280 calls a second (two workers, 32 callers)" in workers
+    assert ": 2.00 [2.00, 2.00] times as many; servers compute 25.0 ms and 12.5 ms for a call" in workers
+    found = findings_service.workers(calls)
+    assert found["calls_per_s"].tolist() == pytest.approx([640, 1_280], rel=0.01)
+    drawn = figures_of(calls)
+    assert "1 row: 2.00 ms direct, 8.00 ms through gateway, text; 1,000 rows:" in figures.alt(drawn["rows"])
+    alt = figures.alt(drawn["layers"])
+    assert "At 1 row gateway, text costs most: 4.00 [4.00, 4.00] times as long as a direct call" in alt
+    assert "direct 1.00×, 2.00 ms; TLS 1.50×, 3.00 ms" in alt
 
 
 @pytest.mark.parametrize("calls", ["enormous"], indirect=True)

@@ -33,6 +33,16 @@ SMALL: dict[str, dict[str, object]] = {
         "AFTER_S": 0.3,
     },
     "09_which_way": {"SIZES": (1, 10), "BLOCKS": 3, "CALLS": 2, "FLIGHTS": 500},
+    "10_scale_out": {
+        "CALLS": 1,
+        "BLOCKS": 2,
+        "SECONDS": 0.1,
+        "DRAWS": 2,
+        "SWAP_S": 1.0,
+        "AFTER_S": 0.2,
+        "CHECK_S": 0.3,
+        "LAYER_CALLS": 2,
+    },
     "explorer": {"ROWS": (1, 10), "CALLS": 2},
 }
 SMALL["00_start_here.ja"] = SMALL["00_start_here"]
@@ -89,7 +99,7 @@ def test_the_committed_notebook_is_fresh_and_tidy(lesson: str) -> None:
 
 @pytest.mark.parametrize("lesson", LESSONS)
 def test_the_lesson_runs_whole(lesson: str, request: pytest.FixtureRequest) -> None:
-    if "go" in lesson or "way" in lesson:
+    if any(word in lesson for word in ("go", "way", "scale")):
         build_go = request.getfixturevalue("go")
         build_go("build", "-o", str(GATEWAY.parent), "./gateway/loadgen")
     ran = build.execute(build.read_script(build.SCRIPTS / f"{lesson}.py"), SMALL[lesson])

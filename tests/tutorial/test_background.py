@@ -1,9 +1,12 @@
 """A server behind a notebook: it goes when its parent goes, however that is, and minds nobody else."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 from queue import Empty
 from typing import Any
 
@@ -12,10 +15,12 @@ import psutil
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager, start_new_kernel
+from sklearn.linear_model import LinearRegression
 
-from pred_server import serve
+from pred_server import save, serve
 from pred_server.checkout import ROOT
 from pred_server.errors import ServerStartError, Unavailable
+from tests.waits import wait_until
 
 XY = pd.DataFrame({"x": [1.0], "y": [2.0]})
 PARENT = (
@@ -77,6 +82,20 @@ def interrupted(manager: KernelManager, kernel: BlockingKernelClient) -> dict[st
 def run(kernel: BlockingKernelClient, code: str) -> None:
     reply = kernel.execute_interactive(code, timeout=60, output_hook=lambda message: None)
     assert reply["content"]["status"] == "ok", reply["content"]
+
+
+def test_a_link_to_a_model_may_lead_to_another_one_later(tmp_path: Path) -> None:
+    for version, slope in (("1", 1.0), ("2", 5.0)):
+        estimator = LinearRegression().fit(XY, [slope])
+        save(estimator, XY, tmp_path / version, name="linked", version=version)
+    (link := tmp_path / "now").symlink_to(tmp_path / "1")
+    with serve(link) as server, server.client() as client:
+        assert client.predict(XY).tolist() == [1.0]
+        (new := tmp_path / "new").symlink_to(tmp_path / "2")
+        new.replace(link)
+        os.kill(server.pid, signal.SIGHUP)
+        wait_until(lambda: client.describe().version == "2", "the second version")
+        assert client.predict(XY).tolist() == [5.0]
 
 
 def test_two_at_once_do_not_disturb_each_other() -> None:

@@ -12,27 +12,39 @@ import (
 	rpccode "google.golang.org/genproto/googleapis/rpc/code"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
 
-// grpcTarget calls a gRPC method over connections that it takes in turn.
+// grpcTarget calls a gRPC method over connections that it takes in turn. They lead to the addresses of a list in turn, too:
+// so calls are balanced one by one, as round_robin does it.
 type grpcTarget struct {
 	connection
 	context     context.Context // with the metadata
+	addresses   []string
+	credentials credentials.TransportCredentials
 	connections []*grpc.ClientConn
 }
 
-func newGRPC(c connection) *grpcTarget {
-	t := &grpcTarget{connection: c, context: context.Background()}
+func newGRPC(c connection) (target, error) {
+	t := &grpcTarget{connection: c, context: context.Background(), credentials: insecure.NewCredentials()}
+	if c.CA != "" {
+		made, err := credentials.NewClientTLSFromFile(c.CA, "")
+		if err != nil {
+			return nil, err
+		}
+		t.credentials = made
+	}
 	for _, pair := range c.Metadata {
 		t.context = metadata.AppendToOutgoingContext(t.context, pair[0], pair[1])
 	}
-	t.connections = make([]*grpc.ClientConn, c.Connections)
+	t.addresses = strings.Split(c.Address, ",")
+	t.connections = make([]*grpc.ClientConn, len(t.addresses)*c.Connections)
 	t.renew()
-	return t
+	return t, nil
 }
 
 func (t *grpcTarget) renew() {
@@ -43,14 +55,14 @@ func (t *grpcTarget) renew() {
 		if connection != nil {
 			connection.Close()
 		}
-		t.connections[i] = dial(t.Address)
+		t.connections[i] = dial(t.addresses[i%len(t.addresses)], t.credentials)
 	}
 }
 
 var errLost = errors.New("the connection was lost, and no call makes another")
 
 // dial returns a connection that is ready, or whose calls fail. It connects once: a connection that is lost stays lost.
-func dial(address string) *grpc.ClientConn {
+func dial(address string, credentials credentials.TransportCredentials) *grpc.ClientConn {
 	var dialled atomic.Bool
 	once := func(ctx context.Context, address string) (net.Conn, error) {
 		if dialled.Swap(true) {
@@ -63,7 +75,7 @@ func dial(address string) *grpc.ClientConn {
 		return new(net.Dialer).DialContext(ctx, network, path)
 	}
 	made, err := grpc.NewClient("passthrough:///"+address,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(credentials),
 		grpc.WithContextDialer(once),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithDisableRetry(),

@@ -15,6 +15,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
@@ -146,6 +147,42 @@ func TestFailuresKeepTheirCode(t *testing.T) {
 		if slices.ContainsFunc(r.Code, func(code string) bool { return code != want }) {
 			t.Errorf("%v, want %s", r.Code, want)
 		}
+	}
+}
+
+func TestCallsAreDealtOutOverAListOfServers(t *testing.T) {
+	first, second := &server{}, &server{}
+	c := to(serve(t, first)+","+serve(t, second), request(t, "x"))
+	c.Connections = 2
+	r := segment{Calls: 20, Callers: 3}.drive(made(t, c))
+	if slices.ContainsFunc(r.Code, func(code string) bool { return code != ok }) {
+		t.Error(r.Code)
+	}
+	if len(first.tables) != 10 || len(second.tables) != 10 {
+		t.Errorf("%d and %d of 20 calls arrived", len(first.tables), len(second.tables))
+	}
+}
+
+func TestCallsAreEncrypted(t *testing.T) {
+	authority := testkit.NewAuthority(t)
+	encrypts, err := credentials.NewServerTLSFromFile(authority.Issue(t, time.Hour, "127.0.0.1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := to(serve(t, &server{}, grpc.Creds(encrypts)), request(t, "x"))
+	for what, believed := range map[string]struct{ ca, code string }{
+		"the server's authority": {authority.File, ok},
+		"another authority":      {testkit.NewAuthority(t).File, unavailable},
+		"none, in plain text":    {"", unavailable},
+	} {
+		c.CA = believed.ca
+		if r := (segment{Calls: 1, Callers: 1}).drive(made(t, c)); r.Code[0] != believed.code {
+			t.Errorf("%s: %s, want %s", what, r.Code[0], believed.code)
+		}
+	}
+	c.CA = "nowhere.pem"
+	if _, err := connect(c, nil); err == nil {
+		t.Error("a file that is not there is no error")
 	}
 }
 

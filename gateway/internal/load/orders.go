@@ -15,7 +15,8 @@ type order struct {
 // connection says where the calls to a target go, and what each sends.
 type connection struct {
 	Name        string      `json:"name"`
-	Address     string      `json:"address"`      // HOST:PORT, or unix:/PATH; of the pipe and in process a folder
+	Address     string      `json:"address"`      // HOST:PORT, a list of them, or unix:/PATH; of the pipe and in process a folder
+	CA          string      `json:"ca"`           // of gRPC: the file of the authority that signs the server's certificate, or nothing
 	Hand        string      `json:"hand"`         // the way to call at the caller's hand, or nothing for ready bytes; see hand.go
 	Method      string      `json:"method"`       // of gRPC: /package.Service/Method; or else Path
 	Stream      bool        `json:"stream"`       // send the messages as a stream, and read replies to the end
@@ -24,7 +25,7 @@ type connection struct {
 	Metadata    [][2]string `json:"metadata"`     // of gRPC; headers of HTTP
 	Messages    [][]byte    `json:"messages"`     // ready bytes
 	Like        string      `json:"like"`         // in place of messages: the target that has the same
-	Connections int         `json:"connections"`
+	Connections int         `json:"connections"`  // to each address
 	TimeoutS    float64     `json:"timeout_s"`
 }
 
@@ -46,7 +47,7 @@ func connect(c connection, own Ways) (target, error) {
 	case len(c.Messages) != 1 && !c.Stream:
 		return nil, fmt.Errorf("a call that is no stream sends one message (got %d)", len(c.Messages))
 	case c.Method != "":
-		return newGRPC(c), nil
+		return newGRPC(c)
 	}
 	return newHTTP(c), nil
 }

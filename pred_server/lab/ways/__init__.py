@@ -2,6 +2,8 @@
 
     serve          our server: by our own client, or from ready bytes in each encoding, whole or as a stream
     unix           the same over a Unix socket
+    tls            the same, encrypted
+    tls_token      the same, encrypted and closed by a token
     checkout       our server as another checkout of this project has it
     article        the article's server, without gRPC's limit of 4 MiB
     rest           FastAPI with orjson and NumPy
@@ -40,6 +42,7 @@ from pred_server.lab.ways.rest import Rest
 from pred_server.lab.ways.rest_pydantic import RestPydantic
 from pred_server.lab.ways.serve import Serve
 from pred_server.lab.ways.tcp import Tcp
+from pred_server.lab.ways.tls import Tls, TlsToken
 from pred_server.lab.ways.unix import Unix
 from pred_server.lab.ways.way import (
     CARRIERS,
@@ -64,7 +67,7 @@ __all__ = [
 
 RIVALS: tuple[Way, ...] = (Rest(), RestPydantic(), Flight(), KServe(), MLServer())
 ALL = (
-    Serve(), Unix(), Checkout(), Article(), Http(), *RIVALS, Ray(), Gateway(), Pipe(), InProcess(),
+    Serve(), Unix(), Tls(), TlsToken(), Checkout(), Article(), Http(), *RIVALS, Ray(), Gateway(), Pipe(), InProcess(),
     Predict(), Echo(), Tcp(),
 )  # fmt: skip
 WAYS: dict[str, Way] = {way.name: way for way in ALL}

@@ -1,6 +1,7 @@
 """Our own server, `pred-server serve`: by our own client, or from ready bytes in any encoding, whole or as a stream."""
 
 from contextlib import AsyncExitStack, ExitStack
+from dataclasses import replace
 
 from pred_server.client.client import Client
 from pred_server.lab.ways.transports import PREDICT, grpc_bytes
@@ -24,7 +25,7 @@ class Serve(Way):
         return lambda chunks: sum(map(len, client.predict_stream(chunks, timeout_s=target.timeout_s)))
 
     def send(self, target: Target, stack: AsyncExitStack) -> Call:
-        return grpc_bytes(target, stack)
+        return grpc_bytes(replace(target, metadata=self.metadata(target)), stack)
 
 
 def _client(target: Target, stack: AsyncExitStack) -> Client:

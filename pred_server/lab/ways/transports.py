@@ -3,13 +3,16 @@
 Each function connects to a target and returns the function that makes one call. A failed call raises an exception.
 """
 
+import json
 import time
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import grpc
 
 from pred_server.lab.ways.way import Call, OverGrpc, OverHttp, Reply, Target
+from pred_server.wire.address import parse_target
 
 PREDICT = OverGrpc("/prediction.Prediction/Predict")
 OPTIONS = (
@@ -18,6 +21,7 @@ OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
 )
+ROUND_ROBIN = ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]}))
 
 
 def grpc_bytes(target: Target, stack: AsyncExitStack) -> Call:
@@ -57,7 +61,14 @@ def stream(target: Target, stack: AsyncExitStack, method: str) -> Call:
 
 
 def _channel(target: Target, stack: AsyncExitStack) -> grpc.aio.Channel:
-    channel = grpc.aio.insecure_channel(target.address, OPTIONS)
+    address, options = target.address, list[tuple[str, Any]](OPTIONS)
+    if "," in address:
+        address, options = parse_target(address)[0], [*options, ROUND_ROBIN]
+    if target.ca:
+        credentials = grpc.ssl_channel_credentials(Path(target.ca).read_bytes())
+        channel = grpc.aio.secure_channel(address, credentials, options)
+    else:
+        channel = grpc.aio.insecure_channel(address, options)
     stack.push_async_callback(channel.close)
     return channel
 

@@ -101,7 +101,8 @@ class Target:
 
     Parameters
     ----------
-    address : HOST:PORT or unix:/PATH; for HTTP the server's URL; in process the name of the model, or a folder
+    address : HOST:PORT, a list of them, or unix:/PATH; for HTTP the server's URL; in process the name of the model, or
+        a folder
     messages : ready bytes: one message, or the chunks of a stream. If `arm.frame` is set, and in process, it is the
         table as a Parquet file (from Go, as `columns`); or, if there is also `arm.chunk_rows`, one chunk of it
     metadata : gRPC metadata sent with each call
@@ -110,6 +111,7 @@ class Target:
     pids : the processes that answer, whose CPU time is counted
     rows : in one call
     beside : what another process calls meanwhile, again and again
+    ca : the file of the authority that signs the server's certificate; without one, calls are not encrypted
     """
 
     arm: Arm
@@ -121,6 +123,7 @@ class Target:
     pids: tuple[int, ...] = ()
     rows: int = 0
     beside: "Target | None" = None
+    ca: str = ""
 
 
 class Reply(NamedTuple):
@@ -212,6 +215,10 @@ class Way:
         if missing := self.missing():
             raise ServerStartError(missing)
         return stack.enter_context(start_own(self.name, model, *arm.flags)).address
+
+    def authority(self) -> str:
+        """Return the file of the authority that signs its servers' certificates; nothing if they do not encrypt."""
+        return ""
 
     def run(self, launch: Launch) -> None:
         """Be the server, in a process that `start_own` has started: say `ready`, then answer until ended."""
