@@ -46,10 +46,10 @@ BUDGETS = {
     "__main__": 4,
     "checkout": 10,
     "errors": 58,
-    "limits": 52,
-    "wire": 1_147,
+    "limits": 55,
+    "wire": 1_146,
     "model": 360,
-    "server": 802,
+    "server": 801,
     # A tenth of it is TLS, and tokens that leave no machine unencrypted.
     "client": 773,
     "tutorial": 235,
@@ -81,7 +81,7 @@ BUDGETS = {
     # addresses as ways, and the study of all layers before a model and of a second worker, with findings, blocks and
     # figures, 130.
     # 45 tell what the encoding makes from what the transport makes; 8 let `make bench` go on where it stopped.
-    "lab": 5_180,
+    "lab": 5_187,
 }
 # 2,500 was meant. What a client needs to outlive the model that it asks (`client/memory`, chunks that can be prepared
 # again), to say whose deadline passed and why nobody was reached, and to read addresses as people write them is 260
@@ -91,7 +91,7 @@ BUDGETS = {
 # be encrypted and closed is 90: 75 of the client's, and flags; what the log says of callers and traces, and the one
 # hook by which `ops` counts calls, 25. 45 plug in what `ops` has: models that are replaced, and a supervisor's word;
 # 26 read and bind the path of a Unix socket, most of them to refuse one in a sentence.
-CORE_BUDGET = 3_631
+CORE_BUDGET = 3_632
 MOST_LINES = 400
 
 
