@@ -3,8 +3,8 @@
 No timer collects a batch. While the model computes, requests wait; when it is free, it takes all that wait for the same
 model, up to a number of rows. An idle server adds no delay, and a busy one batches by itself.
 
-A model that is known to be quick runs on the event loop instead (`inline`). Where several calls are in flight, the loop
-first takes in the calls that have arrived: together they cost little more than one.
+A model that is known to be quick runs on the event loop instead (`inline`). Where calls come together, the loop first
+takes in those that have arrived: together they cost little more than one.
 """
 
 import asyncio
@@ -33,6 +33,8 @@ FIRST_SHARE = 0.01
 # The loop expects no more calls after so many empty turns for each waiting call, or after so long.
 QUIET_TURNS = 8
 GATHER_NS = 2_000_000
+# Calls are alone once so many in turn have met no other. From then on one in so many looks for others.
+ALONE_CALLS, LOOK_CALLS = 4, 64
 
 
 @dataclass(eq=False)
@@ -56,9 +58,14 @@ class Work:
 
 
 class Predictor:
-    """Computes on one thread that lives as long as the server: OpenMP keeps a pool for each thread that calls it."""
+    """Computes on one thread that lives as long as the server: OpenMP keeps a pool for each thread that calls it.
 
-    def __init__(self, limits: Limits, calls_in_flight: Callable[[], int] = lambda: 1):
+    Parameters
+    ----------
+    calls_in_flight : tells how many calls the server has; without it, no quick call waits for others
+    """
+
+    def __init__(self, limits: Limits, calls_in_flight: Callable[[], int] | None = None):
         self.quick = QuickModels(limits)
         self._limits = limits
         self._calls_in_flight = calls_in_flight
@@ -68,6 +75,7 @@ class Predictor:
         self._changed = threading.Condition()
         self._busy = False
         self._gathering: asyncio.Task[None] | None = None
+        self._alone = ALONE_CALLS  # calls in turn that have met no other
         self._for_room: list[asyncio.Future[None]] = []
         threading.Thread(target=self._run, name="compute", daemon=True).start()
 
@@ -129,7 +137,15 @@ class Predictor:
     # On the event loop
 
     def _is_crowded(self) -> bool:
-        return self._calls_in_flight() > 1 and self._limits.max_batch_rows > 1
+        """Whether other calls are likely to come at the same time; for a quick call, before it is computed.
+
+        gRPC hands over calls one by one. Where each takes little time, those that wait in gRPC are not in flight yet,
+        so how many there are does not show. It is tried out: calls that met others wait for more.
+        """
+        if self._limits.max_batch_rows == 1 or self._calls_in_flight is None:
+            return False
+        self._alone += 1
+        return self._calls_in_flight() > 1 or self._alone <= ALONE_CALLS or self._alone % LOOK_CALLS == 0
 
     def _is_idle(self) -> bool:
         with self._changed:  # only the event loop queues, so an idle thread stays idle
@@ -168,6 +184,8 @@ class Predictor:
         with self._changed:
             self._gathering = None
             batch = [] if self._busy else self._take()
+            if len(batch) > 1:
+                self._alone = 0
             n_rows = sum(len(work.rows) for work in batch)
             # Under the lock, so that the thread does not compute meanwhile. It gets what fails: it has more time.
             if batch and not (self.quick.has(batch[0].model, batch[0].output, n_rows) and self._answer(batch)):

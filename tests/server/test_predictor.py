@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -13,7 +14,7 @@ from pred_server.errors import InvalidInput, LimitExceeded, Unavailable
 from pred_server.limits import Limits
 from pred_server.model.model import Model
 from pred_server.server.inline import NEVER_AGAIN_NS, _key
-from pred_server.server.predictor import QUIET_TURNS, Predictor
+from pred_server.server.predictor import LOOK_CALLS, QUIET_TURNS, Predictor
 from pred_server.wire.result import Result
 from pred_server.wire.rows import Rows
 from pred_server.wire.schema import Column, Schema
@@ -129,6 +130,31 @@ def test_of_many_calls_in_flight_a_quick_model_gets_those_together_that_the_loop
     assert asyncio.run(run(calls_in_flight=2)) == [(LOOP, 5)]
     assert asyncio.run(run(calls_in_flight=1)) == one_by_one
     assert asyncio.run(run(calls_in_flight=2, max_batch_rows=1)) == one_by_one
+
+
+def test_calls_that_come_one_by_one_are_found_to_come_together() -> None:
+    """Each is answered before the next is handed over, unless it waits: so none ever sees another in flight."""
+
+    async def run(pause_turns: int, n_calls: int) -> Counter[int]:
+        engine = Recorder()
+        model = doubling(engine)
+        predictor = await crowded(model, calls_in_flight=1)
+
+        async def call(number: int) -> None:
+            as_quick_as(predictor, model, INLINE_NS)
+            assert (await predict(predictor, model, float(number))).values.tolist() == [2.0 * number]
+
+        async with asyncio.TaskGroup() as calls:
+            for number in range(n_calls):
+                calls.create_task(call(number))
+                for _ in range(pause_turns):
+                    await asyncio.sleep(0)
+        return Counter(n_rows for _, n_rows in engine.asked)
+
+    together, apart = (asyncio.run(run(turns, 4 * LOOK_CALLS)) for turns in (1, 2 * QUIET_TURNS))
+    assert together[1] <= LOOK_CALLS, "once they have met, they are computed together"
+    assert max(together) > LOOK_CALLS
+    assert set(apart) == {1}
 
 
 def test_what_was_gathered_is_computed_model_by_model_and_by_the_thread_where_that_takes_longer() -> None:
