@@ -34,7 +34,7 @@ SMALL: dict[str, dict[str, object]] = {
     },
     "09_which_way": {"SIZES": (1, 10), "BLOCKS": 3, "CALLS": 2, "FLIGHTS": 500},
     "10_scale_out": {
-        "CALLS": 1,
+        "CALLS": 2,
         "BLOCKS": 2,
         "SECONDS": 0.1,
         "DRAWS": 2,
