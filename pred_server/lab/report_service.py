@@ -116,7 +116,7 @@ def _layers(calls: pd.DataFrame) -> list[str]:
     found = findings_service.layers(calls)
     sizes, body = sorted(found["rows"].unique()), []
     for layer, some in found.groupby("layer", sort=False):
-        ratios = ["" if np.isnan(row.ratio) else f" ({row.doubt or words.interval(row)})" for row in some.itertuples()]
+        ratios = ["" if pd.isna(row.ratio) else f" ({str(row.doubt) or words.interval(row)})" for row in some.itertuples()]
         cells = [words.number(ms) + ratio for ms, ratio in zip(some["p50_ms"], ratios, strict=True)]
         body.append([str(layer), *cells, words.number(some["cpu_ms"].iloc[0])])
     columns = [words.at(rows).removeprefix("at ") for rows in sizes]
@@ -140,7 +140,7 @@ def added(calls: pd.DataFrame) -> str:
 def text_alone(calls: pd.DataFrame) -> str:
     """Return in a sentence what the gateway costs beside a direct call that is text, too."""
     found = findings_service.layers(calls, findings_service.TEXT).dropna(subset="ratio")
-    said = (f"{row.doubt or words.interval(row)} {words.at(row.rows)}" for row in found.itertuples())
+    said = (f"{str(row.doubt) or words.interval(row)} {words.at(row.rows)}" for row in found.itertuples())
     return f"the gateway takes text. Divided by a direct call with text, it takes {', '.join(said)}"
 
 
