@@ -116,7 +116,10 @@ def _layers(calls: pd.DataFrame) -> list[str]:
     found = findings_service.layers(calls)
     sizes, body = sorted(found["rows"].unique()), []
     for layer, some in found.groupby("layer", sort=False):
-        ratios = ["" if pd.isna(row.ratio) else f" ({str(row.doubt) or words.interval(row)})" for row in some.itertuples()]
+        ratios = [
+            "" if is_base else f" ({str(row.doubt) or words.interval(row)})"
+            for is_base, row in zip(some["ratio"].isna(), some.itertuples(), strict=True)
+        ]
         cells = [words.number(ms) + ratio for ms, ratio in zip(some["p50_ms"], ratios, strict=True)]
         body.append([str(layer), *cells, words.number(some["cpu_ms"].iloc[0])])
     columns = [words.at(rows).removeprefix("at ") for rows in sizes]
