@@ -6,6 +6,11 @@ and each good call would wait behind a hundred of them.
 
 import asyncio
 import time
+from typing import Any
+
+import grpc
+
+from pred_server.errors import clip
 
 # A refusal waits no longer, so callers need no longer deadlines.
 LONGEST_S = 1.0
@@ -39,3 +44,19 @@ class Refusals:
         """Wait until the connection may have a further refusal."""
         if delay_s := self.delay_s(peer, time.monotonic()):
             await asyncio.sleep(delay_s)
+
+
+class UnknownMethods(grpc.GenericRpcHandler):
+    """Refuses methods that nobody else handles: gRPC by itself would refuse as many as come. To be added last."""
+
+    def __init__(self, refusals: Refusals):
+        self._refusals = refusals
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        method = clip(str(handler_call_details.method))
+
+        async def refuse(_: Any, context: Any) -> None:
+            await self._refusals.wait(context.peer())
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"there is no method {method} here")
+
+        return grpc.stream_stream_rpc_method_handler(refuse)  # whatever the rpc is: nothing is read

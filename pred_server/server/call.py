@@ -31,7 +31,8 @@ from pred_server.wire.timing import Stopwatch
 
 logger = logging.getLogger(__name__)
 
-# A connection that gets many of these is slowed down. Not one whose calls are refused since the server is busy.
+# A connection that gets many of these, or sends too much at once, is slowed down. Not one whose calls are refused since
+# the server is busy.
 CALLERS_FAULTS = {"INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION"}
 # The predictions of so many rows leave at once.
 FEW_ROWS = 1_000
@@ -182,10 +183,11 @@ class Call:
                 code = "CANCELLED"
                 raise asyncio.CancelledError from error
             else:
-                status = to_status(self._public(error))
+                public = self._public(error)
+                status = to_status(public)
                 code = status.code.name
                 let_go(error)  # before the wait, not to hold the message meanwhile
-                if code in CALLERS_FAULTS:
+                if code in CALLERS_FAULTS or getattr(public, "reason", "") == "TOO_LARGE":
                     await self._admission.refusals.wait(self.peer)
                 await self._abort(status.code, status.details, (*status.trailing_metadata, *self._trailing()))
         finally:

@@ -18,6 +18,7 @@ from pred_server.errors import InvalidInput, ServerStartError
 from pred_server.generated.pred_pb2 import DESCRIPTOR
 from pred_server.guard.admission import Admission
 from pred_server.guard.heap import keep_freed_memory
+from pred_server.guard.refusals import UnknownMethods
 from pred_server.guard.watchdog import Watchdog
 from pred_server.limits import Limits
 from pred_server.model.model import Model
@@ -165,6 +166,7 @@ async def _run(
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if operation.reflection:
         server.add_generic_rpc_handlers(tuple(Reflection((DESCRIPTOR, Health.contract), streams).handlers()))
+    server.add_generic_rpc_handlers((UnknownMethods(admission.refusals),))
     try:
         with socket_file(there.path, operation.socket_mode):
             port = access.add_port(server, str(there))

@@ -1,8 +1,17 @@
 """Who is refused again and again waits for it, and nobody else does. Without a clock: the times are given."""
 
+import grpc
 import pytest
 
+from pred_server.generated.pred_pb2 import Request
 from pred_server.guard.refusals import LONGEST_S, MOST_PEERS, Refusals
+from tests.patched import patched
+
+COUNTED = """
+from pred_server.guard.refusals import Refusals
+delay_s = Refusals.delay_s
+Refusals.delay_s = lambda self, peer, now_s: print("counted", flush=True) or delay_s(self, peer, now_s)
+"""
 
 
 def test_a_second_of_refusals_is_free_and_the_next_ones_come_evenly() -> None:
@@ -37,3 +46,26 @@ def test_connections_that_come_and_go_take_no_memory() -> None:
     refusals.delay_s("one more", 100.0)
     assert len(refusals._next_s) == MOST_PEERS
     assert "0" not in refusals._next_s, "the oldest is forgotten"
+
+
+@pytest.mark.parametrize(
+    ("method", "table", "code", "is_counted"),
+    [
+        ("Predict", "x,y\n1,2\n", None, False),
+        ("Predict", "x,y\n1,2\n3,4\n", grpc.StatusCode.RESOURCE_EXHAUSTED, True),  # more rows than may be
+        ("Predict", "x,y\n1,a\n", grpc.StatusCode.INVALID_ARGUMENT, True),
+        ("Predict2", "x,y\n1,2\n", grpc.StatusCode.UNIMPLEMENTED, True),
+    ],
+)
+def test_faults_of_the_caller_are_counted(
+    method: str, table: str, code: grpc.StatusCode | None, is_counted: bool
+) -> None:
+    with patched(COUNTED, "--max-rows", "1") as server, grpc.insecure_channel(server.address) as channel:
+        ask = channel.unary_unary(f"/prediction.Prediction/{method}")
+        seen = None
+        try:
+            ask(Request(input_data=table).SerializeToString(), timeout=30)
+        except grpc.RpcError as error:
+            seen = error.code()  # type: ignore[attr-defined]
+        assert seen == code
+        assert server.logs().count("counted") == is_counted
