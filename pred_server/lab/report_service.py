@@ -1,6 +1,7 @@
 """The blocks of the studies in `studies_service` and `studies_layers`, in Markdown."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -116,13 +117,17 @@ def _layers(calls: pd.DataFrame) -> list[str]:
     found = findings_service.layers(calls)
     sizes, body = sorted(found["rows"].unique()), []
     for layer, some in found.groupby("layer", sort=False):
-        ratios = ["" if np.isnan(row.ratio) else f" ({row.doubt or words.interval(row)})" for row in some.itertuples()]
+        ratios = [f" ({_ratio(row)})" if row["ratio"] > 0 else "" for _, row in some.iterrows()]
         cells = [words.number(ms) + ratio for ms, ratio in zip(some["p50_ms"], ratios, strict=True)]
         body.append([str(layer), *cells, words.number(some["cpu_ms"].iloc[0])])
     columns = [words.at(rows).removeprefix("at ") for rows in sizes]
     table = words.table(["one caller", *(f"{rows}, ms" for rows in columns), f"server's CPU, {columns[0]}, ms"], body)
     note = "in parentheses is the time divided by that of a direct call with a binary table"
     return [*table, "", *words.bullets([note, text_alone(calls), more_workers(calls)])]
+
+
+def _ratio(row: "pd.Series[Any]") -> str:
+    return str(row["doubt"] or words.interval(row))
 
 
 def _layers_short(calls: pd.DataFrame) -> list[str]:
@@ -133,14 +138,14 @@ def added(calls: pd.DataFrame) -> str:
     """Return in a sentence how many times as long a call takes through each layer, with the fewest rows."""
     found = findings_service.layers(calls)
     fewest = found[(found["rows"] == found["rows"].min()) & found["ratio"].notna()]
-    said = (f"{row.layer} {row.doubt or words.interval(row)}" for row in fewest.itertuples())
+    said = (f"{row['layer']} {_ratio(row)}" for _, row in fewest.iterrows())
     return f"{words.at(fewest['rows'].iloc[0])} a call takes, divided by a direct one: {', '.join(said)}"
 
 
 def text_alone(calls: pd.DataFrame) -> str:
     """Return in a sentence what the gateway costs beside a direct call that is text, too."""
     found = findings_service.layers(calls, findings_service.TEXT).dropna(subset="ratio")
-    said = (f"{row.doubt or words.interval(row)} {words.at(row.rows)}" for row in found.itertuples())
+    said = (f"{_ratio(row)} {words.at(row['rows'])}" for _, row in found.iterrows())
     return f"the gateway takes text. Divided by a direct call with text, it takes {', '.join(said)}"
 
 
