@@ -198,10 +198,13 @@ def answered(server):
 
 def busier_share(server, connections):
     """Return the share of the busier worker in the calls of a new client."""
+    start = answered(server)
     with Client(server.address, connections=connections, encoding="tensor") as client:
-        for number in range(60):
-            if number == 20:  # all connections are made by now
-                before = answered(server)
+        client.predict(row)
+        while "," in server.address and (answered(server) - start).min() == 0:
+            client.predict(row)  # until its connections to all workers are there
+        before = answered(server)
+        for _ in range(40):
             client.predict(row)
     more = answered(server) - before
     return more.max() / more.sum()
