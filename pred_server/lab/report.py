@@ -290,7 +290,8 @@ def _callers_short(calls: pd.DataFrame) -> list[str]:
     # A pair is of one model: its name stands behind both, and need not be said of the second.
     for base, pairs in found.groupby("base", sort=False):
         _, comma, model = str(base).partition(",")
-        rates = (f"{row.ratio:.3g} × {str(row.arm).removesuffix(comma + model)}" for row in pairs.itertuples())
+        others = zip(pairs["ratio"], pairs["arm"].str.removesuffix(comma + model), strict=True)
+        rates = (f"{ratio:.3g} × {words.named(other)}" for ratio, other in others)
         lines.append(f"{words.named(str(base))}: {'; '.join(rates)}")
     title = "Calls a second from many callers with a row each, as multiples of others':"
     return [title, "", *words.bullets(lines), "", *_targets_short(calls)]

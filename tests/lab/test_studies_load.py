@@ -173,7 +173,7 @@ def test_rates_and_cpu_are_compared_pair_by_pair() -> None:
     assert found["ratio"].tolist() == pytest.approx([1, 3])
     assert found["cpu"].tolist() == pytest.approx([1, 4])
     assert report.FULL["callers"](calls)[-1] == "| ours | theirs | 3 [3, 3] | 4 [4, 4] |  |"
-    assert "3 (ours ÷ `theirs`)" in report.short(calls)[0]
+    assert "- Ours: 1 × `again`; 3 × `theirs`." in report.short(calls)
     assert "ours against theirs 3 times" in figures.alt(figures_of(calls)["rates"])
     calls.loc[calls["arm"] == "ours", "valid"] = False
     assert set(findings.rates(calls)["doubt"]) == {"not compared: the load generator was the bottleneck"}
