@@ -50,7 +50,7 @@ def test_the_table_has_ours_rivals_and_floors_and_marks_ratios(calls: pd.DataFra
     ]  # fmt: skip
     assert first.count("echo (floor)") == 1, "whatever our client sends, unary or in chunks"
     (fast_api,) = [line for line in lines if line.startswith("| FastAPI |")]
-    assert fast_api.startswith("| FastAPI | 0.50 (0.5) |")
+    assert fast_api.startswith("| FastAPI | 0.50 (0.50) |")
     said = "\n".join(lines)
     assert "At 1 row FastAPI is 2.00× [2.00, 2.00] faster than ours." in said
     assert "so many times as long as an echo of its bytes and `predict`: 2.00 [2.00, 2.00] at 1 row" in said
