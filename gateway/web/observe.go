@@ -7,7 +7,7 @@ import (
 
 // Ended is what a request came to.
 type Ended struct {
-	Route   string        // "/predict", "/models/{name}"; "other" for what is not there, whatever it is called
+	Route   string        // such as "/predict" or "/models/{name}"; all paths that are not there are "other"
 	Status  int           // of the reply; of one that was broken off, what had been sent by then
 	Code    string        // gRPC's name for the error, or "OK"
 	Reason  string        // of the error, for a program to read, such as OVERLOADED; may be empty
@@ -30,10 +30,7 @@ func (h *Handler) Load() Load {
 
 // route returns the pattern that a request matched as Ended has it: as few as there are.
 func route(pattern string) string {
-	_, path, found := strings.Cut(pattern, " ")
-	if !found {
-		path = pattern
-	}
+	path := pattern[strings.Index(pattern, " ")+1:] // without the method, if the pattern has one
 	switch path {
 	case "/":
 		return "other"

@@ -177,12 +177,8 @@ def _ends(compared: pd.DataFrame) -> list[int]:
 
 def _at_hand(calls: pd.DataFrame, sizes: Sequence[int]) -> list[str]:
     """Return a table of median milliseconds, and how many times as long as ours a rival takes."""
-    notes = (
-        findings.rivals(calls)
-        .set_index(["arm", "rows"])["ratio"]
-        .map(lambda ratio: f" ({words.factor(ratio)})")
-        .to_dict()
-    )
+    ratios = findings.rivals(calls).set_index(["arm", "rows"])["ratio"]
+    notes = ratios.map(words.factor).map(" ({})".format).to_dict()
     shown = findings.at_hand(calls)
     is_floor = shown["server"].isin(FLOORS)
     arms, floors = (list(shown.loc[at, "arm"].unique()) for at in (~is_floor, is_floor))
@@ -195,7 +191,7 @@ def _encodings(calls: pd.DataFrame) -> list[str]:
     few = (compared["rows"] == compared["rows"].min()) & (compared["arm"] == served)
     many = compared["rows"] == compared["rows"].max()
     sentences = [words.sentence(row) for _, row in pd.concat([compared[many], compared[few]]).iterrows()]
-    ratios = compared.set_index(["arm", "rows"])["ratio"].map(lambda ratio: f" ({words.factor(ratio)})").to_dict()
+    ratios = compared.set_index(["arm", "rows"])["ratio"].map(words.factor).map(" ({})".format).to_dict()
     table = _medians(calls, calls.attrs["experiment"]["rows"], [BASE, *compared["arm"].unique()], ratios)
     return [*table, *_two_by_two(calls), "", *words.bullets([*sentences, control_line(calls)])]
 

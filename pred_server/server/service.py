@@ -163,6 +163,7 @@ class PredictionService:
                         break
                     call.take_time()
                     answer = await _with_position(task, chunk, first_row)
+                    call.wait_for_client("the answers were not read")
                     if chunk == 1:
                         await context.send_initial_metadata(result_metadata(answer.dtype, answer.ignored))
                     await call.send(answer.data)

@@ -43,8 +43,9 @@ class Web(Way):
         self.add_route(app, launch.load())
         listener = listen(launch.address)
         ready(self, launch, listener.getsockname()[1], "http://")
-        how: dict[str, Any] = {"loop": "uvloop", "http": "httptools", "log_level": "warning", "access_log": False}
-        config = uvicorn.Config(app, timeout_keep_alive=IDLE_S, **how)
+        config = uvicorn.Config(
+            app, loop="uvloop", http="httptools", timeout_keep_alive=IDLE_S, log_level="warning", access_log=False
+        )
         uvicorn.Server(config).run([listener])
 
     def post(self, target: Target, stack: AsyncExitStack) -> Callable[..., Any]:
