@@ -7,7 +7,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.browser import explorer_steps
 from tests.browser.jupyter import TOKEN, Served, copy_of_notebooks, make
@@ -29,15 +29,21 @@ def lab(browser: object, folder: Path) -> Iterator[Served]:
         yield served
 
 
+def in_front(page: Page) -> Locator:
+    """The notebook in front. JupyterLab opens those of the last visit again, behind it."""
+    return page.locator(".jp-NotebookPanel:visible")
+
+
 def open_notebook(page: Page, lab: Served, name: str) -> None:
     page.goto(f"{lab.url}/lab/tree/notebooks/{name}?token={TOKEN}")
-    expect(page.locator(".jp-Notebook .jp-Cell").first).to_be_visible()
-    expect(page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").first).to_be_attached()
+    expect(page.get_by_role("tab", name=name, selected=True)).to_be_visible()
+    expect(in_front(page).locator(".jp-Cell").first).to_be_visible()
+    expect(in_front(page).locator(".jp-Notebook-ExecutionIndicator[data-status=idle]")).to_be_attached()
 
 
 def run_all_cells(page: Page) -> None:
     """Choose it in the menu. JupyterLab forgets it if the kernel is not connected yet: then choose it again."""
-    queued = page.locator(".jp-InputPrompt", has_text=re.compile(r"\[[\d*]+\]")).first
+    queued = in_front(page).locator(".jp-InputPrompt", has_text=re.compile(r"\[[\d*]+\]")).first
     for _ in range(5):
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_text("Run All Cells", exact=True).click()

@@ -97,6 +97,17 @@ def test_the_committed_notebook_is_fresh_and_tidy(lesson: str) -> None:
     assert any("parameters" in cell.metadata.get("tags", ()) for cell in notebook.cells)
 
 
+def test_the_go_code_that_lesson_04_shows_is_fresh() -> None:
+    names: dict[str, object] = {"ROOT": ROOT}
+    for cell in code_cells(committed("04_call_it_from_go")):
+        if "def go_code" in cell.source or cell.source.startswith("ARTICLE ="):
+            exec(cell.source, names)
+        elif cell.source.startswith("go_code("):
+            shown = eval(cell.source, names).data
+            there = cell.outputs[0].data["text/markdown"]
+            assert shown == there, f"{cell.source} is stale: run `make notebooks ONLY=04`"
+
+
 @pytest.mark.parametrize("lesson", LESSONS)
 def test_the_lesson_runs_whole(lesson: str, request: pytest.FixtureRequest) -> None:
     if any(word in lesson for word in ("go", "way", "scale")):
