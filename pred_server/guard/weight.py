@@ -46,7 +46,7 @@ def weigh(data: bytes, schema: Schema, limits: Limits) -> int:
         It has more fields than any table. Other faults are left for those who read it.
     """
     weight = 2 * len(data)
-    for number, start, end in _fields(data, 0, len(data), _MOST_FIELDS):
+    for number, start, end in fields(data, 0, len(data), _MOST_FIELDS):
         if number == _CSV:
             weight += 2 * (end - start) + _rows_weight(count_rows(data, start, end, limits.max_rows), schema, limits)
         elif number == _ARROW:
@@ -65,7 +65,7 @@ def _rows_weight(n_rows: int, schema: Schema, limits: Limits) -> int:
 
 def _tensor_weight(data: bytes, start: int, end: int, schema: Schema) -> int:
     n_texts = 0
-    for number, first, last in _fields(data, start, end, MAX_COLUMNS + _MOST_FIELDS):
+    for number, first, last in fields(data, start, end, MAX_COLUMNS + _MOST_FIELDS):
         n_texts += number in (_NAMES, _CATEGORIES)
         check_columns(n_texts)
         if number == _SHAPE and last - first > 2 * 10:  # two numbers, of ten bytes at most
@@ -76,7 +76,7 @@ def _tensor_weight(data: bytes, start: int, end: int, schema: Schema) -> int:
 
 def _columns_weight(data: bytes, start: int, end: int, limits: Limits) -> int:
     weight = n_columns = 0
-    for number, first, last in _fields(data, start, end, MAX_COLUMNS + _MOST_FIELDS):
+    for number, first, last in fields(data, start, end, MAX_COLUMNS + _MOST_FIELDS):
         n_columns += number == _COLUMN
         check_columns(n_columns)
         weight += _column_weight(data, first, last, limits)
@@ -85,7 +85,7 @@ def _columns_weight(data: bytes, start: int, end: int, limits: Limits) -> int:
 
 def _column_weight(data: bytes, start: int, end: int, limits: Limits) -> int:
     n_texts = n_numbers = 0
-    for number, first, last in _fields(data, start, end, limits.max_rows + _MOST_FIELDS):
+    for number, first, last in fields(data, start, end, limits.max_rows + _MOST_FIELDS):
         name = _LISTS.get(number, "")
         if name == "str":
             n_texts += 1
@@ -100,7 +100,7 @@ def _column_weight(data: bytes, start: int, end: int, limits: Limits) -> int:
     return n_texts * TEXT_BYTES + n_numbers * NUMBER_BYTES
 
 
-def _fields(data: bytes, start: int, end: int, most: int) -> Iterator[tuple[int, int, int]]:
+def fields(data: bytes, start: int, end: int, most: int) -> Iterator[tuple[int, int, int]]:
     """Yield the number of each field of a message, and where its content begins and ends.
 
     It ends where the bytes are no message: to parse them fails there, too. Raises InvalidInput beyond `most` fields.

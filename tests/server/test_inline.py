@@ -42,3 +42,21 @@ def test_a_message_that_begins_with_a_tensor_may_hold_nothing_else() -> None:
     assert read_inline(tensor() + Request(arrow=b"1").SerializeToString(), XY) is None
     assert read_inline(b"\x12" + b"\xff" * QUICK_BYTES, XY) is None
     assert read_inline(b"", XY) == Request()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dtype": "float64" * QUICK_BYTES},
+        {"shape": [1] * 1_000_000},
+        {"names": ["x"] * QUICK_BYTES},
+        {"names": ["x"] * QUICK_BYTES, "data": b""},
+        {"data": b""},
+        {"categories": ["x"] * QUICK_BYTES},
+    ],
+)
+def test_a_tensor_that_is_large_in_anything_but_its_values_is_not_read_by_the_event_loop(
+    changes: dict[str, object],
+) -> None:
+    long = tensor(**changes)
+    assert len(long) <= QUICK_BYTES or read_inline(long, XY) is None
