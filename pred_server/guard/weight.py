@@ -6,6 +6,7 @@ limits reach.
 """
 
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 
@@ -28,8 +29,8 @@ _CSV, _TENSOR, _COLUMNS, _ARROW = (
 )
 _COLUMN = Columns.DESCRIPTOR.fields_by_name["columns"].number
 _LISTS = {field.number: field.name for field in Column.DESCRIPTOR.fields}
-_NAMES, _CATEGORIES, _SHAPE = (
-    Tensor.DESCRIPTOR.fields_by_name[name].number for name in ("names", "categories", "shape")
+_NAMES, _CATEGORIES, _SHAPE, _VALUES = (
+    Tensor.DESCRIPTOR.fields_by_name[name].number for name in ("names", "categories", "shape", "data")
 )
 # Of the lists whose values have one width. In the others, a value ends with a byte below 128.
 _WIDTHS = {"float64": 8, "float32": 4}
@@ -46,7 +47,7 @@ def weigh(data: bytes, schema: Schema, limits: Limits) -> int:
         It has more fields than any table. Other faults are left for those who read it.
     """
     weight = 2 * len(data)
-    for number, start, end in fields(data, 0, len(data), _MOST_FIELDS):
+    for number, start, end in _fields(data, 0, len(data), _MOST_FIELDS):
         if number == _CSV:
             weight += 2 * (end - start) + _rows_weight(count_rows(data, start, end, limits.max_rows), schema, limits)
         elif number == _ARROW:
@@ -58,6 +59,17 @@ def weigh(data: bytes, schema: Schema, limits: Limits) -> int:
     return weight
 
 
+def bytes_beside_values(data: bytes) -> int:
+    """Return how many bytes of a serialized `Request` are not its tensor's values; all, where it holds anything else.
+
+    Values take no time to parse. What may stand before them, a type, two dimensions and names, takes a microsecond each
+    to look at.
+    """
+    number, start, end = next(_fields(data, 0, len(data), 1), (0, 0, 0))
+    parts = islice(_fields(data, start, end, len(data)), _MOST_FIELDS) if (number, end) == (_TENSOR, len(data)) else ()
+    return len(data) - next((last - first for part, first, last in parts if part == _VALUES), 0)
+
+
 def _rows_weight(n_rows: int, schema: Schema, limits: Limits) -> int:
     check_size(n_rows, len(schema.columns), limits)
     return n_rows * sum(TEXT_BYTES if column.dtype == "str" else NUMBER_BYTES for column in schema.columns)
@@ -65,7 +77,7 @@ def _rows_weight(n_rows: int, schema: Schema, limits: Limits) -> int:
 
 def _tensor_weight(data: bytes, start: int, end: int, schema: Schema) -> int:
     n_texts = 0
-    for number, first, last in fields(data, start, end, MAX_COLUMNS + _MOST_FIELDS):
+    for number, first, last in _fields(data, start, end, MAX_COLUMNS + _MOST_FIELDS):
         n_texts += number in (_NAMES, _CATEGORIES)
         check_columns(n_texts)
         if number == _SHAPE and last - first > 2 * 10:  # two numbers, of ten bytes at most
@@ -76,7 +88,7 @@ def _tensor_weight(data: bytes, start: int, end: int, schema: Schema) -> int:
 
 def _columns_weight(data: bytes, start: int, end: int, limits: Limits) -> int:
     weight = n_columns = 0
-    for number, first, last in fields(data, start, end, MAX_COLUMNS + _MOST_FIELDS):
+    for number, first, last in _fields(data, start, end, MAX_COLUMNS + _MOST_FIELDS):
         n_columns += number == _COLUMN
         check_columns(n_columns)
         weight += _column_weight(data, first, last, limits)
@@ -85,7 +97,7 @@ def _columns_weight(data: bytes, start: int, end: int, limits: Limits) -> int:
 
 def _column_weight(data: bytes, start: int, end: int, limits: Limits) -> int:
     n_texts = n_numbers = 0
-    for number, first, last in fields(data, start, end, limits.max_rows + _MOST_FIELDS):
+    for number, first, last in _fields(data, start, end, limits.max_rows + _MOST_FIELDS):
         name = _LISTS.get(number, "")
         if name == "str":
             n_texts += 1
@@ -100,7 +112,7 @@ def _column_weight(data: bytes, start: int, end: int, limits: Limits) -> int:
     return n_texts * TEXT_BYTES + n_numbers * NUMBER_BYTES
 
 
-def fields(data: bytes, start: int, end: int, most: int) -> Iterator[tuple[int, int, int]]:
+def _fields(data: bytes, start: int, end: int, most: int) -> Iterator[tuple[int, int, int]]:
     """Yield the number of each field of a message, and where its content begins and ends.
 
     It ends where the bytes are no message: to parse them fails there, too. Raises InvalidInput beyond `most` fields.

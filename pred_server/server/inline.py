@@ -9,10 +9,9 @@ with one caller no difference was found (data/results/parts.parquet).
 import math
 import statistics
 from collections import defaultdict, deque
-from itertools import islice
 
-from pred_server.generated.pred_pb2 import Request, Tensor
-from pred_server.guard.weight import fields
+from pred_server.generated.pred_pb2 import Request
+from pred_server.guard.weight import bytes_beside_values
 from pred_server.limits import KIB, MIB, Limits
 from pred_server.model.model import Model
 from pred_server.wire.arrow import rows_of
@@ -24,9 +23,6 @@ from pred_server.wire.schema import Schema
 QUICK_BYTES, QUICK_TENSOR_BYTES = 16 * KIB, 3 * MIB // 2
 # Labels of text take longer to write than numbers do.
 QUICK_LABELS = 1_000
-# To look at a field takes a microsecond.
-QUICK_FIELDS = 100
-_TENSOR, _VALUES = Request.DESCRIPTOR.fields_by_name["tensor"].number, Tensor.DESCRIPTOR.fields_by_name["data"].number
 
 NEVER_AGAIN_NS = 10_000_000
 LAST_CALLS = 5  # by which a model is judged
@@ -45,7 +41,7 @@ def read_inline(data: bytes, schema: Schema) -> Request | None:
         # A column of nulls has rows without a byte.
         is_long = request.HasField("arrow") and rows_of(request.arrow) > QUICK_BYTES
         return None if is_long else request
-    if len(data) > QUICK_TENSOR_BYTES or not _is_mostly_values(data):
+    if len(data) > QUICK_TENSOR_BYTES or bytes_beside_values(data) > QUICK_BYTES:
         return None
     request = Request.FromString(data)
     tensor = request.tensor
@@ -56,18 +52,6 @@ def read_inline(data: bytes, schema: Schema) -> Request | None:
         and list(tensor.names) in ([], schema.names)
     )
     return request if is_plain else None
-
-
-def _is_mostly_values(data: bytes) -> bool:
-    """Whether a message is one tensor, and quick to parse: apart from its values, a single field, it is small."""
-    number, start, end = next(fields(data, 0, len(data), most=1), (0, 0, 0))
-    if number != _TENSOR or end != len(data):
-        return False
-    # What is written before the values: a type, two dimensions, and names.
-    for number, first, last in islice(fields(data, start, end, most=len(data)), QUICK_FIELDS):
-        if number == _VALUES:
-            return len(data) - (last - first) <= QUICK_BYTES
-    return False
 
 
 def may_write_inline(codec: Codec, result: Result) -> bool:
