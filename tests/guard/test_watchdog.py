@@ -1,7 +1,9 @@
 """Calls that nobody ends are ended, over real sockets: answers not read, streams that idle, messages half sent."""
 
+import asyncio
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import grpc
 import numpy as np
@@ -10,7 +12,9 @@ import pytest
 from pred_server import serve
 from pred_server.generated.pred_pb2 import Request, Tensor
 from pred_server.generated.pred_pb2_grpc import PredictionStub
-from pred_server.limits import MIB
+from pred_server.guard import watchdog
+from pred_server.guard.admission import Admission
+from pred_server.limits import MIB, Limits
 from tests.attacks.beside import resident_mib
 from tests.attacks.http2 import PREDICT, PREDICT_STREAM, Connection, framed
 from tests.waits import comes_true
@@ -181,3 +185,27 @@ def test_a_call_over_the_limit_is_refused_before_its_message_is_whole(connection
         connection.send(stream, framed(b"half of it", size=30 * MIB))
         assert connection.wait(stream, seconds=PATIENCE_S)
         assert b"--max-calls-in-flight" in connection.headers[stream]
+
+
+def test_giving_memory_back_takes_a_small_part_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock_s, releases_s = [0.0], list[float]()
+
+    def release() -> None:
+        releases_s.append(clock_s[0])
+        clock_s[0] += 1.0
+
+    async def look_for(seconds: float) -> None:
+        watching = asyncio.create_task(guard.run())
+        while clock_s[0] < seconds:
+            clock_s[0] += 0.1
+            await asyncio.sleep(0)
+        watching.cancel()
+
+    monkeypatch.setattr(watchdog, "time", SimpleNamespace(monotonic=lambda: clock_s[0]))
+    monkeypatch.setattr(watchdog, "PERIOD_S", 0)
+    monkeypatch.setattr(watchdog, "release_unused", release)
+    monkeypatch.setattr(watchdog, "resident_bytes", lambda: 0)
+    guard = watchdog.Watchdog(Admission(Limits()), Limits())
+    monkeypatch.setattr(watchdog, "resident_bytes", lambda: 1 << 60)
+    asyncio.run(look_for(100.0))
+    assert releases_s == pytest.approx([0.1, 20.2, 40.3, 60.4, 80.5], abs=0.6)
