@@ -284,7 +284,7 @@ else:
 #
 # Each part of the reply has the index of its part of the table. So `pd.concat` needs no `ignore_index`, and must not have
 # it. You will seldom need this function: the client sends a large table as a *stream*, which does the same within one
-# call ([03b](03b_under_the_hood.ipynb)).
+# call ([03c](03c_streams.ipynb)).
 #
 # </details>
 #

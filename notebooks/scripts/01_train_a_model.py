@@ -16,7 +16,8 @@
 # [00_start_here](00_start_here.ipynb) started a server with a ready-made `flights` model. Here we make such a model.
 #
 # **Core:** the model, the judgement, the file, the three attempts, models of your own, exercise 1. **Optional:** the
-# sections that say so, and exercise 2. They ask what the judgement is worth, and nothing later needs their results.
+# sections that say so, and exercise 2. They ask what the judgement is worth. You may skip their reading; still run their
+# cells, since later ones use what they make.
 
 # %% [markdown]
 # ## Versions
@@ -716,6 +717,10 @@ assert answers_of_own.to_numpy().tobytes() == own.predict(some).tobytes()
 print("without trust:", refusal(scratch / "own"))
 
 # %% [markdown]
+# To hand the model over, send three things: the folder `own`, the file `mine.py`, and the words after `--trust`. A colleague
+# without this checkout installs the package from a wheel ([README, Install it elsewhere](../README.md#install-it-elsewhere)),
+# puts `mine.py` where Python finds it, and pins the `libraries` that the manifest names.
+#
 # **Another library** is no different, if its models have scikit-learn's `fit` and `predict`. LightGBM grows trees as our
 # booster does. To trust its types is to trust the library: it reads the trees with code of its own, which we have not
 # reviewed.

@@ -150,6 +150,9 @@ print(f"the server's log has {len(lines)} lines; the last one:\n{lines[-1]}")
 # - The caller cannot choose the next step: fix the table, try again, or call the team that runs the server?
 # - An exception's text may hold a path, or a piece of somebody's data. Here it goes to whoever called.
 #
+# A method chooses with `context.abort(grpc.StatusCode.INVALID_ARGUMENT, "line 2: ...")`: this ends the call with that code
+# and that sentence. The strict server below does so for each fault of a caller.
+#
 # ## Guess first: how many wrong tables are refused?
 #
 # pandas was made to read what people have. It was not made to check it. Here are wrong tables as users send them. Each
@@ -384,7 +387,7 @@ print(f"{len(predictions):,} predictions")
 # A wrong table is the caller's fault, and the answer says so. But what if there is no answer? Then the call ends in one
 # of two codes:
 #
-# - `UNAVAILABLE`: no server took the call.
+# - `UNAVAILABLE`: nobody is there to answer. No server took the call, or the one that did is gone.
 # - `DEADLINE_EXCEEDED`: the deadline passed, and there was no answer yet.
 #
 # The code alone does not tell you what to do next. So ask a second question, about the server's *health*. Health is a
@@ -459,14 +462,14 @@ def health(address):
 
 
 def one_call(address, table, deadline_s):
-    """Return the code of one call, the seconds that it took, and the server's health after it."""
-    start_ns, code = time.perf_counter_ns(), "OK"
+    """Return the code of one call, the seconds that it took, the server's health after it, and the error's sentence."""
+    start_ns, code, sentence = time.perf_counter_ns(), "OK", ""
     with Client(address) as caller:
         try:
             caller.predict(table, encoding="arrow", stream=False, timeout_s=deadline_s)
         except PredServerError as error:
-            code = error.code
-    return code, (time.perf_counter_ns() - start_ns) / 1e9, health(address)
+            code, sentence = error.code, str(error)
+    return code, (time.perf_counter_ns() - start_ns) / 1e9, health(address), sentence
 
 
 # %% [markdown]
@@ -492,7 +495,7 @@ holding.close()
 
 # %%
 NEXT_STEP = {  # code of the call, health
-    ("UNAVAILABLE", "UNAVAILABLE"): "Nobody is there, or no longer. Check the address; start a server.",
+    ("UNAVAILABLE", "UNAVAILABLE"): "Nobody is there, or it is going. Is it being replaced? If not, check the address; start a server.",
     (
         "DEADLINE_EXCEEDED",
         "UNAVAILABLE",
@@ -502,21 +505,24 @@ NEXT_STEP = {  # code of the call, health
 }
 rows = [
     f"| {what} | {CASES[what][2]:g} | `{code}` | {seconds:.1f} | `{healthy}` | {NEXT_STEP.get((code, healthy), '?')} |"
-    for what, (code, seconds, healthy) in seen.items()
+    for what, (code, seconds, healthy, _) in seen.items()
 ]
 head = "| case | deadline (s) | code | took (s) | health | next step |\n|---|---|---|---|---|---|\n"
 Markdown(head + "\n".join(rows))
 
 # %%
-tried_code, tried_s, _ = seen["dead port"]
-short_code, short_s, _ = seen["dead port, short deadline"]
+tried_code, tried_s, *_ = seen["dead port"]
+short_code, short_s, _, sentence = seen["dead port, short deadline"]
 late = [what for what, (code, *_) in seen.items() if code == "DEADLINE_EXCEEDED"]
 Markdown(
     f"Compare the two dead ports. With time enough, the client tried for {tried_s:.1f} s and then said `{tried_code}`. With "
-    f"a deadline of {HURRIED_S:g} s it said `{short_code}`: the deadline passed in the middle of the attempts; only the error's "
-    f"sentence says that nobody answers there. So `DEADLINE_EXCEEDED` has {len(late)} causes here ({'; '.join(late)}), and to send fewer "
+    f"a deadline of {HURRIED_S:g} s it said `{short_code}`: the deadline passed in the middle of the attempts. Only the error's "
+    f"sentence says more: *{sentence.split(' (')[0].replace(nobody, 'HOST:PORT')} …* So `DEADLINE_EXCEEDED` has {len(late)} causes here ({'; '.join(late)}), and to send fewer "
     "rows helps against one of them. Ask for health before you do that. Or ask only once, with "
-    "`Client(address, retry=False)`: then a dead port says `UNAVAILABLE` at once."
+    "`Client(address, retry=False)`: then a dead port says `UNAVAILABLE` at once.\n\n"
+    "A dead port and a draining server look the same from here: neither takes a new connection. Who has a connection hears "
+    "`NOT_SERVING` before it ends; `Client` then goes to the next address, if it has one ([08](08_break_it.ipynb)). "
+    "The slow model took a little longer than its deadline: the client does not break off while it writes the table."
 )
 
 # %% [markdown]
@@ -554,7 +560,8 @@ Markdown(
     "for a large answer.\n"
     f"- {LARGE:,} flights in one call took {took_s:.1f} s once both sides had the higher limit.\n"
     f"- A dead port said `{tried_code}` after {tried_s:.1f} s, and `{short_code}` where the deadline was {HURRIED_S:g} s. Code and "
-    f"health together told {len({(code, healthy) for code, _, healthy in seen.values()})} of {len(seen)} cases apart."
+    f"health together told {len({(code, healthy) for code, _, healthy, _ in seen.values()})} of {len(seen)} cases apart; a dead port "
+    "and a draining server look the same to a new connection."
 )
 
 # %% [markdown]

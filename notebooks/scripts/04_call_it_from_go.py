@@ -690,7 +690,7 @@ print("its log:    ", naive.logs().splitlines()[-1][20:100])
 # | | the slip | what it does | mended | where |
 # |---|---|---|---|---|
 # | 1 | a connection for each request | pays for dialling each time, as measured above | connections are made once, at the start, and shared by all requests; one, unless `-connections` asks for more | `New` in [`pred/client.go`](../gateway/pred/client.go) |
-# | 2 | `log.Fatalf` in a handler | one failed request ends the server | the handler returns the error; one place makes a reply and a line of log of it | `handle` in [`web/handler.go`](../gateway/web/handler.go), `problemOf` in [`web/errors.go`](../gateway/web/errors.go) |
+# | 2 | `log.Fatalf` in a handler | one failed request ends the server | the handler returns the error; one place makes a reply and a line of log of it | `wrap` in [`web/handler.go`](../gateway/web/handler.go), `problemOf` in [`web/errors.go`](../gateway/web/errors.go) |
 # | 3 | `context.Background()`: no deadline | a server that hangs holds the request, and its memory, for ever; the work goes on for a user who left | `context.WithTimeout` around the request's own context, which ends when the user goes away | `predictWhole` in [`web/predict.go`](../gateway/web/predict.go) |
 # | 4 | `table, _ :=` throws an error away, `w.Write` is not looked at | a body that broke off is sent on as if it were whole: half a table gets half the predictions | errors of reading are answered, and sizes are limited; an error of writing can reach nobody, and the code says so | `readBody` in [`web/body.go`](../gateway/web/body.go), `BrokenOff` in [`internal/problem`](../gateway/internal/problem/problem.go) |
 #
@@ -700,7 +700,7 @@ print("its log:    ", naive.logs().splitlines()[-1][20:100])
 go_code("gateway/pred/client.go", "for range o.connections", "c.stubs = append")
 
 # %% tags=["deterministic"]
-go_code("gateway/web/handler.go", "if err != nil {", "writeError(out")
+go_code("gateway/web/handler.go", "a, err := callSafely", "writeError(out")
 
 # %% tags=["deterministic"]
 go_code("gateway/web/predict.go", "// The context ends", "h.client.Call(")
@@ -709,7 +709,7 @@ go_code("gateway/web/predict.go", "// The context ends", "h.client.Call(")
 go_code("gateway/internal/problem/problem.go", "func BrokenOff", "e.Reason = err.Error()")
 
 # %% [markdown]
-# The second piece sees every error of every handler, so that no handler can forget. `handle` also catches a *panic*,
+# The second piece sees every error of every handler, so that no handler can forget. `wrap` also catches a *panic*,
 # Go's word for a fault of the program itself. `gateway/examples/client`, the page from above, has none of the slips.
 #
 # ## Give it to your colleague

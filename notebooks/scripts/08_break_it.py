@@ -163,7 +163,7 @@ table_of(killed)
 # %%
 usual, usual_s = killed["killed, the usual client"]["status"], after_s["killed, the usual client"]
 Markdown(
-    f"`UNAVAILABLE` means: nobody answered. Predicting changes nothing, so it is always safe to ask again. The usual client "
+    f"`UNAVAILABLE` means: nobody is there to answer, or no longer. Predicting changes nothing, so it is always safe to ask again. The usual client "
     f"ended with `{usual}` after {usual_s:.1f} s. "
     + (
         "It got its answer from the next server, and never knew."
@@ -460,8 +460,9 @@ show(vitals(flooded.samples, flooded.spans, finding))
 
 # %% [markdown]
 # A refusal is cheap, and says what to do: `OVERLOADED`, come back later. Why is the good caller not refused? All 20 slots
-# are taken. But slots are shared *by connection*: when all are taken, only a connection that has its share is refused.
-# The attacker has one connection, and the good caller has another. While nobody else asks, the attacker may use all 20.
+# are taken. But slots are shared *by connection*. The attacker has one connection, and the good caller has another, so
+# each has a share of 10. While nobody else asks, the attacker may use all 20. When all are taken, a connection that has
+# less than its share still gets in, beyond the 20, and only one that has its share is refused.
 #
 # The good caller does wait longer, since it shares the processor with the flood (and on this machine with the attacker).
 #
@@ -514,8 +515,8 @@ show(vitals(deafened.samples, deafened.spans, finding))
 small.close()
 
 # %% [markdown]
-# A slot comes back by itself. Here `--idle-stream-s` was 2 seconds (the default is 120). The deaf caller is told so, if it
-# ever listens. A unary call that is not read ends with its deadline, the caller's or the server's (`--max-deadline-s`).
+# A slot comes back by itself. Here `--idle-stream-s` was 2 seconds (the default is 120). The deaf caller learns that its
+# stream was ended, if it ever listens; the reason stands in the server's log. A unary call that is not read ends with its deadline, the caller's or the server's (`--max-deadline-s`).
 #
 # ## Replace it
 #

@@ -246,8 +246,8 @@ Markdown(
 # %% [markdown]
 # "gRPC, again" is the control: gRPC against itself. Read nothing into a difference as small as that one.
 #
-# The ratio is large, and the difference is small. What matters is the difference, and how often you pay it. For one call in a web request, which takes many milliseconds, nobody will see it. For a million calls a
-# minute it is some cores.
+# The ratio is large, and the difference is small. What matters is the difference, and how often you pay it. For one call in a web request, which takes many milliseconds, nobody will see it. At thousands of
+# calls a second it is cores that you pay for.
 #
 # ## The published numbers
 #
@@ -323,7 +323,7 @@ pd.DataFrame(
 # | your models change weekly, and are pipelines | **gRPC** | the model is replaced without a release of any caller; whatever scikit-learn can do comes along |
 # | one small tree model, and 50,000 calls a second | **in process** | a server spends nearly all of its time on the messages. Prove parity in CI, with rows of your own |
 # | a gateway or a sidecar on the same machine, users who must not see each other | **Unix socket** | the file's mode is the access control. The time that it spares is small |
-# | callers in a browser, in a spreadsheet, at a partner's | **REST**, or the [gateway](../docs/gateway.md) before gRPC | everybody speaks JSON, and a call with few rows does not suffer much from text |
+# | callers in a browser, in a spreadsheet, at a partner's | **REST**, or the [gateway](../docs/gateway.md) before gRPC | everybody speaks JSON, and a call with few rows loses little or nothing by text |
 # | tables of 10,000 rows and more | **gRPC**, a tensor or Arrow, or in process | text is what takes the time; see [05](05_how_fast_is_it.ipynb) |
 # | a batch job in Go, once a night, one machine | **pipe** | no port, no server to watch. One caller is all there is |
 # | a slow model: a forest of 500 trees, a gigabyte of features | **gRPC** | the model takes the time, whatever the way; one server holds the memory once, and batches its callers |

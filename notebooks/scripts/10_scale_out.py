@@ -119,8 +119,9 @@ from pred_server.lab.lesson_figures import lines
 
 gain = findings.rates(calls).set_index("arm").loc["one process, 32 callers"]
 times = f"{words.factor(gain['ratio'])} [{words.factor(gain['low'])}, {words.factor(gain['high'])}]"
+verdict = "; 1 is inside, so no difference was found" if gain["low"] <= 1 <= gain["high"] else ""
 rates = found["calls_per_s"].unstack("servers")
-finding = f"32 callers get {times} times as many calls a second from two workers as from one process"
+finding = f"32 callers get {times} times as many calls a second from two workers as from one process{verdict}"
 show(
     lines(rates, finding, "callers, each waiting for its answer", "calls a second", every_x=True),
     f"Calls a second by callers, from one process and from two workers. {finding}.",
@@ -133,7 +134,7 @@ found.round(2)
 cost = means["server_cpu_ms"].unstack("servers").loc[32]
 both = found.loc[("two workers", 32)]
 Markdown(
-    f"- **{times}** times as many calls a second{', ' + gain['doubt'] if gain['doubt'] else ''}. Your guess: {GUESS_TIMES or 'none yet'}.\n"
+    f"- **{times}** times as many calls a second{verdict}{', ' + gain['doubt'] if gain['doubt'] else ''}. Your guess: {GUESS_TIMES or 'none yet'}.\n"
     f"- Each call costs the servers {words.duration(cost['two workers'])} of CPU time, and {words.duration(cost['one process'])} "
     "with one process.\n"
     f"- The servers keep {both['cores of the servers']:.2f} cores busy now, and the callers {both['cores of the callers']:.2f}, of "
@@ -448,8 +449,8 @@ Markdown(
 )
 
 # %% [markdown]
-# TLS costs most when a connection is made, and connections are kept. A single caller gains nothing from two workers: it waits for one call
-# at a time, and each call finds a process that has been idle for longer.
+# Connections are kept, so what is left of TLS is that each message is encrypted and decrypted. A single caller gains nothing from two
+# workers, and may lose: it waits for one call at a time, and each call finds a process that has been idle for longer.
 #
 # ### Ray Serve, and larger tables
 #
@@ -533,7 +534,7 @@ Markdown(
 # | step | you get | you pay |
 # |---|---|---|
 # | **one process** | no moving parts; the largest batches | one core is all that it uses |
-# | **TLS, tokens** | nobody listens, nobody else asks | little for each call; certificates and tokens that somebody renews |
+# | **TLS, tokens** | nobody listens, nobody else asks | a little of each call, as the figure shows; certificates and tokens that somebody renews |
 # | **gateway** | HTTP, a page, browsers; many web requests over few connections | text, and one more hop for each call |
 # | **workers** | more cores; a death that nobody notices | the model's memory for each and for the spare; smaller batches; clients that know a list |
 # | **one port (SO_REUSEPORT)** | clients that know one address | workers without calls, unless there are very many connections |
@@ -553,7 +554,7 @@ Markdown(
         words.bullets(
             [
                 f"one process answers {limit:,.0f} calls a second and uses {full['cores of the servers']:.2f} cores; two workers answer "
-                f"{times} times as many, with batches of {in_two:.1f} rows in place of {in_one:.1f}",
+                f"{times} times as many{verdict}, with batches of {in_two:.1f} rows in place of {in_one:.1f}",
                 f"behind one port {idle} of {DRAWS} clients used one worker alone; over a list the busier worker got "
                 f"{shares[by_call].max():.0%} at the most",
                 f"{n_switches} new versions under load: {busy['failed']} of {busy['calls']:,} calls failed, with a p99 of "

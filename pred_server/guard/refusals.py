@@ -6,6 +6,7 @@ and each good call would wait behind a hundred of them.
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -45,6 +46,16 @@ class Refusals:
         if delay_s := self.delay_s(peer, time.monotonic()):
             await asyncio.sleep(delay_s)
 
+    def handler(self, code: grpc.StatusCode, details: str, note: Callable[[str], None] = lambda peer: None) -> Any:
+        """Return a handler for any kind of rpc that reads nothing, and refuses the call; it notes the peer first."""
+
+        async def refuse(_: Any, context: Any) -> None:
+            note(context.peer())
+            await self.wait(context.peer())
+            await context.abort(code, details)
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
 
 class UnknownMethods(grpc.GenericRpcHandler):
     """Refuses methods that nobody else handles: gRPC by itself would refuse as many as come. To be added last."""
@@ -54,9 +65,4 @@ class UnknownMethods(grpc.GenericRpcHandler):
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         method = clip(str(handler_call_details.method))
-
-        async def refuse(_: Any, context: Any) -> None:
-            await self._refusals.wait(context.peer())
-            await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"there is no method {method} here")
-
-        return grpc.stream_stream_rpc_method_handler(refuse)  # whatever the rpc is: nothing is read
+        return self._refusals.handler(grpc.StatusCode.UNIMPLEMENTED, f"there is no method {method} here")

@@ -23,7 +23,7 @@ GRACE_S = 1.0
 # A message that has not arrived at so many looks is half a message, and an answer that has not left is not read. Not
 # after a time: where the event loop is late, the message may be there, and wait for it.
 ARRIVES_LOOKS = 5
-# Where memory is short, so much of the time at most goes into giving freed memory back.
+# Where memory is short, so much of the time at most goes into giving freed memory back, or as long as memory still grows.
 RELEASE_SHARE = 0.05
 # A server that becomes idle gives memory back where it has so much more than at its start. gRPC frees some of it only
 # later. So there are so many tries, after pauses that double: for a minute.
@@ -40,7 +40,7 @@ class Watchdog:
         self._idle_bytes = resident_bytes()
         self._most_bytes = self._idle_bytes + limits.max_bytes_in_flight
         self._tries, self._next_try_s = 0, 0.0
-        self._next_release_s = 0.0
+        self._next_release_s, self._least_bytes = 0.0, self._idle_bytes
         self._limits = limits
 
     def expect(self, n_bytes: int) -> None:
@@ -55,11 +55,12 @@ class Watchdog:
             now_s = time.monotonic()
             self._look(now_s)
             if (n_bytes := resident_bytes()) > self._most_bytes:
-                if now_s >= self._next_release_s:
+                self._least_bytes = min(self._least_bytes, n_bytes)
+                # All others wait for it, and of many small pieces it takes long and gives little.
+                if n_bytes > self._least_bytes + KEPT_BYTES or now_s >= self._next_release_s:
                     release_unused()
-                    # All others wait for it, and of many small pieces it takes long and gives little.
                     self._next_release_s = now_s + (time.monotonic() - now_s) / RELEASE_SHARE
-                    n_bytes = resident_bytes()
+                    self._least_bytes = n_bytes = resident_bytes()
             elif self._admission.tickets:
                 self._tries, self._next_try_s = 0, now_s
             elif n_bytes > self._idle_bytes + KEPT_BYTES and self._tries < TRIES and now_s >= self._next_try_s:

@@ -261,7 +261,8 @@ def _load_short(calls: pd.DataFrame) -> list[str]:
     p99_ms = points[points["step"] == step].set_index("server")["p99_ms"]
     servers = " and ".join(f"{words.duration(ms)} ({server})" for server, ms in p99_ms.items())
     load = f"{step:,.0f}/s" if "share" not in calls or not calls["share"].any() else f"{step:.0%} of what each can do"
-    return [f"One process keeps up with these loads: {rates}. At {load}, 99 % of calls end within {servers}."]
+    model = calls.attrs["experiment"]["model"]
+    return [f"One process with `{model}` keeps up with these loads: {rates}. At {load}, 99 % of calls end within {servers}."]
 
 
 def _load(calls: pd.DataFrame) -> list[str]:
@@ -334,13 +335,18 @@ def _numbers(value: float, low: float, high: float) -> str:
     return f"{value:.3g} [{low:.3g}, {high:.3g}]"
 
 
+def _beside(ratio: float, target: str) -> str:
+    """Return a ratio with three digits; with four where it would look like its target."""
+    return f"{ratio:.4g}" if target.endswith(f" {ratio:.3g}") else f"{ratio:.3g}"
+
+
 def _targets_short(calls: pd.DataFrame) -> list[str]:
     """Return how many targets are met and which are missed, in a sentence; nothing if none was set."""
     cases = findings.cases(calls)
     if cases.empty:
         return []
     missed = cases[cases["margin"] < 1]
-    names = "; ".join(f"{case.case} ({case.ratio:.3g}, target {case.target})" for case in missed.itertuples())
+    names = "; ".join(f"{case.case} ({_beside(case.ratio, case.target)}, target {case.target})" for case in missed.itertuples())
     return [f"{len(cases) - len(missed)} of {len(cases)} targets are met. Missed: {names or 'none'}."]
 
 

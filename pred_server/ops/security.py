@@ -324,13 +324,11 @@ class Doorkeeper(grpc.aio.ServerInterceptor):
             CALLER.set(name)
             return await continuation(handler_call_details)
 
-        async def refuse(_: Any, context: Any) -> None:
-            logger.info("refused code=UNAUTHENTICATED %s from %s: %s", method, context.peer(), why)
+        def note(peer: str) -> None:
+            logger.info("refused code=UNAUTHENTICATED %s from %s: %s", method, peer, why)
             self._refused(method)
-            await self._refusals.wait(context.peer())
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, why)
 
-        return grpc.stream_stream_rpc_method_handler(refuse)  # whatever the rpc is: nothing is read
+        return self._refusals.handler(grpc.StatusCode.UNAUTHENTICATED, why, note)
 
     def name_of(self, token: str) -> str:
         """Return the name of a token; nothing for one that is unknown. It takes as long whichever it is."""

@@ -92,8 +92,7 @@ class Call:
 
     async def read(self) -> bytes:
         """Return the message of a call with one. Raises LimitExceeded where it is too large, or too much at once."""
-        ticket = self.admit()
-        ticket.ends_s, ticket.why = time.monotonic() + self._limits.max_deadline_s, self.late()
+        self.admit().ends_s = time.monotonic() + self._limits.max_deadline_s
         data = await self.receive()
         if data is None:
             raise InvalidInput("the call ended without a message")
@@ -170,7 +169,7 @@ class Call:
         code = "OK"
         if isinstance(error, asyncio.CancelledError) and self.ticket and self.ticket.is_ending:
             let_go(error)
-            error = self.ticket.why
+            error = self.ticket.why or self.late()
         try:
             if error is None:
                 if self._admission.is_stopping and self.rpc == "PredictStream" and self.rows > FEW_ROWS:

@@ -1,8 +1,9 @@
 """`make attack`: every kind of attack beside good callers and a health probe, and the same beside a control.
 
-    python -m tests.attacks.measure [--seconds 10] [--memory-seconds 60] [KIND…]
+    python -m tests.attacks.measure [--seconds 10] [--memory-seconds 60] [--only-memory] [KIND…]
 
-It exits with 1 where a promise is broken. With all kinds it writes data/results/attack.json and data/RESULTS.md.
+It exits with 1 where a promise is broken. With all kinds it writes data/results/attack.json and data/RESULTS.md; with
+`--only-memory` it measures anew how far memory grows, and leaves the kinds there as they are.
 """
 
 import argparse
@@ -120,6 +121,8 @@ def block(result: dict[str, Any]) -> list[str]:
     kinds, greedy, stamped = result["kinds"], result["memory"], result["stamp"]
     where = f"{stamped['cpu']}, {stamped['cores']} cores, attackers at priority {LOWEST_PRIORITY}"
     libraries = f"Python {stamped['python']}, grpcio {stamped['grpcio']}; revision {stamped['revision']}"
+    if (revision := result["memory_stamp"]["revision"]) != stamped["revision"]:
+        libraries += f", the greedy callers {revision}"
     header = ["attack", "calls/s", "MB/s", "good call, ms", "health, ms", "memory at most, MiB", "after"]
     header += ["control: health, ms", "memory, MiB"]
     rows = []
@@ -161,7 +164,13 @@ def main() -> int:
     parser.add_argument(
         "--memory-seconds", type=float, default=60.0, help="how long eight callers send what takes most"
     )
+    parser.add_argument("--only-memory", action="store_true", help="try no kinds, only eight callers who fill memory")
     arguments = parser.parse_args()
+    if arguments.only_memory:
+        result = json.loads(RESULT.read_text())
+        result |= {"memory": memory(arguments.memory_seconds), "memory_stamp": stamp(seed=0)}
+        write(result, RESULT, PAGE)
+        return int(any(line["broken"] for line in result["memory"]))
     lines = []
     with start() as server:
         base_ms = idle_ms(server)
@@ -177,7 +186,8 @@ def main() -> int:
     greedy = memory(arguments.memory_seconds) if arguments.memory_seconds else []
     if not arguments.kinds and greedy:
         times = {"seconds": arguments.seconds, "memory_seconds": arguments.memory_seconds}
-        result = {"stamp": stamp(seed=0), **times, "kinds": lines, "memory": greedy}
+        now = stamp(seed=0)
+        result = {"stamp": now, **times, "kinds": lines, "memory": greedy, "memory_stamp": now}
         write(result, RESULT, PAGE)
     return int(any(line["broken"] for line in (*lines, *greedy)))
 

@@ -19,7 +19,8 @@ LINE = {
 
 def result(**changes: object) -> dict[str, object]:
     greedy = [{"callers": "many_large", "grown_mib": 700.0, "good": 10, "broken": []}]
-    return {"stamp": STAMP, "seconds": 10.0, "memory_seconds": 60.0, "kinds": [LINE | changes], "memory": greedy}
+    times = {"seconds": 10.0, "memory_seconds": 60.0}
+    return {"stamp": STAMP, **times, "kinds": [LINE | changes], "memory": greedy, "memory_stamp": STAMP}
 
 
 def test_a_result_is_written_between_its_markers(tmp_path: Path) -> None:
@@ -37,6 +38,12 @@ def test_a_result_is_written_between_its_markers(tmp_path: Path) -> None:
 
 def test_a_broken_promise_is_named() -> None:
     assert "- Broken: idle_streams: health took 2 s." in measure.block(result(broken=["health took 2 s"]))
+
+
+def test_memory_that_was_measured_anew_has_its_revision() -> None:
+    anew = result() | {"memory_stamp": STAMP | {"revision": "def"}}
+    assert measure.block(anew)[-1].endswith("revision abc, the greedy callers def.</sub>")
+    assert measure.block(result())[-1].endswith("revision abc.</sub>")
 
 
 def test_the_page_shows_the_published_result() -> None:
