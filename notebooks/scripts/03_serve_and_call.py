@@ -495,7 +495,7 @@ holding.close()
 
 # %%
 NEXT_STEP = {  # code of the call, health
-    ("UNAVAILABLE", "UNAVAILABLE"): "Nobody is there, or it is going. Is it being replaced? If not, check the address; start a server.",
+    ("UNAVAILABLE", "UNAVAILABLE"): "Nobody is there, or it is being replaced. Check the address; start a server.",
     (
         "DEADLINE_EXCEEDED",
         "UNAVAILABLE",

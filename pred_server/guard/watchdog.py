@@ -23,7 +23,7 @@ GRACE_S = 1.0
 # A message that has not arrived at so many looks is half a message, and an answer that has not left is not read. Not
 # after a time: where the event loop is late, the message may be there, and wait for it.
 ARRIVES_LOOKS = 5
-# Where memory is short, so much of the time at most goes into giving freed memory back, or as long as memory still grows.
+# Where memory is short but does not grow, so much of the time at most goes into giving freed memory back.
 RELEASE_SHARE = 0.05
 # A server that becomes idle gives memory back where it has so much more than at its start. gRPC frees some of it only
 # later. So there are so many tries, after pauses that double: for a minute.

@@ -261,8 +261,8 @@ def _load_short(calls: pd.DataFrame) -> list[str]:
     p99_ms = points[points["step"] == step].set_index("server")["p99_ms"]
     servers = " and ".join(f"{words.duration(ms)} ({server})" for server, ms in p99_ms.items())
     load = f"{step:,.0f}/s" if "share" not in calls or not calls["share"].any() else f"{step:.0%} of what each can do"
-    model = calls.attrs["experiment"]["model"]
-    return [f"One process with `{model}` keeps up with these loads: {rates}. At {load}, 99 % of calls end within {servers}."]
+    process = f"One process with `{calls.attrs['experiment']['model']}`"
+    return [f"{process} keeps up with these loads: {rates}. At {load}, 99 % of calls end within {servers}."]
 
 
 def _load(calls: pd.DataFrame) -> list[str]:
@@ -346,7 +346,8 @@ def _targets_short(calls: pd.DataFrame) -> list[str]:
     if cases.empty:
         return []
     missed = cases[cases["margin"] < 1]
-    names = "; ".join(f"{case.case} ({_beside(case.ratio, case.target)}, target {case.target})" for case in missed.itertuples())
+    parts = missed[["case", "ratio", "target"]].to_numpy()
+    names = "; ".join(f"{case} ({_beside(ratio, target)}, target {target})" for case, ratio, target in parts)
     return [f"{len(cases) - len(missed)} of {len(cases)} targets are met. Missed: {names or 'none'}."]
 
 
