@@ -274,7 +274,8 @@ func (w *healthWatch) Build(conn any) (balancer.Producer, func()) {
 	return w, cancel
 }
 
-// run watches until ctx is done, or the server turns out to have no health service: then it is taken for one that serves.
+// run watches until ctx is done, or the server turns out to have no health service. One that has none, or does not tell us,
+// is taken for one that serves: what is wrong, calls will be told.
 func (w *healthWatch) run(ctx context.Context, conn grpc.ClientConnInterface) {
 	for pause := firstPause; ctx.Err() == nil; pause = min(2*pause, longestPause) {
 		watch, err := grpc_health_v1.NewHealthClient(conn).Watch(ctx, &grpc_health_v1.HealthCheckRequest{})
@@ -285,9 +286,12 @@ func (w *healthWatch) run(ctx context.Context, conn grpc.ClientConnInterface) {
 				pause = firstPause
 			}
 		}
-		if status.Code(err) == codes.Unimplemented {
+		switch status.Code(err) {
+		case codes.Unimplemented:
 			w.heard(true)
 			return
+		case codes.Unauthenticated, codes.PermissionDenied:
+			w.heard(true)
 		}
 		select {
 		case <-ctx.Done():

@@ -2,6 +2,7 @@ package pred_test
 
 import (
 	"context"
+	"strings"
 	"errors"
 	"sync/atomic"
 	"testing"
@@ -106,6 +107,29 @@ func TestServerThatStopsBehindAForwarder(t *testing.T) {
 		if err := testkit.Receive(t, "the end of the stream", done); err != nil {
 			t.Errorf("the stream that was open: %v", err)
 		}
+	}
+}
+
+// secretive is a health service that asks for what the client does not have.
+type secretive struct {
+	grpc_health_v1.UnimplementedHealthServer
+}
+
+func (secretive) Watch(*grpc_health_v1.HealthCheckRequest, grpc.ServerStreamingServer[grpc_health_v1.HealthCheckResponse]) error {
+	return status.Error(codes.Unauthenticated, "this server asks for a token")
+}
+
+// Of servers that do not tell their health, calls learn why at once.
+func TestServersThatKeepTheirHealthToThemselves(t *testing.T) {
+	var addresses []string
+	for range 2 {
+		address, _ := start(t, "127.0.0.1:0", fake{predict: firstColumn},
+			func(s *grpc.Server) { grpc_health_v1.RegisterHealthServer(s, secretive{}) })
+		addresses = append(addresses, address)
+	}
+	client := connect(t, strings.Join(addresses, ","))
+	if _, err := client.Predict(t.Context(), oneRow); err != nil {
+		t.Errorf("got %v", err)
 	}
 }
 

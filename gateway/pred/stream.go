@@ -30,7 +30,8 @@ type Stream struct {
 // PredictStream returns the stream of predictions for a table in chunks, such as Table.Chunks gives. The chunks may have
 // any number of rows; a mebibyte is a good size. An error among the chunks ends the stream, and comes back as it is.
 //
-// Nothing is sent before All is ranged over. The stream has no deadline but that of ctx.
+// Nothing is sent before All is ranged over. The stream has no deadline but that of ctx, and ends only between two chunks: an
+// iterator that waits for something should end when ctx does.
 func (c *Client) PredictStream(ctx context.Context, chunks iter.Seq2[Table, error], opts ...CallOption) *Stream {
 	return &Stream{client: c, ctx: ctx, chunks: chunks, opts: opts}
 }

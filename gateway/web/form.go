@@ -31,7 +31,7 @@ type filled struct {
 // form answers POST /, which the page's own form sends: with the page, and on it the predictions or what is wrong. It is held
 // whole, and under the same limits as any table.
 func (h *Handler) form(r *http.Request, control *http.ResponseController) (answer, error) {
-	q := &question{Request: r, start: time.Now(), format: formatCSV, mediaType: "text/csv", timeout: h.options.Timeout}
+	q := &question{Request: r, start: time.Now(), format: formatCSV, mediaType: "text/csv", timeout: h.options.Timeout, kept: true}
 	form := &filled{}
 	a, err := h.settle(q, control, func() (answer, error) { return h.answerToForm(q, form, control) })
 	if !wantsPage(r.Header) || form.download && err == nil {

@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"path"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -57,11 +58,11 @@ func New(client *pred.Client, options Options, log *slog.Logger) *Handler {
 		h.mux.Handle("GET /{$}", h.handle(h.page))
 		h.mux.Handle("POST /{$}", h.handle(h.form))
 		h.mux.Handle("/{$}", h.handle(allow("GET, HEAD, POST")))
-		for path, handler := range map[string]handler{
+		for place, handler := range map[string]handler{
 			"/models": h.models, "/models/{name}": h.model, "/models/{name}/{version}": h.model, "/openapi.json": h.openAPI,
 		} {
-			h.mux.Handle("GET "+path, h.handle(handler))
-			h.mux.Handle(path, h.handle(allow("GET, HEAD")))
+			h.mux.Handle("GET "+place, h.handle(handler))
+			h.mux.Handle(place, h.handle(allow("GET, HEAD")))
 		}
 	}
 	return h
@@ -73,6 +74,11 @@ func (h *Handler) Stopping() { h.stopping.Store(true) }
 
 // ServeHTTP implements http.Handler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	// ServeMux would redirect a path such as //predict by itself, and no log would have the request.
+	if clean := path.Clean(r.URL.Path); r.URL.Path != clean && r.URL.Path != clean+"/" {
+		h.handle(notFound).ServeHTTP(w, r)
+		return
+	}
 	h.mux.ServeHTTP(w, r)
 }
 

@@ -35,6 +35,7 @@ func TestPathsAndMethods(t *testing.T) {
 		{"GET", "/models/a/b/c", 404, ""},
 		{"GET", "/favicon.ico", 404, ""},
 		{"POST", "/predict/", 404, ""},
+		{"POST", "//predict", 404, ""},
 		{"POST", "/Predict", 404, ""},
 		{"POST", "/<script>", 404, ""},
 	}

@@ -81,47 +81,56 @@ func TestRequestsInFlightAreBounded(t *testing.T) {
 
 // What is held is bounded in all; small requests have room all the same, and all of it comes back.
 func TestBytesHeldAreBounded(t *testing.T) {
-	h, log := newHandler(t, startBoth(t, testkit.Echo, chunkwise(same)),
-		"-max-body-bytes=1000000", "-chunk-bytes=100000", "-max-bytes-held=3000000", "-body-idle-timeout=1h", "-read-timeout=1h")
-	g := serveHandler(t, h, log)
-	half := `[{"x": 1, "y": 1}` + strings.Repeat(`,{"x": 1, "y": 1}`, 50_000)
-	// Bodies of which the ends are missing.
-	var ends []func() int
-	for range 20 {
-		conn := g.Dial(t)
-		fmt.Fprintf(conn, "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(half)+1, half)
-		ends = append(ends, func() int {
-			io.WriteString(conn, "]")
-			reply, err := http.ReadResponse(bufio.NewReader(conn), nil)
-			if err != nil {
-				t.Error(err)
-				return 0
+	const most = 3_000_000
+	for _, test := range []struct{ name, mediaType, half, rest string }{
+		{"whole tables", "application/json", `[{"x": 1, "y": 1}` + strings.Repeat(`,{"x": 1, "y": 1}`, 50_000), "]"},
+		{"first chunks of streams", "text/csv", "x\n" + strings.Repeat("1\n", 45_000), strings.Repeat("1\n", 55_000)},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h, log := newHandler(t, startBoth(t, testkit.Echo, chunkwise(same)),
+				"-max-body-bytes=1000000", "-chunk-bytes=100000", "-max-bytes-held=3000000", "-body-idle-timeout=1h", "-read-timeout=1h")
+			g := serveHandler(t, h, log)
+			// Bodies of which the ends are missing.
+			var ends []func() int
+			for range 40 {
+				conn := g.Dial(t)
+				fmt.Fprintf(conn, "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s",
+					test.mediaType, len(test.half)+len(test.rest), test.half)
+				ends = append(ends, func() int {
+					io.WriteString(conn, test.rest)
+					reply, err := http.ReadResponse(bufio.NewReader(conn), nil)
+					if err != nil {
+						t.Error(err)
+						return 0
+					}
+					io.Copy(io.Discard, reply.Body)
+					return reply.StatusCode
+				})
 			}
-			io.Copy(io.Discard, reply.Body)
-			return reply.StatusCode
+			testkit.Eventually(t, "the bodies to fill what there is", func() bool {
+				return h.held.Held() > most/2 && strings.Contains(log.String(), `"status":429`)
+			})
+			if got := h.held.Held(); got > most {
+				t.Errorf("%d bytes are held", got)
+			}
+			for range 20 {
+				if r := g.Post(t, "x\n1\n"); r.Status != 200 {
+					t.Fatalf("a small table: got %d %s", r.Status, r.Body)
+				}
+			}
+			counts := map[int]int{}
+			for _, end := range ends {
+				counts[end()]++
+			}
+			if counts[200] == 0 || counts[429] == 0 || counts[200]+counts[429] != len(ends) {
+				t.Errorf("got %v", counts)
+			}
+			for _, body := range []string{"x\n1\n", numbers(5_000), numbers(90_000), "", "x\n\xff\n", numbers(200_000)} {
+				g.Post(t, body)
+			}
+			testkit.Eventually(t, "all to be given back", func() bool { return h.held.Held() == 0 })
 		})
 	}
-	const most = 3_000_000
-	testkit.Eventually(t, "the bodies to fill what there is", func() bool { return h.held.Held() > most/2 && strings.Contains(log.String(), `"status":429`) })
-	if got := h.held.Held(); got > most {
-		t.Errorf("%d bytes are held", got)
-	}
-	for range 20 {
-		if r := g.Post(t, "x\n1\n"); r.Status != 200 {
-			t.Fatalf("a small table: got %d %s", r.Status, r.Body)
-		}
-	}
-	counts := map[int]int{}
-	for _, end := range ends {
-		counts[end()]++
-	}
-	if counts[200] == 0 || counts[429] == 0 || counts[200]+counts[429] != len(ends) {
-		t.Errorf("got %v", counts)
-	}
-	for _, body := range []string{"x\n1\n", numbers(5_000), numbers(90_000), "", "x\n\xff\n", numbers(200_000)} {
-		g.Post(t, body)
-	}
-	testkit.Eventually(t, "all to be given back", func() bool { return h.held.Held() == 0 })
 }
 
 // A table that one request alone may not hold is too large, and not too much at once.

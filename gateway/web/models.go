@@ -70,6 +70,8 @@ func (h *Handler) openAPI(r *http.Request, _ *http.ResponseController) (answer, 
 
 // catalog returns all models, in the prediction server's order. One that goes away meanwhile is left out.
 func (h *Handler) catalog(ctx context.Context) ([]catalog.Model, error) {
+	ctx, cancel := context.WithTimeout(ctx, h.options.ReadyTimeout) // for all of them together
+	defer cancel()
 	description, first, err := h.describe(ctx, catalog.Choice{})
 	if err != nil {
 		return nil, err

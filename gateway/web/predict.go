@@ -32,6 +32,7 @@ type question struct {
 	client    *presence.Client
 	share     *budget.Share // what the request holds; nil before it holds anything
 	received  *received     // the body; nil before it is opened
+	kept      bool          // what it holds is shown, also beside an error
 }
 
 // predict takes a table and answers with one prediction for each of its rows, in the same order and format.
@@ -49,7 +50,7 @@ func (h *Handler) predict(r *http.Request, control *http.ResponseController) (an
 func (h *Handler) settle(q *question, control *http.ResponseController, do func() (answer, error)) (answer, error) {
 	a, err := do()
 	if err != nil && a.finish == nil {
-		if q.share != nil {
+		if q.share != nil && !q.kept {
 			q.share.Close() // before the rest of the body is read, which may take long
 		}
 		a.finish = h.readOn(q, control)

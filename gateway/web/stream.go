@@ -34,17 +34,16 @@ func (h *Handler) stream(
 ) (a answer, rest io.Reader, err error) {
 	o := h.options
 	size := int64(o.chunkBytes())
-	room := 2 * size // what the splitter's buffer may have before it costs more
+	room, weight := int64(0), int64(1) // what the splitter's buffer may have before it costs more, and how much that is
 	table := &csv.Splitter{
 		Body: body, Size: o.chunkBytes(), Limit: int(o.MaxBodyBytes), Most: o.MaxStreamBytes,
 		Hold: func(capacity int) error {
-			// A row that is longer than a chunk makes all that is ahead longer.
 			more := int64(capacity) - room
 			if more <= 0 {
 				return nil
 			}
 			room += more
-			return share.Grow(4 * more)
+			return share.Grow(weight * more)
 		},
 	}
 	before := share.Held()
@@ -56,9 +55,13 @@ func (h *Handler) stream(
 		share.Free(share.Held() - before)
 		return answer{}, unread(table.Held(), body), nil
 	}
-	if err := share.Grow(ahead * size); err != nil {
+	// From here on there are chunks ahead, and a row that is longer than a chunk makes all of them longer.
+	weight = 4
+	more := ahead*size + weight*max(0, room-2*size) - (share.Held() - before)
+	if err := share.Grow(max(0, more)); err != nil {
 		return answer{}, nil, err
 	}
+	room = max(room, 2*size)
 	release, err := h.slots.Take()
 	if err != nil {
 		return answer{}, nil, err

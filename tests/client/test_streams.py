@@ -25,6 +25,7 @@ from pred_server.generated.pred_pb2_grpc import PredictionStub
 from pred_server.tutorial.background import Server
 from pred_server.wire.csv import split_records
 from tests.ports import free_address
+from tests.waits import comes_true
 
 
 @pytest.fixture(scope="module")
@@ -156,12 +157,28 @@ def test_memory_stays_flat_over_10_million_rows(server: Server) -> None:
     assert max(grown_mib.values()) < 64
 
 
-def test_a_client_that_vanishes_does_not_hold_the_server_up(server: Server) -> None:
-    channel = grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)])
-    calls = [PredictionStub(channel).PredictStream(iter([Request(input_data="x0\n1\n")])) for _ in range(5)]
-    channel.close()
-    del calls
-    assert len(server.client().predict(numbers(2))) == 2
+def test_a_client_that_vanishes_gives_its_slot_back() -> None:
+    over = threading.Event()
+
+    def one_chunk_then_nothing() -> Iterator[Request]:
+        yield Request(input_data="x0\n1\n")
+        over.wait()
+
+    with serve("linear", "--max-calls-in-flight", "1") as small, small.client() as client:
+
+        def is_let_in() -> bool:
+            try:
+                return len(client.predict(numbers(2))) == 2
+            except LimitExceeded:
+                return False
+
+        channel = grpc.insecure_channel(small.address, [("grpc.use_local_subchannel_pool", 1)])
+        call = PredictionStub(channel).PredictStream(one_chunk_then_nothing())
+        assert comes_true(lambda: not is_let_in()), "the stream has the only slot"
+        channel.close()
+        del call
+        assert comes_true(is_let_in), "the slot came back"
+        over.set()
 
 
 def test_a_stream_needs_no_chunks(server: Server) -> None:

@@ -139,8 +139,8 @@ func (s *Splitter) take(front string, n int) string {
 	return chunk
 }
 
-// firstRead is the first size of the buffer.
-const firstRead = 64 << 10
+// firstRead is the first size of the buffer: with it, a request that is small still counts as one (budget.SmallBytes).
+const firstRead = 32 << 10
 
 // longRecord is the error for a record that is longer than a chunk may be.
 func (s *Splitter) longRecord() error {
