@@ -2,8 +2,8 @@ package pred_test
 
 import (
 	"context"
-	"strings"
 	"errors"
+	"strings"
 	"sync/atomic"
 	"testing"
 
