@@ -122,7 +122,13 @@ def rising() -> pd.DataFrame:
     calls = pd.concat(frames, ignore_index=True)
     calls.attrs = {
         "stamp": experiments.stamp(0),
-        "experiment": {"arms": [asdict(arm) for arm in arms], "compare": [], "control": None, "varies": "load"},
+        "experiment": {
+            "model": "linear",
+            "arms": [asdict(arm) for arm in arms],
+            "compare": [],
+            "control": None,
+            "varies": "load",
+        },
     }
     return calls
 
