@@ -30,7 +30,7 @@ class Ticket:
     ends_s: float = math.inf
     """When the watchdog ends it, on the clock of time.monotonic, whatever it waits for."""
     why: PredServerError | None = None
-    """What its caller is told then, unless it is that the time is over."""
+    """What its caller is told then; None: that the time is over."""
     looks: int | None = None
     """How often the watchdog has looked since a message began to be received; None where none is."""
     unread_looks: int | None = None

@@ -365,7 +365,7 @@ def show(figure: Figure, text: str = "") -> None:
 def png(figure: Figure) -> bytes:
     """Return the figure as a small PNG: a notebook with its figures must stay under 300 KB."""
     small = io.BytesIO()
-    _image(figure, dpi=100, colours=96).save(small, "png", optimize=True)
+    _image(figure, dpi=85, colours=96).save(small, "png", optimize=True)
     return small.getvalue()
 
 

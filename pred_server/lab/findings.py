@@ -130,8 +130,9 @@ def cases(calls: pd.DataFrame) -> pd.DataFrame:
 
     Returns
     -------
-    DataFrame with the columns case, target (as text), ratio, low, high (95 % interval), margin, margin_low, margin_high
-    (how far beyond the target: 1 where it is just met), doubt
+    DataFrame with the columns case, target (as text), ratio, low, high (95 % interval), written (the ratio as text,
+    with three digits, or more where it would look like its target), margin, margin_low, margin_high (how far beyond
+    the target: 1 where it is just met), doubt
     """
     study, model, outcomes = study_of(calls), calls.attrs["experiment"]["model"], []
     for case in CASES:
@@ -145,8 +146,14 @@ def cases(calls: pd.DataFrame) -> pd.DataFrame:
             name = case.name.replace(BEST, f"{BEST} ({over.removesuffix(f', {case.model}')})")
             outcome = {"case": name, "target": case.target_text, **numbers, "margin": margins["ratio"]}
             outcome |= {"margin_low": margins.min(), "margin_high": margins.max(), "doubt": stats.doubt(row)}
-            outcomes.append(outcome)
+            outcomes.append(outcome | {"written": _apart(numbers["ratio"], case.target)})
     return pd.DataFrame(outcomes)
+
+
+def _apart(ratio: float, target: float) -> str:
+    """Write a ratio with three digits, or with as many more as it takes to tell it from its target."""
+    told = (digits for digits in range(3, 7) if f"{ratio:.{digits}g}" != f"{target:.{digits}g}")
+    return f"{ratio:.{next(told, 3)}g}"
 
 
 def _measured(calls: pd.DataFrame, case: Case) -> pd.DataFrame:

@@ -327,17 +327,14 @@ def cases_table(cases: pd.DataFrame) -> list[str]:
     lines = []
     for _, case in cases.iterrows():
         verdict = case["doubt"] or ("met" if case["margin"] >= 1 else "missed")
-        lines.append([case["case"], case["target"], _numbers(*case[["ratio", "low", "high"]]), verdict])
+        lines.append(
+            [case["case"], case["target"], f"{case['written']} [{case['low']:.3g}, {case['high']:.3g}]", verdict]
+        )
     return words.table(["case", "target", "measured, 95 % interval", ""], lines)
 
 
 def _numbers(value: float, low: float, high: float) -> str:
     return f"{value:.3g} [{low:.3g}, {high:.3g}]"
-
-
-def _beside(ratio: float, target: str) -> str:
-    """Return a ratio with three digits; with four where it would look like its target."""
-    return f"{ratio:.4g}" if target.endswith(f" {ratio:.3g}") else f"{ratio:.3g}"
 
 
 def _targets_short(calls: pd.DataFrame) -> list[str]:
@@ -346,8 +343,7 @@ def _targets_short(calls: pd.DataFrame) -> list[str]:
     if cases.empty:
         return []
     missed = cases[cases["margin"] < 1]
-    parts = missed[["case", "ratio", "target"]].to_numpy()
-    names = "; ".join(f"{case} ({_beside(ratio, target)}, target {target})" for case, ratio, target in parts)
+    names = "; ".join(f"{case.case} ({case.written}, target {case.target})" for case in missed.itertuples())
     return [f"{len(cases) - len(missed)} of {len(cases)} targets are met. Missed: {names or 'none'}."]
 
 

@@ -218,14 +218,14 @@ def margins(cases: pd.DataFrame, stamp: figures.Stamp = None) -> Figure:
     """
     met = cases["margin"] >= 1
     title = f"{met.sum()} of {len(cases)} targets are met; right of the line is better than the target"
-    alt = "; ".join(f"{case.case} {case.ratio:.3g}, target {case.target}" for case in cases.itertuples())
+    alt = "; ".join(f"{case.case} {case.written}, target {case.target}" for case in cases.itertuples())
     lines = pd.DataFrame(
         {
             "label": cases["case"] + " " + cases["target"],
             "ratio": cases["margin"],
             "low": cases["margin_low"],
             "high": cases["margin_high"],
-            "text": cases["ratio"].map("{:.3g}".format),
+            "text": cases["written"],
             "style": np.where(met, 2, 1),
         }
     )
