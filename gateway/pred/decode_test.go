@@ -25,7 +25,7 @@ func FuzzDecode(f *testing.F) {
 	f.Fuzz(func(t *testing.T, message []byte, rows int, beside string) {
 		var response predpb.Response
 		if proto.Unmarshal(message, &response) != nil {
-			t.Skip()
+			t.Skip("no message")
 		}
 		request := &predpb.Request{Tensor: &predpb.Tensor{}}
 		if response.Columns != nil {

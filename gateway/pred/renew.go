@@ -274,8 +274,8 @@ func (w *healthWatch) Build(conn any) (balancer.Producer, func()) {
 	return w, cancel
 }
 
-// run watches until ctx is done, or the server turns out to have no health service. One that has none, or does not tell us,
-// is taken for one that serves: what is wrong, calls will be told.
+// run watches until ctx is done, or the server turns out to have no health service. A server that has none, or that refuses
+// to tell us, is taken for one that serves: if it does not, calls get its error.
 func (w *healthWatch) run(ctx context.Context, conn grpc.ClientConnInterface) {
 	for pause := firstPause; ctx.Err() == nil; pause = min(2*pause, longestPause) {
 		watch, err := grpc_health_v1.NewHealthClient(conn).Watch(ctx, &grpc_health_v1.HealthCheckRequest{})

@@ -32,7 +32,7 @@ type question struct {
 	client    *presence.Client
 	share     *budget.Share // what the request holds; nil before it holds anything
 	received  *received     // the body; nil before it is opened
-	kept      bool          // what it holds is shown, also beside an error
+	kept      bool          // the reply shows the table, so it is held to the end, also where there is an error
 }
 
 // predict takes a table and answers with one prediction for each of its rows, in the same order and format.

@@ -449,7 +449,7 @@ Markdown(
 )
 
 # %% [markdown]
-# Connections are kept, so what is left of TLS is that each message is encrypted and decrypted. A single caller gains nothing from two
+# Connections are kept open, so TLS costs only the encryption of each message. A single caller gains nothing from two
 # workers, and may lose: it waits for one call at a time, and each call finds a process that has been idle for longer.
 #
 # ### Ray Serve, and larger tables

@@ -168,7 +168,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.only_memory:
         result = json.loads(RESULT.read_text())
-        result |= {"memory": memory(arguments.memory_seconds), "memory_stamp": stamp(seed=0)}
+        result |= {"memory": memory(arguments.memory_seconds), "memory_seconds": arguments.memory_seconds}
+        result["memory_stamp"] = stamp(seed=0)
         write(result, RESULT, PAGE)
         return int(any(line["broken"] for line in result["memory"]))
     lines = []

@@ -78,7 +78,7 @@ def test_the_committed_notebook_is_fresh_and_tidy(lesson: str) -> None:
     assert [cell.source for cell in notebook.cells] == [cell.source for cell in script.cells], stale
     assert notebook.metadata["pred_server"]["fingerprint"] == build.fingerprint(script), stale
     path = ROOT / f"notebooks/{lesson}.ipynb"
-    assert path.stat().st_size < 450_000  # lesson 05 has nine figures
+    assert path.stat().st_size < 300_000
     assert "widget-state" not in path.read_text()
     for cell in code_cells(notebook):
         assert cell.execution_count, "a cell was not run"

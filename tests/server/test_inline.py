@@ -51,12 +51,10 @@ def test_a_message_that_begins_with_a_tensor_may_hold_nothing_else() -> None:
         {"shape": [1] * 1_000_000},
         {"names": ["x"] * QUICK_BYTES},
         {"names": ["x"] * QUICK_BYTES, "data": b""},
-        {"data": b""},
         {"categories": ["x"] * QUICK_BYTES},
     ],
 )
 def test_a_tensor_that_is_large_in_anything_but_its_values_is_not_read_by_the_event_loop(
     changes: dict[str, object],
 ) -> None:
-    long = tensor(**changes)
-    assert len(long) <= QUICK_BYTES or read_inline(long, XY) is None
+    assert read_inline(tensor(**changes), XY) is None

@@ -61,7 +61,7 @@ func FuzzCutRow(f *testing.F) {
 		reader.FieldsPerRecord = -1
 		want, err := reader.ReadAll()
 		if err != nil {
-			t.Skip()
+			t.Skip("encoding/csv refuses it, so there is nothing to compare with")
 		}
 		got, err := cutAll(text)
 		if err != nil {
