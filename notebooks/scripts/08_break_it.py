@@ -516,7 +516,8 @@ small.close()
 
 # %% [markdown]
 # A slot comes back by itself. Here `--idle-stream-s` was 2 seconds (the default is 120). The deaf caller learns that its
-# stream was ended, if it ever listens; the reason stands in the server's log. A unary call that is not read ends with its deadline, the caller's or the server's (`--max-deadline-s`).
+# stream was ended, if it ever listens. With `--log-level info` the server's log says why. A unary call that is not read ends with
+# its deadline, the caller's or the server's (`--max-deadline-s`).
 #
 # ## Replace it
 #
