@@ -65,7 +65,7 @@ def test_run_measures_what_was_chosen_draws_it_block_by_block_and_closes_its_ser
         assert sentence.replace("`", "") in text(made.said)
     assert "10 of 10 blocks" in made.status.value or "done" in made.status.value
     assert 'alt="csv, with 10 rows: most time goes into: ' in made.phases.value
-    assert set(children()) <= set(before)  # those of other tests may end meanwhile
+    assert children() == before
 
 
 def text(widget: widgets.HTML) -> str:
@@ -78,7 +78,7 @@ def test_stop_ends_everything_and_gives_no_verdict(made: Explorer) -> None:
     made.button.click()
     assert comes_true(lambda: made.progress.value > 2, 240), "some blocks are measured"
     made.stop_button.click()
-    assert set(children()) <= set(before)  # those of other tests may end meanwhile
+    assert children() == before
     assert "no verdict" in made.said.value
     assert "of 100 blocks" in made.status.value
     assert not made.button.disabled
@@ -104,7 +104,7 @@ def test_an_error_is_one_sentence(made: Explorer, change: dict[str, object], sen
     assert "Traceback" not in made.said.value
     assert made.figure is None
     assert not made.button.disabled
-    assert set(children()) <= set(before)  # those of other tests may end meanwhile
+    assert children() == before
 
 
 @pytest.mark.parametrize(
