@@ -169,7 +169,8 @@ def len_of_names(table: Any) -> Any:
 def test_an_estimator_is_asked_with_one_job(tmp_path: Path) -> None:
     forest = RandomForestRegressor(4, n_jobs=2, random_state=0).fit(X, Y)
     search = GridSearchCV(make_pipeline(forest), {"randomforestregressor__max_depth": [2]}, n_jobs=2, cv=2)
-    with joblib.parallel_config("threading"):  # processes would stay for five minutes, and end while others count theirs
+    # Processes would stay for five minutes, and end while other tests count theirs.
+    with joblib.parallel_config("threading"):
         search.fit(X, Y)
     model = save(search, X, tmp_path / "mine")
     assert model.estimator.best_estimator_[0].n_jobs == model.estimator.n_jobs == 1
