@@ -1,7 +1,9 @@
 """What the ways over HTTP/1.1 share: FastAPI under uvicorn, with uvloop and httptools, and httpx to call it."""
 
+import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from typing import Any, ClassVar
 
@@ -74,16 +76,12 @@ class LoopOrThread:
     """
 
     def __init__(self, model: Model):
-        from anyio import CapacityLimiter
-
-        self._model, self._quick, self._threads = model, QuickModels(Limits()), CapacityLimiter(cores())
+        self._model, self._quick, self._threads = model, QuickModels(Limits()), ThreadPoolExecutor(cores())
 
     async def predict(self, rows: Rows) -> Result:
-        from anyio.to_thread import run_sync
-
         if self._quick.has(self._model, "labels", len(rows)):
             return self._predict(rows)
-        return await run_sync(self._predict, rows, limiter=self._threads)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._predict, rows)
 
     def _predict(self, rows: Rows) -> Result:
         start_ns, start_thread_ns = time.perf_counter_ns(), time.thread_time_ns()
