@@ -77,7 +77,7 @@ def _rows_weight(n_rows: int, schema: Schema, limits: Limits) -> int:
 
 def _tensor_weight(data: bytes, start: int, end: int, schema: Schema) -> int:
     n_texts = 0
-    for number, first, last in _fields(data, start, end, MAX_COLUMNS + _MOST_FIELDS):
+    for number, first, last in _fields(data, start, end, MAX_COLUMNS + _MOST_FIELDS, schema.names_in_tensor):
         n_texts += number in (_NAMES, _CATEGORIES)
         check_columns(n_texts)
         if number == _SHAPE and last - first > 2 * 10:  # two numbers, of ten bytes at most
@@ -112,13 +112,18 @@ def _column_weight(data: bytes, start: int, end: int, limits: Limits) -> int:
     return n_texts * TEXT_BYTES + n_numbers * NUMBER_BYTES
 
 
-def _fields(data: bytes, start: int, end: int, most: int) -> Iterator[tuple[int, int, int]]:
+def _fields(data: bytes, start: int, end: int, most: int, known: bytes = b"") -> Iterator[tuple[int, int, int]]:
     """Yield the number of each field of a message, and where its content begins and ends.
 
     It ends where the bytes are no message: to parse them fails there, too. Raises InvalidInput beyond `most` fields.
+    The fields that `known` holds are passed over at once, where they come first among those of their kind.
     """
     place, n_fields = start, 0
     while place < end:
+        if known and data[place] == known[0]:
+            place += len(known) if data.startswith(known, place, end) else 0
+            known = b""
+            continue
         tag, place = _varint(data, place, end)
         kind = tag & 7
         if kind == 2:

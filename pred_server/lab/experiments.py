@@ -21,6 +21,8 @@ from pred_server.errors import InvalidInput
 from pred_server.lab import native
 from pred_server.lab.load import Generator, Segment, on_cores
 from pred_server.lab.memory import growth_mib, resident_mib
+from pred_server.lab.result_files import read as read
+from pred_server.lab.result_files import write as write
 from pred_server.lab.stamps import revision, stamp
 from pred_server.lab.stats import names_in
 from pred_server.lab.ways import CARRIERS, WAYS, Arm, Target, messages_of, start_distance
@@ -369,19 +371,3 @@ def table_of(model: Model) -> pd.DataFrame:
 def sample(table: pd.DataFrame, rows: int, seed: int) -> pd.DataFrame:
     """Draw rows of a table; with repetition if it has fewer."""
     return table.sample(rows, replace=rows > len(table), random_state=seed).reset_index(drop=True)
-
-
-def write(calls: pd.DataFrame, out: Path) -> None:
-    """Write a result file: calls, with stamp and experiment in their `attrs`."""
-    calls = calls.drop(columns="scheduled_ns", errors="ignore")  # it is `done_ns` minus the latency
-    calls.astype(dict.fromkeys(calls.select_dtypes("float64"), "float32")).to_parquet(out, compression="zstd")
-
-
-def read(path: Path) -> pd.DataFrame:
-    """Return the calls of a result file, with `attrs`. Raises InvalidInput if it is none."""
-    try:
-        calls = pd.read_parquet(path)
-        calls.attrs["experiment"]  # KeyError: another Parquet file
-    except (OSError, ValueError, KeyError) as error:
-        raise InvalidInput(f"{path} is not a result file of `pred-server bench`") from error
-    return calls.astype(dict.fromkeys(calls.select_dtypes("float32"), "float64"))

@@ -130,6 +130,24 @@ def test_fields_that_unfold_are_counted_first(data: bytes) -> None:
         weigh(data, XY, LIMITS)
 
 
+def test_the_models_own_names_are_not_looked_at_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = Schema(tuple(SchemaColumn(f"x{place}", "float64") for place in range(MAX_COLUMNS)), XY.target)
+    tensor = Tensor(dtype="float64", shape=[1, MAX_COLUMNS], names=wide.names, data=bytes(8 * MAX_COLUMNS))
+    data = Request(tensor=tensor).SerializeToString()
+    monkeypatch.setattr(weight, "MAX_COLUMNS", 0)
+    monkeypatch.setattr(weight, "_MOST_FIELDS", 4)  # dtype, the two dimensions in one, and the values
+    assert weigh(data, wide, Limits()) >= 8 * MAX_COLUMNS
+    with pytest.raises(InvalidInput, match="fields"):
+        weigh(data.replace(b"x17", b"x18", 1), wide, Limits())
+
+
+@pytest.mark.parametrize("names", [["x", "y"], ["x", "y", "x"], ["x"], ["y", "x"]])
+def test_names_weigh_the_same_whether_the_model_has_them_or_not(names: list[str]) -> None:
+    other = Schema((SchemaColumn("v", "float64"), SchemaColumn("w", "float64")), XY.target)
+    data = Request(tensor=Tensor(names=names, shape=[1, 2], data=bytes(16))).SerializeToString()
+    assert weigh(data, XY, LIMITS) == weigh(data, other, LIMITS)
+
+
 def test_texts_are_sampled_where_they_cannot_be_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weight, "_SOME_TEXTS", 10)
     request = Request(columns=Columns(columns=[Column(name="x", str=["LaGuardia"] * 150)]))

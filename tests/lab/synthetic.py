@@ -34,6 +34,7 @@ def calls_of(
                         | {"half": np.arange(n) % 2, "ok": True, "code": "OK", "valid": True, "latency_ms": latency_ms}
                         | {"service_ms": latency_ms, "client_encode_ms": 0.1, "decode_ms": 0.1, "queue_ms": 0.0}
                         | {"predict_ms": 0.3, "encode_ms": 0.1}
+                        | {"sent_ns": 0, "done_ns": (latency_ms * 1e6).astype("int64")}
                     )
                 )
     calls = pd.concat(frames, ignore_index=True)

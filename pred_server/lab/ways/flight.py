@@ -4,6 +4,7 @@ Large tables go in batches of 2 MiB, the size to which Arrow's own encoder for F
 as it comes; the client reads answers while it writes, or both ends would wait for the other to read.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -13,7 +14,7 @@ import pyarrow as pa
 
 from pred_server.lab.ways.transports import stream
 from pred_server.lab.ways.way import Arm, Call, Caller, Launch, OverGrpc, StreamCaller, Target, Way, ready
-from pred_server.limits import MIB, ROW_BLOCK
+from pred_server.limits import MIB, ROW_BLOCK, cores
 from pred_server.model.model import Model
 from pred_server.wire.tables import from_arrow
 
@@ -30,11 +31,13 @@ class Flight(Way):
         from pyarrow import flight
 
         model = launch.load()
+        turns = threading.BoundedSemaphore(cores())  # more threads would keep Python's lock from one another
 
         class Exchange(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow ships no types
             def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
                 for number, chunk in enumerate(reader):
-                    result = _predict(model, chunk.data)
+                    with turns:
+                        result = _predict(model, chunk.data)
                     if number == 0:
                         writer.begin(result.schema)
                     writer.write_batch(result)

@@ -1,13 +1,15 @@
 """What the ways over HTTP/1.1 share: FastAPI under uvicorn, with uvloop and httptools, and httpx to call it."""
 
+import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from typing import Any, ClassVar
 
 from pred_server.lab.ways.transports import http
 from pred_server.lab.ways.way import Call, Launch, OverHttp, Target, Way, listen, ready
-from pred_server.limits import Limits
+from pred_server.limits import Limits, cores
 from pred_server.model.model import Model
 from pred_server.server.inline import QuickModels
 from pred_server.wire.result import Result
@@ -69,18 +71,17 @@ class LoopOrThread:
     """Predicts on the event loop where the model is known to be quick for so many rows, else in a thread.
 
     It is the rule of our own server (`server/inline.py`): no rival pays for a thread hop that ours is spared. To read
-    and to write a body happens on the loop, as FastAPI itself does it.
+    and to write a body happens on the loop, as FastAPI itself does it. As many threads predict as there are cores:
+    FastAPI's own limit is 40, and they would keep Python's lock from one another.
     """
 
     def __init__(self, model: Model):
-        self._model, self._quick = model, QuickModels(Limits())
+        self._model, self._quick, self._threads = model, QuickModels(Limits()), ThreadPoolExecutor(cores())
 
     async def predict(self, rows: Rows) -> Result:
-        from fastapi.concurrency import run_in_threadpool
-
         if self._quick.has(self._model, "labels", len(rows)):
             return self._predict(rows)
-        return await run_in_threadpool(self._predict, rows)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._predict, rows)
 
     def _predict(self, rows: Rows) -> Result:
         start_ns, start_thread_ns = time.perf_counter_ns(), time.thread_time_ns()
