@@ -17,14 +17,14 @@ from pred_server.client.memory import Memory
 from pred_server.client.prepare import FEW_ROWS, CsvText, Prepared, check_encoding, needs_description
 from pred_server.client.results import concat, ignored_in, warn_ignored
 from pred_server.client.security import TLS
-from pred_server.client.stream import PredictionStream, RequestStream
+from pred_server.client.stream import Chunk, PredictionStream, RequestStream
 from pred_server.client.waterfall import Waterfall
 from pred_server.errors import InvalidInput, PredServerError, SchemaChanged
 from pred_server.generated.pred_pb2 import DescribeRequest, Request, Response
 from pred_server.limits import MIB, Limits, check_message_bytes
 from pred_server.wire.csv import split_records
 from pred_server.wire.description import IDENTITY, Description
-from pred_server.wire.tables import Table, as_table, count_bytes, in_chunks
+from pred_server.wire.tables import Table, as_table, count_bytes
 from pred_server.wire.timing import Stopwatch
 
 DEFAULT_TIMEOUT_S = 30.0
@@ -141,19 +141,19 @@ class Client:
         watch, start_ns = Stopwatch(), time.perf_counter_ns()
         with self._memory.forgetting():
             if not stream:
-                request = prepared.write(watch)
+                message = prepared.message(watch)
                 # Of few rows the bytes are counted now: to count them earlier would take longer than to write them.
-                stream = stream is None and self._is_large(request.ByteSize(), timeout_s)
+                stream = stream is None and self._is_large(len(message), timeout_s)
             if stream:
                 return self._predict_in_chunks(table, prepared, output, resume, timeout_s)
             try:
-                response, metadata = self._send(request, output, prepared.known.expectation, timeout_s)
+                response, metadata = self._send(message, output, prepared.known.expectation, timeout_s)
             except SchemaChanged:
                 left_s = timeout_s - (time.perf_counter_ns() - start_ns) / 1e9
                 known = self._memory.ask_again(prepared.known, left_s)
                 prepared = self._memory.prepare(table, encoding, known)
                 left_s = timeout_s - (time.perf_counter_ns() - start_ns) / 1e9
-                response, metadata = self._send(prepared.write(watch), output, {}, left_s)
+                response, metadata = self._send(prepared.message(watch), output, {}, left_s)
         warn_ignored(ignored_in(metadata), stacklevel=2)
         result = prepared.read(response, metadata.get("prediction-dtype"), output, watch)
         wall_ms = (time.perf_counter_ns() - start_ns) / 1e6
@@ -192,16 +192,15 @@ class Client:
         self, request: Request, *, output: str = "labels", timeout_s: float | None = None
     ) -> tuple[Response, Metadata]:
         """Send a request as it is; return the response and the reply's metadata. Raises as `predict` does."""
-        return self._send(request, output, {}, self._timeout(timeout_s))
+        return self._send(request.SerializeToString(), output, {}, self._timeout(timeout_s))
 
     def stream(
         self, requests: Iterable[Request], *, output: str = "labels", resume: bool = False, timeout_s: float
     ) -> RequestStream[Request]:
         """Send requests as they are, in one stream; iterate over the result for the responses."""
         metadata = asking_for(output)
-        return RequestStream(
-            StreamOpener(self._connection, lambda: metadata, check_timeout(timeout_s)), requests, resume
-        )
+        opener = StreamOpener(self._connection, lambda: metadata, check_timeout(timeout_s))
+        return RequestStream(opener, requests, resume, Request.SerializeToString)
 
     def _timeout(self, timeout_s: float | None) -> float:
         return self.timeout_s if timeout_s is None else check_timeout(timeout_s)
@@ -218,9 +217,9 @@ class Client:
         known = memory.recall(timeout_s) if needs_description(table, encoding) else memory.known
         return memory.prepare(table, encoding, known)
 
-    def _send(self, request: Request, output: str, metadata: Metadata, timeout_s: float) -> tuple[Response, Metadata]:
-        check_message_bytes(request.ByteSize(), self._limits, "the message", "; stream it")
-        return self._connection.call("Predict", request, {**asking_for(output), **metadata}, timeout_s)
+    def _send(self, message: bytes, output: str, metadata: Metadata, timeout_s: float) -> tuple[Response, Metadata]:
+        check_message_bytes(len(message), self._limits, "the message", "; stream it")
+        return self._connection.call("Predict", message, {**asking_for(output), **metadata}, timeout_s)
 
     def _is_large(self, n_bytes: int, timeout_s: float) -> bool:
         """Whether to stream a table of so many bytes: to a server that is known to take streams."""
@@ -228,7 +227,7 @@ class Client:
 
     def _stream(
         self,
-        tables: Iterable[Table | CsvText],
+        tables: Iterable[Table | CsvText | Chunk],
         encoding: str,
         output: str,
         resume: bool,
@@ -245,8 +244,8 @@ class Client:
         """Cut a table. All chunks have the encoding that was chosen for the whole."""
         if isinstance(table, str):
             pieces: Iterator[Any] = split_records(io.BytesIO(table.encode()), CHUNK_BYTES, "the text")
-        else:  # of which chunks of this size are sent: columns that the model ignores stay here
-            pieces = in_chunks(table, CHUNK_BYTES * count_bytes(table) // max(count_bytes(whole.table), 1))
+        else:
+            pieces = (Chunk(*piece) for piece in whole.in_chunks(table, CHUNK_BYTES))
         stream = self._stream(pieces, whole.codec.name, output, resume, timeout_s, whole.ignored)
         parts: list[Any] = []
         keep_index = hasattr(table, "iloc")

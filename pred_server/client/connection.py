@@ -14,7 +14,7 @@ import grpc
 
 from pred_server.client.security import TLS, authorization
 from pred_server.errors import DeadlineExceeded, InvalidInput, PredServerError, Unavailable, clip
-from pred_server.generated.pred_pb2 import Request
+from pred_server.generated.pred_pb2 import Response
 from pred_server.generated.pred_pb2_grpc import PredictionStub
 from pred_server.limits import Limits
 from pred_server.wire.address import parse_target
@@ -46,6 +46,15 @@ CLOSED = "this client is closed"
 _BALANCING = {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}
 
 Metadata = dict[str, str]
+
+
+class Stub(PredictionStub):
+    """The generated stub, but for requests: it takes them serialized."""
+
+    def __init__(self, channel: grpc.Channel):
+        super().__init__(channel)
+        self.Predict = channel.unary_unary("/prediction.Prediction/Predict", None, Response.FromString)
+        self.PredictStream = channel.stream_stream("/prediction.Prediction/PredictStream", None, Response.FromString)
 
 
 class Connection:
@@ -86,7 +95,7 @@ class Connection:
 
     def _open(self) -> None:
         channels = [self._channel() for _ in range(self._count)]
-        self._channels = {PredictionStub(channel): channel for channel in channels}
+        self._channels = {Stub(channel): channel for channel in channels}
         self._stubs = itertools.cycle(self._channels)
         self._pid = os.getpid()
 
@@ -95,7 +104,7 @@ class Connection:
             return grpc.secure_channel(self._target, self._credentials, self._settings)
         return grpc.insecure_channel(self._target, self._settings)
 
-    def next_stub(self) -> PredictionStub:
+    def next_stub(self) -> Stub:
         """Return the stub whose turn it is. In a forked process it is a new one.
 
         There the parent's would wait for threads that were not forked; to destroy it would, too, so it is kept.
@@ -130,7 +139,7 @@ class Connection:
         received = (*(call.initial_metadata() or ()), *(call.trailing_metadata() or ()))
         return response, {key: text for key, text in received if isinstance(text, str)}
 
-    def error_of(self, call: grpc.Call, stub: PredictionStub, timeout_s: float, deadline_s: float) -> PredServerError:
+    def error_of(self, call: grpc.Call, stub: Stub, timeout_s: float, deadline_s: float) -> PredServerError:
         """Return the error of a failed call. A deadline says whose it was, and whether the server was reached."""
         error, is_late = from_call(call), time.monotonic() >= deadline_s  # a server may be first to notice
         if isinstance(error, DeadlineExceeded) and (is_late or call.details() == "Deadline Exceeded"):
@@ -161,7 +170,7 @@ class StreamOpener:
         """Return how many seconds are left: some, so that a call can say that there are none."""
         return max(1e-3, self._deadline_s - time.monotonic())
 
-    def __call__(self, requests: Iterator[Request], pause_s: float) -> Any:
+    def __call__(self, requests: Iterator[bytes], pause_s: float) -> Any:
         """Open the stream, after a pause."""
         time.sleep(min(pause_s, self.left_s()))
         self._stub = self._connection.next_stub()

@@ -11,7 +11,7 @@ import pyarrow.parquet
 from pred_server.client.prepare import CsvText
 from pred_server.errors import InvalidInput
 from pred_server.wire.csv import split_records
-from pred_server.wire.tables import Table, in_chunks
+from pred_server.wire.tables import Table, in_chunks, rows_in_chunk
 
 Tables = Iterator[CsvText | Table]
 
@@ -51,7 +51,8 @@ def _chunks(
         n_rows = 0
         for batch in batches_of(file):
             n_rows += len(batch)
-            yield from in_chunks(pa.Table.from_batches([batch]), chunk_bytes)
+            table = pa.Table.from_batches([batch])
+            yield from in_chunks(table, rows_in_chunk(table, chunk_bytes))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InvalidInput(f"{name} is damaged, or no table: {str(error).splitlines()[0]}") from error
     if not n_rows:

@@ -1,5 +1,6 @@
 """From a caller's table to a request, and from the response to predictions: what goes along, and in which encoding."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -14,7 +15,17 @@ from pred_server.limits import UNLIMITED
 from pred_server.wire.codec import CODECS, Codec
 from pred_server.wire.description import EXPECT_SCHEMA, Description
 from pred_server.wire.schema import Schema
-from pred_server.wire.tables import Table, is_carried, is_text, names_of, to_frame, without_columns
+from pred_server.wire.tables import (
+    Table,
+    in_chunks,
+    is_carried,
+    is_text,
+    names_of,
+    rows_in_chunk,
+    to_frame,
+    without_columns,
+)
+from pred_server.wire.tensor import TensorCodec
 from pred_server.wire.timing import Stopwatch
 
 # Up to so many rows a table of mixed types is cheaper as columns than as Arrow.
@@ -97,6 +108,22 @@ class Prepared:
     """The columns' names, where the table was a DataFrame and is an array now."""
     index: pd.Index | None = None
     """Of the table as it was."""
+
+    def in_chunks(self, table: Table, chunk_bytes: int) -> Iterator[tuple[Table, "Prepared"]]:
+        """Cut the table that this was prepared from: what was found out of the whole is not asked of each piece."""
+        assert not isinstance(self.table, str)
+        n_rows = rows_in_chunk(self.table, chunk_bytes)
+        for piece, ready in zip(in_chunks(table, n_rows), in_chunks(self.table, n_rows), strict=True):
+            yield piece, replace(self, table=ready, index=piece.index if isinstance(piece, pd.DataFrame) else None)
+
+    def message(self, watch: Stopwatch) -> bytes:
+        """Return the request as it is sent. Raises InvalidInput where the encoding cannot carry the table."""
+        if isinstance(self.codec, TensorCodec) and not isinstance(self.table, str):
+            with watch("client encode"):
+                return self.codec.message_of(self.table, self.names)
+        request = self.write(watch)
+        with watch("client encode"):
+            return request.SerializeToString()
 
     def write(self, watch: Stopwatch) -> Request:
         """Return the request. Raises InvalidInput where the encoding cannot carry the table."""

@@ -4,8 +4,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar, cast
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import grpc
 
@@ -15,7 +15,7 @@ from pred_server.client.prepare import CsvText, Known, Prepared
 from pred_server.client.results import ignored_in, warn_ignored
 from pred_server.client.waterfall import Waterfall
 from pred_server.errors import Cancelled, InvalidInput, SchemaChanged, ServerFault, Unavailable
-from pred_server.generated.pred_pb2 import Request, Response
+from pred_server.generated.pred_pb2 import Response
 from pred_server.wire.tables import Table
 from pred_server.wire.timing import Stopwatch
 
@@ -40,7 +40,7 @@ class RequestStream(Generic[Item]):
     open_call : starts the rpc, given the requests to send
     items : drawn from as the window allows; what it raises is raised here, once what was sent before is answered
     resume : whether to open the rpc again where it broke, with the chunks that were not answered
-    write : makes a request of an item, again if the rpc is opened again; without it, items are requests
+    write : makes a message of an item, again if the rpc is opened again
     renew : called where the first chunk is refused because the model has another schema; the rpc is then opened again
     """
 
@@ -49,7 +49,7 @@ class RequestStream(Generic[Item]):
         open_call: StreamOpener,
         items: Iterable[Item],
         resume: bool,
-        write: Callable[[Item], Request] = lambda item: cast(Request, item),
+        write: Callable[[Item], bytes],
         renew: Callable[[], None] | None = None,
     ):
         self._open_call = open_call
@@ -145,7 +145,7 @@ class RequestStream(Generic[Item]):
         if self._unanswered:
             raise ServerFault(f"{len(self._unanswered)} chunks were sent and not answered")
 
-    def _outgoing(self, attempt: int, again: list[Item]) -> Iterator[Request]:
+    def _outgoing(self, attempt: int, again: list[Item]) -> Iterator[bytes]:
         try:
             yield from map(self._write, again)
             while True:
@@ -166,11 +166,11 @@ class RequestStream(Generic[Item]):
 
 @dataclass(eq=False)
 class Chunk:
-    """One table of a stream, and how it was sent last."""
+    """One table of a stream, counted from 1, and how it was sent last, or is to be sent."""
 
     table: Table | CsvText
-    number: int
-    prepared: Prepared = field(init=False)
+    prepared: Prepared | None = None
+    number: int = 0
 
 
 class PredictionStream:
@@ -191,7 +191,7 @@ class PredictionStream:
         self,
         connection: Connection,
         memory: Memory,
-        tables: Iterable[Table | CsvText],
+        tables: Iterable[Table | CsvText | Chunk],
         encoding: str,
         output: str,
         resume: bool,
@@ -215,21 +215,24 @@ class PredictionStream:
 
     def _chunks(self) -> Iterator[Chunk]:
         for number, table in enumerate(self._tables, start=1):
-            self._sent.append(chunk := Chunk(table, number))
+            chunk = table if isinstance(table, Chunk) else Chunk(table)
+            chunk.number = number
+            self._sent.append(chunk)
             yield chunk
 
-    def _write(self, chunk: Chunk) -> Request:
-        known = self._known
+    def _write(self, chunk: Chunk) -> bytes:
+        known, prepared = self._known, chunk.prepared
         try:
-            prepared = self._memory.prepare(chunk.table, self._encoding, known)
-            request = prepared.write(self._watch)
+            if prepared is None or prepared.known is not known:
+                prepared = self._memory.prepare(chunk.table, self._encoding, known)
+            message = prepared.message(self._watch)
         except InvalidInput as error:
             error.args = (f"in chunk {chunk.number}: {error}",)
             raise
         with self._changing:
             if known is self._known:  # else the rpc is being opened again, and the chunk is prepared by that
                 chunk.prepared = prepared
-        return request
+        return message
 
     def _know_again(self) -> None:
         known = self._memory.ask_again(self._known, self._opener.left_s())
@@ -241,13 +244,14 @@ class PredictionStream:
         with self._memory.forgetting():
             self._known = self._memory.recall(self._opener.left_s())
             for response in self._responses:
-                yield self._read(response, self._sent.popleft().prepared)
+                yield self._read(response, self._sent.popleft())
         wall_ms = (time.perf_counter_ns() - start_ns) / 1e6
         header = self._responses.metadata.get("server-timing", "")
         self.waterfall = Waterfall.of_call(self._watch, header, wall_ms, chunks=self._responses.answered)
 
-    def _read(self, response: Response, prepared: Prepared) -> Any:
-        metadata = self._responses.metadata
+    def _read(self, response: Response, chunk: Chunk) -> Any:
+        prepared, metadata = chunk.prepared, self._responses.metadata
+        assert prepared
         ignored = prepared.ignored or (ignored_in(metadata) if self._responses.answered == 1 else [])
         warn_ignored([name for name in ignored if name not in self._warned], stacklevel=3)
         self._warned.update(ignored)

@@ -56,9 +56,13 @@ def count_bytes(table: Table | str) -> int:
     return int(some.memory_usage(index=False, deep=True).sum() * len(table) / max(len(some), 1))
 
 
-def in_chunks(table: Table, chunk_bytes: int) -> Iterator[Table]:
-    """Cut a table into pieces of about so many bytes and whole blocks of rows, without a copy; at least one piece."""
-    n_rows = max(1, len(table) * chunk_bytes // max(count_bytes(table), 1) // ROW_BLOCK) * ROW_BLOCK
+def rows_in_chunk(table: Table, chunk_bytes: int) -> int:
+    """Return how many rows take about so many bytes: whole blocks of rows, at least one."""
+    return max(1, len(table) * chunk_bytes // max(count_bytes(table), 1) // ROW_BLOCK) * ROW_BLOCK
+
+
+def in_chunks(table: Table, n_rows: int) -> Iterator[Table]:
+    """Cut a table into pieces of so many rows, without a copy; at least one piece."""
     for start in range(0, max(len(table), 1), n_rows):
         if isinstance(table, pa.Table):
             yield table.slice(start, n_rows)

@@ -14,6 +14,9 @@ from pred_server.wire.tables import Table, to_array
 
 _DTYPES = {name: np.dtype(name).newbyteorder("<") for name in (*NUMERIC_DTYPES, "bool")}
 _NAMES = {np.dtype(name): name for name in _DTYPES}  # `dtype.name` is Python, and slow for one row
+_TENSOR = Request.DESCRIPTOR.fields_by_name["tensor"].number
+_VALUES = Tensor.DESCRIPTOR.fields_by_name["data"].number
+_LONG = 1_000  # rows from which a column is worth a piece of its own
 _ORDERS: dict[int, Literal["C", "F"]] = {Tensor.ORDER_ROW_MAJOR_UNSPECIFIED: "C", Tensor.ORDER_COLUMN_MAJOR: "F"}
 
 
@@ -22,8 +25,17 @@ class TensorCodec:
     quick_values = 100_000
 
     def write_table(self, table: Table, request: Request) -> None:
-        array, names = to_array(table)
-        _write(request.tensor, array, names)
+        _write(request.tensor, *to_array(table))
+
+    def message_of(self, table: Table, names: list[str]) -> bytes:
+        """Return a serialized request with a table; `names` are the columns' where it is an array.
+
+        The values are copied once: protobuf, and what fills its message, copies them three times.
+        """
+        array, names_of_frame = to_array(table)
+        head, values = _parts(array, names or names_of_frame)
+        start = head.SerializeToString() + _before_bytes(_VALUES, array.nbytes)
+        return b"".join([_before_bytes(_TENSOR, len(start) + array.nbytes), start, *values])
 
     def read_table(self, request: Request, schema: Schema, limits: Limits) -> tuple[Rows, list[str]]:
         tensor = request.tensor
@@ -58,12 +70,35 @@ class TensorCodec:
 
 
 def _write(tensor: Tensor, array: np.ndarray, names: list[str]) -> None:
+    head, values = _parts(array, names)
+    tensor.CopyFrom(head)
+    tensor.data = b"".join(values)
+
+
+def _parts(array: np.ndarray, names: list[str]) -> tuple[Tensor, list[memoryview]]:
+    """Return a tensor without its values, and these in contiguous pieces, without a copy where they are long."""
     by_columns = abs(array.strides[0]) < abs(array.strides[1])  # also in a slice of a longer table
-    tensor.dtype = _NAMES[array.dtype.newbyteorder("=")]
-    tensor.shape.extend(array.shape)
-    tensor.names.extend(names)
-    tensor.data = array.astype(_DTYPES[tensor.dtype], copy=False).tobytes("F" if by_columns else "C")
-    tensor.order = Tensor.ORDER_COLUMN_MAJOR if by_columns else Tensor.ORDER_ROW_MAJOR_UNSPECIFIED
+    dtype = _NAMES[array.dtype.newbyteorder("=")]
+    order = Tensor.ORDER_COLUMN_MAJOR if by_columns else Tensor.ORDER_ROW_MAJOR_UNSPECIFIED
+    values = array.astype(_DTYPES[dtype], copy=False)
+    lines = values.T if by_columns else values
+    apart = len(values) >= _LONG and by_columns and not lines.flags.c_contiguous  # columns of a longer table
+    pieces = list(lines) if apart else [lines]
+    head = Tensor(dtype=dtype, shape=array.shape, names=names, order=order)
+    return head, [np.ascontiguousarray(piece).data for piece in pieces]
+
+
+def _before_bytes(field: int, n_bytes: int) -> bytes:
+    """Return what stands before the bytes of a field, or of a message in one: its number, and how many they are.
+
+    https://protobuf.dev/programming-guides/encoding
+    """
+    key = bytearray([field << 3 | 2])
+    while n_bytes > 127:
+        key.append(n_bytes & 127 | 128)
+        n_bytes >>= 7
+    key.append(n_bytes)
+    return bytes(key)
 
 
 def _read(tensor: Tensor, limits: Limits | None = None) -> np.ndarray:

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from pred_server import Client, Model, load, serve
+from pred_server.client import memory
 from pred_server.client.client import CHUNK_BYTES, FEW_ROWS
 from pred_server.client.stream import WINDOW, RequestStream
 from pred_server.errors import DeadlineExceeded, InvalidInput, LimitExceeded, ServerFault, Unavailable
@@ -256,7 +257,7 @@ class FakeCall:
 @pytest.mark.parametrize(("responses", "complaint"), [([1], "1 chunks were sent and not"), ([1, 2, 3], "more answers")])
 def test_a_server_that_miscounts_is_found_out(responses: list[object], complaint: str) -> None:
     with pytest.raises(ServerFault, match=complaint):
-        list(RequestStream(FakeCall(responses), [Request(), Request()], resume=False))
+        list(RequestStream(FakeCall(responses), [Request(), Request()], resume=False, write=Request.SerializeToString))
 
 
 def test_predict_a_file_that_is_larger_than_a_message(tmp_path: Path, server: Server, linear: Model) -> None:
@@ -327,6 +328,19 @@ def test_columns_that_the_model_does_not_know_stay_at_home(flights_server: Serve
     for rows in (3, 100):
         with pytest.warns(UserWarning, match="ignored them: time_hour, mixed"):
             assert len(flights_server.client().predict(odd.head(rows))) == rows
+
+
+def test_what_is_found_out_of_a_table_is_not_asked_of_each_chunk(
+    server: Server, linear: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, prepare = list[object](), memory.prepare
+    monkeypatch.setattr(memory, "prepare", lambda *given: (asked.append(given), prepare(*given))[1])
+    frame = pd.DataFrame(numbers(50_000)).add_prefix("x")
+    with pytest.warns(UserWarning, match="ignored them: when"):
+        served = server.client().predict(frame.assign(when=pd.Timestamp("2013-01-01")))
+    assert served.waterfall.chunks > 1
+    assert len(asked) == 1
+    assert served.to_numpy().tobytes() == linear.predict(frame).tobytes()
 
 
 def test_a_stream_is_iterated_over_once_and_a_closed_client_says_so(server: Server) -> None:

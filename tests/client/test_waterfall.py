@@ -144,7 +144,7 @@ def test_errors_are_timed_too(plain: Server) -> None:
     from pred_server.generated.pred_pb2 import Request
 
     with pytest.raises(grpc.RpcError) as caught:
-        next(plain.client()._connection._stubs).Predict(Request(input_data="x,y\n1,a\n"))
+        next(plain.client()._connection._stubs).Predict(Request(input_data="x,y\n1,a\n").SerializeToString())
     header = dict(caught.value.trailing_metadata())["server-timing"]
     assert "decode" in parse_header(header)[0]
 

@@ -160,7 +160,7 @@ def test_what_nobody_waits_for_is_not_computed() -> None:
         stub = next(client._connection._stubs)
         from pred_server.generated.pred_pb2 import Request
 
-        gone = stub.Predict.future(Request(input_data="x,y\n" + "0,1\n" * 9))
+        gone = stub.Predict.future(Request(input_data="x,y\n" + "0,1\n" * 9).SerializeToString())
         gone.cancel()
         assert busy.result().tolist() == [2.5]
         assert client.predict(xy(0)).tolist() == [1.0]
@@ -513,6 +513,7 @@ def test_metadata_of_errors_stays_small_whatever_the_names(sum_server: Server) -
 
     names = ",".join(f"☃{number:03}" * 12 for number in range(40))
     with pytest.raises(grpc.RpcError) as caught:
-        next(sum_server.client()._connection._stubs).Predict(Request(input_data=f"{names},{names}\n1\n"))
+        request = Request(input_data=f"{names},{names}\n1\n")
+        next(sum_server.client()._connection._stubs).Predict(request.SerializeToString())
     size = sum(len(key) + len(value) for key, value in caught.value.trailing_metadata())
     assert size + 3 * len(caught.value.details().encode()) < 4_096

@@ -360,7 +360,7 @@ def test_a_signal_ends_the_server_cleanly_and_the_accepted_call_is_answered(
 def test_cancelling_leaves_the_server_well(flights_server: Server, flights: pd.DataFrame) -> None:
     client = flights_server.client()
     stub = next(client._connection._stubs)
-    call = stub.Predict.future(Request(input_data=flights.to_csv(index=False)))
+    call = stub.Predict.future(Request(input_data=flights.to_csv(index=False)).SerializeToString())
     call.cancel()
     assert call.cancelled()
     assert len(client.predict(flights.head(1))) == 1

@@ -70,7 +70,9 @@ def send(encoding: str, table: Table, schema: Schema) -> tuple[pd.DataFrame, lis
     """The table as a server reads it, the message serialized in between."""
     request = Request()
     CODECS[encoding].write_table(table, request)
-    arrived = Request.FromString(request.SerializeToString())
+    message = CODECS["tensor"].message_of(table, []) if encoding == "tensor" else request.SerializeToString()
+    arrived = Request.FromString(message)
+    assert arrived == request
     assert codec_of(arrived).name == encoding
     rows, ignored = CODECS[encoding].read_table(arrived, schema, Limits(max_rows=10))
     return rows.to_frame(schema.index), ignored
@@ -99,6 +101,23 @@ def test_an_array_arrives_whatever_its_memory_layout(order: str, rows: list[tupl
     got, _ = send("tensor", array, schema)
     for place, name in enumerate("xy"):
         assert_same_bits(pd.Series(array[:, place], name=name), got[name])
+
+
+@pytest.mark.parametrize("rows", [slice(0, 1), slice(3, 1_500), slice(None), slice(0, None, 2)])
+@pytest.mark.parametrize("columns", [1, 2, 20])  # of 20, the length takes three bytes
+@pytest.mark.parametrize("dtype", ["<f8", ">f8", "<f4", "u1", "bool"])
+def test_a_message_of_values_that_are_copied_once_is_the_one_that_protobuf_writes(
+    rows: slice, columns: int, dtype: str
+) -> None:
+    array = np.random.default_rng(0).integers(0, 2, (columns, 2_000)).astype(dtype)
+    for table in (array.T[rows], np.ascontiguousarray(array.T)[rows], array.T[rows, ::-1]):
+        for names in ([], [f"x{place}" for place in range(columns)]):
+            CODECS["tensor"].write_table(table, request := Request())
+            request.tensor.names.extend(names)
+            message = CODECS["tensor"].message_of(table, names)
+            assert len(message) == request.ByteSize()
+            assert Request.FromString(message) == request
+            assert request.tensor.data in (table.astype(table.dtype.newbyteorder("<")).tobytes(order) for order in "CF")
 
 
 @any_codec
