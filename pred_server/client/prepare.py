@@ -197,16 +197,18 @@ def prepare(table: Table | CsvText, encoding: str, known: Known) -> Prepared:
     ignored: list[str] = []
     if isinstance(table, np.ndarray):
         table = known.named(table)
-    if schema and not isinstance(table, np.ndarray):
+    names = [] if isinstance(table, np.ndarray) else names_of(table)
+    if schema and names and names != schema.names:
         table, ignored = without_columns(table, {*schema.names, *known.former})
-    names, index = list[str](), table.index if isinstance(table, pd.DataFrame) else None
+        names = [name for name in names if name not in ignored]
+    index = table.index if isinstance(table, pd.DataFrame) else None
     if encoding == "auto":
         best = _best_encoding(table)
         encoding = best if description and best in description.encodings else "csv"
         if encoding == "tensor" and isinstance(table, pd.DataFrame):
-            # All columns have one type: it has an array inside.
-            names, table = names_of(table), table.to_numpy()
-    return Prepared(table, CODECS[encoding], known, ignored, names, index)
+            table = table.to_numpy()  # all columns have one type: it has an array inside
+            return Prepared(table, CODECS[encoding], known, ignored, names, index)
+    return Prepared(table, CODECS[encoding], known, ignored, index=index)
 
 
 def _best_encoding(table: Table) -> str:

@@ -51,7 +51,7 @@ BUDGETS = {
     "model": 360,
     "server": 804,
     # A tenth of it is TLS, and tokens that leave no machine unencrypted.
-    "client": 798,
+    "client": 801,
     "tutorial": 235,
     "arguments": 51,
     "cli": 141,
@@ -92,9 +92,9 @@ BUDGETS = {
 # on their neighbours, are the rest; 35 spare each prediction a call of OpenMP's and a second one of the estimator. To
 # be encrypted and closed is 90: 75 of the client's, and flags; what the log says of callers and traces, and the one
 # hook by which `ops` counts calls, 25. 45 plug in what `ops` has: models that are replaced, and a supervisor's word;
-# 26 read and bind the path of a Unix socket, most of them to refuse one in a sentence. 45 have a client copy a tensor's
+# 26 read and bind the path of a Unix socket, most of them to refuse one in a sentence. 48 have a client copy a tensor's
 # values once, not three times, and prepare a table once, not once a chunk.
-CORE_BUDGET = 3_684
+CORE_BUDGET = 3_687
 MOST_LINES = 400
 
 
