@@ -333,8 +333,7 @@ def _logarithmic(axes: Axes, xlabel: str, ylabel: str, legend: Any = None) -> No
 
 def _plain(axis: Any) -> None:
     """Give a logarithmic axis plain numbers: 1, 2, 5, 10; on a long one only the powers of ten, which have room."""
-    low, high = sorted(axis.get_view_interval())
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 10_000 * low else (1,)))
+    axis.set_major_locator(LogLocator(subs=(1,) if np.ptp(np.log10(axis.get_view_interval())) > 4 else (1, 2, 5)))
     axis.set_major_formatter("{x:,g}")
     axis.set_minor_formatter(NullFormatter())
 
