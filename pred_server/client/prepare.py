@@ -110,7 +110,7 @@ class Prepared:
     """Of the table as it was."""
 
     def in_chunks(self, table: Table, chunk_bytes: int) -> Iterator[tuple[Table, "Prepared"]]:
-        """Cut the table that this was prepared from: what was found out of the whole is not asked of each piece."""
+        """Cut the table that this was prepared from. Yield each piece, and the same piece ready to be sent."""
         assert not isinstance(self.table, str)
         n_rows = rows_in_chunk(self.table, chunk_bytes)
         for piece, ready in zip(in_chunks(table, n_rows), in_chunks(self.table, n_rows), strict=True):
@@ -200,7 +200,7 @@ def prepare(table: Table | CsvText, encoding: str, known: Known) -> Prepared:
     names = [] if isinstance(table, np.ndarray) else names_of(table)
     if schema and names and names != schema.names:
         table, ignored = without_columns(table, {*schema.names, *known.former})
-        names = [name for name in names if name not in ignored]
+        names = names_of(table)
     index = table.index if isinstance(table, pd.DataFrame) else None
     if encoding == "auto":
         best = _best_encoding(table)

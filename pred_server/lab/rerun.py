@@ -178,7 +178,7 @@ def fitted(experiment: Experiment, there: pd.DataFrame, quick: bool, own_model: 
     fits = [rows for rows in sorted(experiment.rows) if rows <= rows_limit]
     while len(fits) > 1 and seconds(replace(experiment, rows=tuple(fits)), p50_ms, own_ms) > most:
         fits.pop()
-    if seconds(replace(experiment, rows=tuple(fits)), p50_ms, own_ms) > most and quick:
+    if quick and seconds(replace(experiment, rows=tuple(fits)), p50_ms, own_ms) > most:
         experiment = replace(experiment, repetitions=max(1, stats.MIN_BLOCKS // experiment.blocks))
     if lost := [rows for rows in experiment.rows if rows not in fits]:
         sizes = ", ".join(f"{rows:,}" for rows in lost)

@@ -34,8 +34,8 @@ class TensorCodec:
         """
         array, names_of_frame = to_array(table)
         head, values = _parts(array, names or names_of_frame)
-        start = head.SerializeToString() + _before_bytes(_VALUES, array.nbytes)
-        return b"".join([_before_bytes(_TENSOR, len(start) + array.nbytes), start, *values])
+        start = head.SerializeToString() + before_bytes(_VALUES, array.nbytes)
+        return b"".join([before_bytes(_TENSOR, len(start) + array.nbytes), start, *values])
 
     def read_table(self, request: Request, schema: Schema, limits: Limits) -> tuple[Rows, list[str]]:
         tensor = request.tensor
@@ -88,17 +88,16 @@ def _parts(array: np.ndarray, names: list[str]) -> tuple[Tensor, list[memoryview
     return head, [np.ascontiguousarray(piece).data for piece in pieces]
 
 
-def _before_bytes(field: int, n_bytes: int) -> bytes:
+def before_bytes(field: int, n_bytes: int) -> bytes:
     """Return what stands before the bytes of a field, or of a message in one: its number, and how many they are.
 
     https://protobuf.dev/programming-guides/encoding
     """
-    key = bytearray([field << 3 | 2])
-    while n_bytes > 127:
-        key.append(n_bytes & 127 | 128)
-        n_bytes >>= 7
-    key.append(n_bytes)
-    return bytes(key)
+    return _varint(field << 3 | 2) + _varint(n_bytes)
+
+
+def _varint(value: int) -> bytes:
+    return bytes([value]) if value < 0x80 else bytes([value & 0x7F | 0x80]) + _varint(value >> 7)
 
 
 def _read(tensor: Tensor, limits: Limits | None = None) -> np.ndarray:

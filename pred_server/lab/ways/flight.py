@@ -17,6 +17,7 @@ from pred_server.lab.ways.way import Arm, Call, Caller, Launch, OverGrpc, Stream
 from pred_server.limits import MIB, ROW_BLOCK, cores
 from pred_server.model.model import Model
 from pred_server.wire.tables import from_arrow
+from pred_server.wire.tensor import before_bytes
 
 BATCH_BYTES = 2 * MIB
 # Batches that the client writes before it waits for the first answer.
@@ -112,8 +113,4 @@ def _batches(table: pa.Table) -> Iterator[pa.RecordBatch]:
 
 def _field(number: int, data: bytes) -> bytes:
     """Return a protobuf field of bytes: its tag, its length, the bytes."""
-    return _varint(number << 3 | 2) + _varint(len(data)) + data
-
-
-def _varint(value: int) -> bytes:
-    return bytes([value]) if value < 0x80 else bytes([value & 0x7F | 0x80]) + _varint(value >> 7)
+    return before_bytes(number, len(data)) + data
