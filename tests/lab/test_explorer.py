@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import ipywidgets as widgets
-import psutil
 import pytest
 
 from pred_server.lab import curves, experiments, explorer
@@ -15,6 +14,7 @@ from pred_server.lab.explorer import FLOOR_NOTE, LOADS, Explorer
 from pred_server.lab.machines import RESULTS
 from pred_server.lab.ways import Arm
 from tests.lab.synthetic import calls_of
+from tests.processes import children
 from tests.waits import comes_true
 
 IN_PROCESS = (Arm("one", "predict"), Arm("other", "predict", "tensor"))  # starts sooner than a server
@@ -25,11 +25,6 @@ def made() -> Iterator[Explorer]:
     made = Explorer(Choice(IN_PROCESS, "sum", points=(1, 2_000), blocks=5, calls=2))
     yield made
     made.stop()
-
-
-def children() -> list[psutil.Process]:
-    found = psutil.Process().children(recursive=True)
-    return [one for one in found if one.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_run_measures_what_was_chosen_draws_it_block_by_block_and_closes_its_servers(

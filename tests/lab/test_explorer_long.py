@@ -12,6 +12,7 @@ from pred_server.lab.explorer import Explorer
 from pred_server.lab.live import Run
 from pred_server.lab.ways import Arm
 from pred_server.limits import MIB
+from tests.processes import children, running
 
 pytestmark = pytest.mark.long
 RUNS = 20
@@ -58,24 +59,24 @@ def test_a_stop_takes_less_than_two_seconds_wherever_the_run_is() -> None:
         explorer = Explorer()
         explorer.button.click()
         time.sleep(wait_s)
-        started = psutil.Process().children(recursive=True)
+        started = children()
         start_s = time.monotonic()
         explorer.stop_button.click()
         taken_s.append(time.monotonic() - start_s)
-        assert not [one for one in started if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+        assert not running(started)
     print([f"{s:.2f}" for s in taken_s])
     assert max(taken_s) < 2
 
 
 def test_fifty_runs_leave_no_process_and_little_memory() -> None:
     explorer, mib = Explorer(Choice((Arm("one", "predict"), Arm("other", "predict")), "sum", calls=2, blocks=5)), []
-    before = psutil.Process().children(recursive=True)
+    before = children()
     for _ in range(50):
         explorer.button.click()
         explorer.wait()
         assert "Control" in explorer.said.value
         gc.collect()
         mib.append(psutil.Process().memory_info().rss / MIB)
-    assert psutil.Process().children(recursive=True) == before
+    assert children() == before
     print(f"{mib[0]:.0f} MiB after the first run, {mib[-1]:.0f} MiB after the last")
     assert mib[-1] - mib[0] < 50

@@ -13,6 +13,7 @@ from pred_server.lab.experiments import Experiment
 from pred_server.lab.live import Run, State, watch
 from pred_server.lab.load import LATE_NS, judged
 from pred_server.lab.ways import Arm
+from tests.processes import children, running
 from tests.waits import comes_true, wait_until
 
 ARMS = (Arm("csv"), Arm("tensor", encoding="tensor"), Arm("csv, again", process=1))
@@ -24,15 +25,6 @@ IN_PROCESS = replace(EXPERIMENT, arms=(Arm("in process", "predict"),), compare=(
 
 
 Started = Callable[[], list[psutil.Process]]
-
-
-def running(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Return those that still run. One that has ended stays a zombie where nobody collects orphans."""
-    return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
-
-
-def children() -> list[psutil.Process]:
-    return running(psutil.Process().children(recursive=True))
 
 
 @pytest.fixture(autouse=True)

@@ -2,16 +2,21 @@
 
 import json
 import urllib.request
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.flight
+import pytest
 
 from pred_server.lab.experiments import Experiment, running
 from pred_server.lab.ways import Arm
 
 
-def test_every_way_to_call_answers_and_rest_and_flight_answer_right() -> None:
+def test_every_way_to_call_answers_and_rest_and_flight_answer_right(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     arms = [Arm("csv"), Arm("echo", "echo"), Arm("tcp", "tcp"), Arm("rest", "rest"), Arm("flight", "flight")]
     arms += [Arm("article", "article"), Arm("in process", "predict"), Arm("open", rate_per_s=200)]
     arms += [Arm("stream", encoding="tensor", chunk_rows=5), Arm("echoed stream", "echo", "tensor", 5)]
@@ -35,6 +40,7 @@ def test_every_way_to_call_answers_and_rest_and_flight_answer_right() -> None:
             writer.write_table(arrow)
             writer.done_writing()
             assert reader.read_all().to_pydict() == {"0": [11.0, 22.5]}
+    assert list(tmp_path.iterdir()) == [], "no server leaves a file behind"
     assert set(calls["code"]) == {"OK"}
     assert calls.groupby("arm").size().to_dict() == {arm.name: 40 if arm.name == "open" else 4 for arm in arms[:-1]}
     order = calls.drop_duplicates(["half", "arm"])["arm"].tolist()

@@ -17,7 +17,6 @@ from pred_server.store.loading import load
 from pred_server.tutorial.background import Process
 
 HOLDER = ROOT / "bin" / "loadgen-inprocess"
-_FOLDERS = tempfile.TemporaryDirectory()  # until this process ends
 
 
 class InProcess(Way):
@@ -41,6 +40,12 @@ class InProcess(Way):
 @functools.cache
 def exported(model: str) -> Path:
     """Return the folder of an exported model, which this process has made once. Raises as `export` does."""
-    folder = Path(_FOLDERS.name, Path(model).name)
+    folder = Path(tempfile.mkdtemp(dir=_exports().name))
     export(load(model), folder)
     return folder
+
+
+@functools.cache
+def _exports() -> tempfile.TemporaryDirectory[str]:
+    """Make the folder that holds them until this process ends. Most that import this module export nothing."""
+    return tempfile.TemporaryDirectory()
