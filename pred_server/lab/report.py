@@ -324,12 +324,15 @@ def _targets(calls: pd.DataFrame) -> list[str]:
 
 def cases_table(cases: pd.DataFrame) -> list[str]:
     """Return the outcomes of `findings.cases` as lines of a Markdown table."""
-    lines = []
-    for _, case in cases.iterrows():
-        verdict = case["doubt"] or ("met" if case["margin"] >= 1 else "missed")
-        lines.append(
-            [case["case"], case["target"], f"{case['written']} [{case['low']:.3g}, {case['high']:.3g}]", verdict]
-        )
+    lines = [
+        [
+            case["case"],
+            case["target"],
+            f"{case['written']} [{case['low']:.3g}, {case['high']:.3g}]",
+            case["doubt"] or ("met" if case["margin"] >= 1 else "missed"),
+        ]
+        for _, case in cases.iterrows()
+    ]
     return words.table(["case", "target", "measured, 95 % interval", ""], lines)
 
 
