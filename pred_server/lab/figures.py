@@ -334,8 +334,9 @@ def _logarithmic(axes: Axes, xlabel: str, ylabel: str, legend: Any = None) -> No
 def _plain(axis: Any) -> None:
     """Give a logarithmic axis plain numbers: 1, 2, 5, 10; a long one has room for powers of ten, a short for more."""
     decades = np.ptp(np.log10(axis.get_view_interval()))
-    subs = (1, 1.2, 1.5, *range(2, 10)) if decades < 0.5 else (1, 2, 5) if decades <= 4 else (1,)
-    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_locator(
+        LogLocator(subs=(1, 1.2, 1.5, *range(2, 10)) if decades < 0.5 else (1, 2, 5) if decades <= 4 else (1,))
+    )
     axis.set_major_formatter("{x:,g}")
     axis.set_minor_formatter(NullFormatter())
 

@@ -200,7 +200,8 @@ def seconds(experiment: Experiment, p50_ms: "pd.Series[float]", own_ms: Mapping[
         for arm in experiment.arms_at(rows):
             calls = experiment.calls_of(arm, rows)
             call_s = (p50_ms.get((arm.name, rows), 0.0) + own_ms[rows]) / 1e3
-            half_s = calls / arm.rate_per_s + call_s if arm.rate_per_s else calls * call_s / arm.callers
+            open_s = experiment.seconds if arm.share and not arm.calls else arm.rate_per_s and calls / arm.rate_per_s
+            half_s = open_s + call_s if open_s else calls * call_s / arm.callers
             if experiment.fresh or arm.beside:
                 half_s += START_S
             taken_s += experiment.halves_of(arm) * half_s * experiment.blocks_of(rows)
