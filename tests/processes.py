@@ -1,13 +1,22 @@
-"""Which processes a test has started."""
+"""Which processes a test has started, and which of them still run."""
+
+from collections.abc import Iterable
 
 import psutil
 
 
-def running(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Return those that still run. One that has ended stays a zombie where nobody collects orphans."""
-    return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+def running(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Return those that still run: not those that have ended, though nobody has asked for their exit code yet."""
+    return [process for process in processes if _runs(process)]
 
 
 def children() -> list[psutil.Process]:
     """Return the running processes that this one has started, and theirs."""
     return running(psutil.Process().children(recursive=True))
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # it ended between the two questions
+        return False

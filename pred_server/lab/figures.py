@@ -220,7 +220,7 @@ def factors(lines: pd.DataFrame, title: str, alt: str, xlabel: str, stamp: Stamp
     ends = lines[["low", "high"]].to_numpy()
     low, high = 0.8 * min(ends.min(), 1), max(ends.max(), 1)
     axes.set_xlim(low, max(high**1.4 * 1.5, high * (high / low) ** 0.55))  # room for the text on the right
-    _plain(axes.xaxis)
+    plain(axes.xaxis)
     axes.grid(True, axis="x", alpha=0.3)
     return figure
 
@@ -236,7 +236,7 @@ def dots(table: pd.DataFrame, title: str, xlabel: str, stamp: Stamp = None) -> F
         axes.plot(table[column], range(len(table)), label=column, **style | {"linestyle": "none", "markersize": 7})
     axes.set(xscale="log", xlabel=xlabel, ylim=(len(table) - 0.5, -0.5))
     axes.set_yticks(range(len(table)), list(table.index), fontsize=9)
-    _plain(axes.xaxis)
+    plain(axes.xaxis)
     axes.grid(True, alpha=0.3)
     figure.legend(loc="outside lower left", ncols=4, frameon=False, fontsize=9)
     return figure
@@ -258,7 +258,7 @@ def distance(points: pd.DataFrame, title: str, stamp: Stamp = None) -> Figure:
             axes.plot(line["rtt_ms"].map(distances.index), line["p50_ms"], label=way, **looks[way])
         axes.set_yscale("log")
         axes.set_ylabel(f"ms {words.at(rows)}", fontsize=9)
-        _plain(axes.yaxis)
+        plain(axes.yaxis)
         axes.grid(True, alpha=0.3)
     axes.set_xticks(range(len(distances)), [words.away(rtt_ms) for rtt_ms in distances])
     axes.set_xlabel("round trip to the server")
@@ -319,25 +319,24 @@ def _logarithmic(axes: Axes, xlabel: str, ylabel: str, legend: Any = None) -> No
     """Make both axes logarithmic, with a grid, plain numbers, and enough of them on short axes too."""
     axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
     for axis in (axes.xaxis, axes.yaxis):
-        low, high = sorted(axis.get_view_interval())
-        if high < 5 * low:
-            axis.set_major_locator(MaxNLocator(5))
-        elif high < 200 * low:
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter("{x:,.10g}")
-        axis.set_minor_formatter(NullFormatter())
+        plain(axis, 200)
     axes.grid(True, which="major", alpha=0.3)
     if legend:
         axes.legend(loc=legend, frameon=False, fontsize=9)
 
 
-def _plain(axis: Any) -> None:
-    """Give a logarithmic axis plain numbers: 1, 2, 5, 10; a long one has room for powers of ten, a short for more."""
-    decades = np.ptp(np.log10(axis.get_view_interval()))
-    axis.set_major_locator(
-        LogLocator(subs=(1, 1.2, 1.5, *range(2, 10)) if decades < 0.5 else (1, 2, 5) if decades <= 4 else (1,))
-    )
-    axis.set_major_formatter("{x:,g}")
+def plain(axis: Any, longest: float = 10_000) -> None:
+    """Give a logarithmic axis plain numbers: 1, 2, 5, 10.
+
+    Where its ends differ by a factor of `longest` or more, it has room for powers of ten alone. Where they differ by
+    less than 5, its numbers are evenly apart, and a ratio's 1 is among them.
+    """
+    low, high = sorted(axis.get_view_interval())
+    if high < 5 * low:
+        axis.set_major_locator(MaxNLocator(8, steps=(1, 2, 5, 10)))
+    elif high < longest * low:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:,.10g}")
     axis.set_minor_formatter(NullFormatter())
 
 

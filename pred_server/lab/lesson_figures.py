@@ -7,9 +7,8 @@ from typing import Any, Literal
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
-from pred_server.lab.figures import COLOURS, INVALID
+from pred_server.lab.figures import COLOURS, INVALID, plain
 
 MARKERS = "osD^v"
 LINES = ("-", "--", "-.", "-", "--")
@@ -79,11 +78,7 @@ def _label_log_axes(axes: Axes) -> None:
     """Make both axes logarithmic, with ticks at 1, 2, 5, 10 … where a decade has room for them."""
     axes.set(xscale="log", yscale="log")
     for axis in (axes.xaxis, axes.yaxis):
-        low, high = sorted(axis.get_view_interval())
-        if high < 1_000 * low:
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter("{x:,.10g}")
-        axis.set_minor_formatter(NullFormatter())
+        plain(axis, 1_000)
 
 
 def stopped(calls: pd.DataFrame, stop_ms: float, expected: "Mapping[str, pd.Series[float]]", title: str) -> Figure:

@@ -200,8 +200,12 @@ def seconds(experiment: Experiment, p50_ms: "pd.Series[float]", own_ms: Mapping[
         for arm in experiment.arms_at(rows):
             calls = experiment.calls_of(arm, rows)
             call_s = (p50_ms.get((arm.name, rows), 0.0) + own_ms[rows]) / 1e3
-            open_s = experiment.seconds if arm.share and not arm.calls else arm.rate_per_s and calls / arm.rate_per_s
-            half_s = open_s + call_s if open_s else calls * call_s / arm.callers
+            if arm.share:  # of a capacity that is measured as it runs: its calls are as many as fit into `seconds`
+                half_s = experiment.seconds + call_s
+            elif arm.rate_per_s:
+                half_s = calls / arm.rate_per_s + call_s
+            else:
+                half_s = calls * call_s / arm.callers
             if experiment.fresh or arm.beside:
                 half_s += START_S
             taken_s += experiment.halves_of(arm) * half_s * experiment.blocks_of(rows)

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from pred_server.checkout import ROOT
+from tests.processes import running
 from tests.waits import comes_true, wait_until
 
 TOKEN = "a-token-for-tests"
@@ -28,8 +29,7 @@ class Served:
 
     def processes(self) -> set[psutil.Process]:
         """Return all processes that it has started and that still run."""
-        found = psutil.Process(self.pid).children(recursive=True)
-        return {one for one in found if one.is_running() and one.status() != psutil.STATUS_ZOMBIE}
+        return set(running(psutil.Process(self.pid).children(recursive=True)))
 
 
 @contextmanager
@@ -61,9 +61,7 @@ def make(target: str, port: int, folder: Path, **variables: str) -> Iterator[Ser
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(60)
-    wait_until(
-        lambda: not [one for one in started if one.is_running() and one.status() != psutil.STATUS_ZOMBIE], "it ends"
-    )
+    wait_until(lambda: not running(started), "it ends")
 
 
 def copy_of_notebooks(folder: Path) -> Path:

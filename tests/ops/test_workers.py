@@ -29,6 +29,7 @@ from pred_server.ops.workers import FIRST_PAUSE_S, LONGEST_PAUSE_S, STEADY_S, ho
 from pred_server.tutorial.background import Server, gateway
 from pred_server.wire.address import parse_address
 from tests.callers import Load
+from tests.processes import running
 from tests.waits import wait_until
 
 TABLE = pd.DataFrame({"x": [1.0], "y": [2.0]})
@@ -270,18 +271,11 @@ def test_a_second_signal_ends_all_workers_at_once(slow_model: list[object]) -> N
 
 def test_workers_do_not_outlive_their_supervisor() -> None:
     with serve("sum", "--workers", "2") as server:
-        pids = [child.pid for child in psutil.Process(server.pid).children()]
-        assert len(pids) == 3, "two workers and a spare"
+        workers = psutil.Process(server.pid).children()
+        assert len(workers) == 3, "two workers and a spare"
         os.kill(server.pid, signal.SIGKILL)
         server._process.wait()
-        wait_until(lambda: not any(map(_runs, pids)), "the workers to end")
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+        wait_until(lambda: not running(workers), "the workers to end")
 
 
 def pred_server(*arguments: object) -> "subprocess.CompletedProcess[str]":
