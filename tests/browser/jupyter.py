@@ -5,10 +5,11 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -51,7 +52,7 @@ def make(target: str, port: int, folder: Path, **variables: str) -> Iterator[Ser
 
         def listening() -> set[str]:
             assert process.poll() is None, (folder / "log").read_text()[-4_000:]
-            at = [at for one in served.processes() for at in one.net_connections() if at.status == psutil.CONN_LISTEN]
+            at = [at for one in served.processes() for at in _connections(one) if at.status == psutil.CONN_LISTEN]
             return {one.laddr.ip for one in at if one.laddr.port == port}
 
         assert comes_true(listening, PATIENCE_S), (folder / "log").read_text()[-4_000:]
@@ -62,6 +63,13 @@ def make(target: str, port: int, folder: Path, **variables: str) -> Iterator[Ser
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(60)
     wait_until(lambda: not running(started), "it ends")
+
+
+def _connections(process: psutil.Process) -> Sequence[Any]:
+    try:
+        return process.net_connections()
+    except psutil.NoSuchProcess:  # make starts commands that end at once
+        return ()
 
 
 def copy_of_notebooks(folder: Path) -> Path:
