@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import nbformat
@@ -10,11 +9,17 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser import explorer_steps
-from tests.browser.jupyter import TOKEN, Served, copy_of_notebooks, make
+from tests.browser.jupyter import PATIENCE_S, TOKEN, Served, copy_of_notebooks, make
 from tests.ports import free_port
 from tests.waits import wait_until
 
 SMALL = "ROWS, CALLS = (1, 10), 3"  # of lesson 00
+# JupyterLab draws a kernel as idle before it has one, and forgets cells that are run then.
+CONNECTED = """() => {
+  const session = window.jupyterapp.shell.currentWidget?.sessionContext
+  const kernel = session?.isReady && session.session?.kernel
+  return kernel && kernel.connectionStatus === "connected" && kernel.status === "idle"
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def lab(browser: object, folder: Path) -> Iterator[Served]:
     flags = f"--no-browser --ServerApp.root_dir={folder.parent} --ServerApp.port_retries=0"
-    with make("lab", free_port(), folder.parent, LAB_FLAGS=flags) as served:
+    with make("lab", free_port(), folder.parent, LAB_FLAGS=f"{flags} --LabApp.expose_app_in_browser=True") as served:
         yield served
 
 
@@ -38,18 +43,13 @@ def open_notebook(page: Page, lab: Served, name: str) -> None:
     page.goto(f"{lab.url}/lab/tree/notebooks/{name}?token={TOKEN}")
     expect(page.get_by_role("tab", name=name, selected=True)).to_be_visible()
     expect(in_front(page).locator(".jp-Cell").first).to_be_visible()
-    expect(in_front(page).locator(".jp-Notebook-ExecutionIndicator[data-status=idle]")).to_be_attached()
+    page.wait_for_function(CONNECTED)
 
 
 def run_all_cells(page: Page) -> None:
-    """Choose it in the menu. JupyterLab forgets it if the kernel is not connected yet: then choose it again."""
-    queued = in_front(page).locator(".jp-InputPrompt", has_text=re.compile(r"\[[\d*]+\]")).first
-    for _ in range(5):
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_text("Run All Cells", exact=True).click()
-        with suppress(AssertionError):
-            return expect(queued).to_be_attached(timeout=20_000)
-    raise AssertionError("no cell runs")
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_text("Run All Cells", exact=True).click()
+    expect(in_front(page).locator(".jp-InputPrompt", has_text=re.compile(r"\[[\d*]+\]")).first).to_be_attached()
 
 
 def code_cells(path: Path) -> list[nbformat.NotebookNode]:
@@ -83,7 +83,7 @@ def test_lesson_00_runs_whole(page: Page, lab: Served, folder: Path, screenshot:
         page.wait_for_timeout(500)
         return all(cell.execution_count for cell in code_cells(path))
 
-    wait_until(saved, "every cell has run")
+    wait_until(saved, "every cell has run", PATIENCE_S)
     outputs = [output for cell in code_cells(path) for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error"]
     assert [output for output in outputs if "image/png" in output.get("data", {})], "it draws"
