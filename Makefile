@@ -63,6 +63,17 @@ fuzz: setup .venv/test-ready  ## 1,000 random pipelines and odd tables, 100,000 
 	MUTATIONS=100000 $(BIN)/python -m pytest -k test_mutated_messages --timeout 3600 tests/wire/test_encodings_served.py
 	@if [ -x bin/gateway ]; then $(MAKE) --no-print-directory test-go FUZZ=10m; else echo "$(NO_GO)"; fi
 
+# In a clone, which trains a model of its own: a model of a newer scikit-learn can hold types that an older one lacks.
+oldest: .venv/test-ready  ## the tests of client, models, engines and server with the oldest versions that pyproject.toml allows
+	rm -rf .venv-oldest && $(PYTHON) -m venv .venv-oldest && git clone --quiet . .venv-oldest/checkout
+	$(BIN)/uv pip compile --quiet --resolution lowest-direct $(call EXTRAS,serve,onnx) --output-file .venv-oldest/versions \
+	  pyproject.toml
+	.venv-oldest/bin/python -m pip install --quiet --requirement .venv-oldest/versions
+	.venv-oldest/bin/python -m pip install --quiet --constraint .venv-oldest/versions \
+	  --editable '.venv-oldest/checkout[serve,onnx,lab,notebooks,test]'
+	cd .venv-oldest/checkout && ../bin/pred-server train && \
+	  ../bin/python -m pytest $(PARALLEL) $(addprefix tests/,wire model store engines client server) $(PYTEST_FLAGS)
+
 soak: setup .venv/test-ready  ## 200,000 calls to one server: nothing may grow
 	$(BIN)/python -m tests.attacks.soak
 
@@ -155,7 +166,7 @@ lock: .venv/test-ready  ## resolve the three lock files, requirements*.lock, ane
 	$(LOCK) $(call EXTRAS,$(RAY)) --constraint requirements-test.lock --output-file requirements-ray.lock pyproject.toml
 
 clean:  ## remove what the other targets made, the virtual environment included
-	rm -rf .venv .venv-rivals .venv-ray models/flights bin build dist latency.png .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-rivals .venv-ray .venv-oldest models/flights bin build dist latency.png .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
 .venv/ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -174,4 +185,4 @@ clean:  ## remove what the other targets made, the virtual environment included
 $(MODEL): .venv/ready pred_server/tutorial/flights.py pred_server/store/saving.py data/flights.parquet
 	@$(BIN)/pred-server train --out $(@D)
 
-.PHONY: help lab explorer test test-long test-go sweep fuzz soak attack demo setup gateway stubs module notebooks plots rivals ray bench lint lock clean
+.PHONY: help lab explorer test test-long test-go sweep fuzz oldest soak attack demo setup gateway stubs module notebooks plots rivals ray bench lint lock clean
