@@ -66,7 +66,7 @@ fuzz: setup .venv/test-ready  ## 1,000 random pipelines and odd tables, 100,000 
 # In a clone, which trains a model of its own: a model of a newer scikit-learn can hold types that an older one lacks.
 oldest: .venv/test-ready  ## the tests of client, models, engines and server with the oldest versions that pyproject.toml allows
 	rm -rf .venv-oldest && $(PYTHON) -m venv .venv-oldest && git clone --quiet . .venv-oldest/checkout
-	$(BIN)/uv pip compile --quiet --resolution lowest-direct $(call EXTRAS,serve,onnx) --output-file .venv-oldest/versions \
+	$(BIN)/uv pip compile --quiet --resolution lowest-direct --extra serve --extra onnx --output-file .venv-oldest/versions \
 	  pyproject.toml
 	.venv-oldest/bin/python -m pip install --quiet --requirement .venv-oldest/versions
 	.venv-oldest/bin/python -m pip install --quiet --constraint .venv-oldest/versions \

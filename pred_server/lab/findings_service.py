@@ -13,7 +13,8 @@ from pred_server.lab.simulation import Fleet
 BESIDE, IN_CHUNKS = ", beside large tables", ", chunk by chunk"
 # Names of arms in front of which there is no layer: the same table in binary, and as text; and of fleets of workers.
 DIRECT, TEXT = "direct", "direct, text"
-ONE_PROCESS, TWO_WORKERS = "one process", "two workers"
+ONE_PROCESS, TWO_WORKERS, METRICS = "one process", "two workers", "metrics"
+IN_SERVERS = (METRICS, TWO_WORKERS)
 # By percentile: a prediction that is from the range of what was measured by less than this share is near it.
 NEAR = {50: 0.15, 99: 0.25}
 JUDGED_CALLS = 2_000  # of a simulation for one repetition
@@ -115,6 +116,17 @@ def layers(calls: pd.DataFrame, base: str = DIRECT) -> pd.DataFrame:
     table = groups["latency_ms"].median().to_frame("p50_ms").join(compared[["ratio", "low", "high", "doubt"]])
     table["cpu_ms"] = [stats.level(some, "server_cpu_ms")[0] for _, some in groups]
     return table.fillna({"doubt": ""}).reset_index(names=["layer", "rows"])
+
+
+def computed(calls: pd.DataFrame) -> pd.DataFrame:
+    """Return how many times as long a server computes for a call with fewest rows as for a direct one.
+
+    Returns
+    -------
+    DataFrame, for what runs in or beside the server itself, with the columns arm, ratio, low, high (95 %)
+    """
+    found = findings.rates(calls).query("base == @DIRECT and arm in @IN_SERVERS")
+    return found[["arm"]].assign(ratio=found["cpu"], low=found["cpu_low"], high=found["cpu_high"])
 
 
 def workers(calls: pd.DataFrame) -> pd.DataFrame:

@@ -125,11 +125,11 @@ def _layers(calls: pd.DataFrame) -> list[str]:
     columns = [words.at(rows).removeprefix("at ") for rows in sizes]
     table = words.table(["one caller", *(f"{rows}, ms" for rows in columns), f"server's CPU, {columns[0]}, ms"], body)
     note = "in parentheses is the time divided by that of a direct call with a binary table"
-    return [*table, "", *words.bullets([note, text_alone(calls), more_workers(calls)])]
+    return [*table, "", *words.bullets([note, text_alone(calls), computed(calls), more_workers(calls)])]
 
 
 def _layers_short(calls: pd.DataFrame) -> list[str]:
-    return words.bullets([added(calls), text_alone(calls), more_workers(calls)])
+    return words.bullets([added(calls), text_alone(calls), computed(calls), more_workers(calls)])
 
 
 def added(calls: pd.DataFrame) -> str:
@@ -145,6 +145,13 @@ def text_alone(calls: pd.DataFrame) -> str:
     found = findings_service.layers(calls, findings_service.TEXT).dropna(subset="ratio")
     said = (f"{str(row.doubt) or words.interval(row)} {words.at(row.rows)}" for row in found.itertuples())
     return f"the gateway takes text. Divided by a direct call with text, it takes {', '.join(said)}"
+
+
+def computed(calls: pd.DataFrame) -> str:
+    """Return in a sentence what metrics and a second worker add to what a server computes for a call."""
+    costs = (f"{row.arm} {words.interval(row)}" for row in findings_service.computed(calls).itertuples())
+    rows = words.at(calls["rows"].min())
+    return f"{rows} a server computes, divided by what it computes for a direct call: {', '.join(costs)}"
 
 
 def more_workers(calls: pd.DataFrame) -> str:

@@ -5,10 +5,11 @@ from dataclasses import replace
 from pred_server.lab.arms import ROOMY, installed, trained
 from pred_server.lab.experiments import Experiment
 from pred_server.lab.findings import callers_suffix
-from pred_server.lab.findings_service import DIRECT, ONE_PROCESS, TEXT, TWO_WORKERS
+from pred_server.lab.findings_service import DIRECT, METRICS, ONE_PROCESS, TEXT, TWO_WORKERS
 from pred_server.lab.ways import WAYS, Arm
 
 CROWD = 32
+COUNTED = ("--metrics", "127.0.0.1:0")
 TWO = ("--workers", "2", "--spares", "0")  # a spare that starts would compute beside the first blocks
 
 
@@ -18,6 +19,7 @@ def layers(quick: bool = False) -> Experiment:
     The gateway takes text alone, so text without it stands beside it. Ray Serve is left out where it is not installed.
     """
     direct = Arm(DIRECT, encoding="tensor", flags=ROOMY, generator="go")
+    counted = replace(direct, name=METRICS, flags=(*ROOMY, *COUNTED))
     text = replace(direct, name=TEXT, encoding="csv")
     titles = {"tls": "TLS", "tls_token": "TLS and a token", "ray": "Ray Serve, one replica"}
     optional = [
@@ -34,12 +36,12 @@ def layers(quick: bool = False) -> Experiment:
     two = replace(one, name=TWO_WORKERS + callers_suffix(CROWD), flags=workers.flags)
     again = replace(direct, name=f"{DIRECT}, again", process=1)
     against = [
-        *((arm, direct) for arm in (*optional, text, gateway, workers, echo)),
+        *((arm, direct) for arm in (counted, *optional, text, gateway, workers, echo)),
         (gateway, text),
         (one, two),
     ]
     return Experiment(
-        (direct, *optional, text, gateway, workers, echo, again, one, two),
+        (direct, counted, *optional, text, gateway, workers, echo, again, one, two),
         tuple((arm.name, base.name) for arm, base in against),
         (again.name, direct.name),
         "layers",

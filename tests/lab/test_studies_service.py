@@ -74,6 +74,8 @@ def test_each_layer_is_asked_with_the_bytes_of_a_direct_call(monkeypatch: pytest
     one, two = (arm for arm in experiment.arms if arm.callers == 32)
     assert replace(two, name="", flags=one.flags) == replace(one, name="")
     assert "--workers" in two.flags and (one.name, two.name) in experiment.compare
+    counted = next(arm for arm in experiment.arms if arm.name == "metrics")
+    assert counted == replace(direct, name="metrics", flags=(*direct.flags, "--metrics", "127.0.0.1:0"))
 
 
 def test_layers_that_are_not_installed_are_left_out_with_a_line(
@@ -220,7 +222,7 @@ def calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> pd
         monkeypatch.setattr(type(WAYS[way]), "missing", lambda self: "")
     times = {"ours": 2.0, "FastAPI": 3.0, "Arrow Flight": 4.0, "the article's server": 9.0, "in process": 1.0}
     times |= {"direct": 2.0, "direct, text": 4.0, "TLS": 3.0, "gateway": 8.0, "Ray": 6.0}
-    times |= {"two workers": 2.5, "two workers, 32": 25.0, "echo": 1.0}
+    times |= {"metrics": 2.5, "two workers": 2.5, "two workers, 32": 25.0, "echo": 1.0}
     return calls_of(studies.declared(request.param, "flights", quick=True), **times)
 
 
@@ -275,9 +277,10 @@ def test_layers_are_told_in_milliseconds_and_as_factors_and_workers_as_rates(cal
     assert full[2] == "| direct | 2.00 | 2.02 | 4.00 | 1.00 |"
     assert "| TLS | 3.00 (1.50 [1.50, 1.50]) | 3.03 (1.50 [1.50, 1.50]) | 6.00 (1.50 [1.50, 1.50]) | 1.50 |" in full
     assert "| gateway, text | 8.00 (4.00 [4.00, 4.00])" in "\n".join(full)
-    layers, gateway, workers = report.short(calls)
+    layers, gateway, cpu, workers = report.short(calls)
     assert "gateway, text 4.00 [4.00, 4.00]" in layers
     assert "Divided by a direct call with text, it takes 2.00 [2.00, 2.00] at 1 row" in gateway
+    assert cpu.endswith("for a direct call: metrics 1.25 [1.25, 1.25], two workers 1.25 [1.25, 1.25].")
     assert "640 calls a second (one process, 32 callers) and 1,280 calls a second (two workers, 32 callers)" in workers
     assert ": 2.00 [2.00, 2.00] times as many; servers compute 25.0 ms and 12.5 ms for a call" in workers
     found = findings_service.workers(calls)
@@ -286,7 +289,7 @@ def test_layers_are_told_in_milliseconds_and_as_factors_and_workers_as_rates(cal
     assert "1 row: 2.00 ms direct, 8.00 ms through gateway, text; 1,000 rows:" in figures.alt(drawn["rows"])
     alt = figures.alt(drawn["layers"])
     assert "At 1 row gateway, text costs most: 4.00 [4.00, 4.00] times as long as a direct call" in alt
-    assert "direct 1.00×, 2.00 ms; TLS 1.50×, 3.00 ms" in alt
+    assert "direct 1.00×, 2.00 ms; metrics 1.25×, 2.50 ms; TLS 1.50×, 3.00 ms" in alt
 
 
 @pytest.mark.parametrize("calls", ["enormous"], indirect=True)
