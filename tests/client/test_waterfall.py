@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Iterator
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -63,22 +62,23 @@ def slow(request: pytest.FixtureRequest) -> Iterator[Server]:
         yield running
 
 
-def median_phases(waterfalls: list[Waterfall]) -> dict[str, float]:
-    return {phase: float(np.median([each.phases_ms.get(phase, 0.0) for each in waterfalls])) for phase in PHASES}
+def least(waterfalls: list[Waterfall]) -> dict[str, float]:
+    """Return the shortest of each phase: whatever else the machine does only adds to one."""
+    return {phase: min(each.phases_ms.get(phase, 0.0) for each in waterfalls) for phase in PHASES}
 
 
 def unary(client: Client, calls: int = 9) -> dict[str, float]:
     client.predict(XY, encoding="csv")
-    return median_phases([client.predict(XY, encoding="csv").waterfall for _ in range(calls)])
+    return least([client.predict(XY, encoding="csv").waterfall for _ in range(calls)])
 
 
-def stream(client: Client, calls: int = 3) -> dict[str, float]:
+def stream(client: Client, calls: int = 5) -> dict[str, float]:
     found = []
     for _ in range(calls):
         parts = client.predict_stream([XY] * CHUNKS, encoding="csv")
         assert len(list(parts)) == CHUNKS
         found.append(parts.waterfall)
-    return median_phases(found)
+    return least(found)
 
 
 @pytest.mark.parametrize("slow", PATCHES, indirect=True)
