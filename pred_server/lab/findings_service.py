@@ -14,7 +14,6 @@ BESIDE, IN_CHUNKS = ", beside large tables", ", chunk by chunk"
 # Names of arms in front of which there is no layer: the same table in binary, and as text; and of fleets of workers.
 DIRECT, TEXT = "direct", "direct, text"
 ONE_PROCESS, TWO_WORKERS, METRICS = "one process", "two workers", "metrics"
-IN_SERVERS = (METRICS, TWO_WORKERS)
 # By percentile: a prediction that is from the range of what was measured by less than this share is near it.
 NEAR = {50: 0.15, 99: 0.25}
 JUDGED_CALLS = 2_000  # of a simulation for one repetition
@@ -125,8 +124,8 @@ def computed(calls: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame, for what runs in or beside the server itself, with the columns arm, ratio, low, high (95 %)
     """
-    found = findings.rates(calls).query("base == @DIRECT and arm in @IN_SERVERS")
-    return found[["arm"]].assign(ratio=found["cpu"], low=found["cpu_low"], high=found["cpu_high"])
+    found = findings.rates(calls).query("base == @DIRECT and arm in (@METRICS, @TWO_WORKERS)")
+    return found[["arm", "cpu", "cpu_low", "cpu_high"]].set_axis(["arm", "ratio", "low", "high"], axis="columns")
 
 
 def workers(calls: pd.DataFrame) -> pd.DataFrame:

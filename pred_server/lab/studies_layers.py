@@ -9,7 +9,6 @@ from pred_server.lab.findings_service import DIRECT, METRICS, ONE_PROCESS, TEXT,
 from pred_server.lab.ways import WAYS, Arm
 
 CROWD = 32
-COUNTED = ("--metrics", "127.0.0.1:0")
 TWO = ("--workers", "2", "--spares", "0")  # a spare that starts would compute beside the first blocks
 
 
@@ -19,7 +18,7 @@ def layers(quick: bool = False) -> Experiment:
     The gateway takes text alone, so text without it stands beside it. Ray Serve is left out where it is not installed.
     """
     direct = Arm(DIRECT, encoding="tensor", flags=ROOMY, generator="go")
-    counted = replace(direct, name=METRICS, flags=(*ROOMY, *COUNTED))
+    counted = replace(direct, name=METRICS, flags=(*ROOMY, "--metrics", "127.0.0.1:0"))
     text = replace(direct, name=TEXT, encoding="csv")
     titles = {"tls": "TLS", "tls_token": "TLS and a token", "ray": "Ray Serve, one replica"}
     optional = [
