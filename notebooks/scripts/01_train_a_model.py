@@ -726,11 +726,14 @@ print("without trust:", refusal(scratch / "own"))
 # reviewed.
 
 # %%
-from importlib.util import find_spec
-
-if find_spec("lightgbm"):
+try:
     from lightgbm import LGBMRegressor
+except (ImportError, OSError) as error:  # OSError: the system has no OpenMP library
+    LGBMRegressor = None
+    print(f"LightGBM is left out: {error}")
+    print("In the project's folder: .venv/bin/pip install lightgbm. On Debian it needs apt install libgomp1, too.")
 
+if LGBMRegressor:
     light = make_pipeline(clone(columns), LGBMRegressor(objective="mae", n_estimators=ITERATIONS, verbose=-1))
     light.fit(train[FEATURES], train[TARGET])
     save(light, train[FEATURES].head(1_000), scratch / "light", target=TARGET)
@@ -738,8 +741,6 @@ if find_spec("lightgbm"):
     with serve(scratch / "light", *trust) as light_server:
         assert light_server.client().predict(some).to_numpy().tobytes() == light.predict(some).tobytes()
     print(f"LightGBM: {len(some):,} predictions, the same to the bit")
-else:
-    print("LightGBM is missing; in the project's folder: .venv/bin/pip install lightgbm")
 
 # %% [markdown]
 # ### What is refused

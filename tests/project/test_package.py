@@ -135,7 +135,7 @@ def test_a_wheel_made_by_way_of_an_sdist_holds_the_same(source: Path, wheel: Pat
     done = run(sys.executable, "-c", BUILD_SDIST, cwd=source)
     assert done.returncode == 0, done.stderr
     (sdist,) = (source / "dist").iterdir()
-    shutil.unpack_archive(sdist, tmp_path, filter="data")
+    assert run("tar", "-xzf", str(sdist), cwd=tmp_path).returncode == 0
     again = build_wheel(next(tmp_path.iterdir()), tmp_path)
     assert sorted(zipfile.ZipFile(again).namelist()) == sorted(zipfile.ZipFile(wheel).namelist())
 

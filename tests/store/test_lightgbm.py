@@ -21,7 +21,10 @@ from pred_server.errors import InvalidInput, ModelFileError, ServerStartError
 from pred_server.tutorial.background import Server
 from pred_server.wire.codec import CODECS
 
-lightgbm = pytest.importorskip("lightgbm", reason="LightGBM is not installed; the extra `test` has it")
+try:
+    lightgbm = pytest.importorskip("lightgbm", reason="LightGBM is not installed; the extra `test` has it")
+except OSError as error:
+    pytest.skip(f"LightGBM lacks OpenMP's library (on Debian: apt install libgomp1): {error}", allow_module_level=True)
 
 random = np.random.default_rng(0)
 NUMBERS = pd.DataFrame(random.normal(size=(300, 4)), columns=list("abcd"))
