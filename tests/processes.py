@@ -6,7 +6,7 @@ import psutil
 
 
 def running(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Return those that still run: not those that have ended, though nobody has asked for their exit code yet."""
+    """Return those that still run. A zombie does not: it has ended, and its exit code waits to be read."""
     return [process for process in processes if _runs(process)]
 
 

@@ -11,7 +11,7 @@ from pred_server.lab.simulation import Fleet
 
 # Ends of the names of arms.
 BESIDE, IN_CHUNKS = ", beside large tables", ", chunk by chunk"
-# Names of arms in front of which there is no layer: the same table in binary, and as text; and of fleets of workers.
+# Names of arms in front of which there is no layer: the same table in binary, and as text; and of what a server adds.
 DIRECT, TEXT = "direct", "direct, text"
 ONE_PROCESS, TWO_WORKERS, METRICS = "one process", "two workers", "metrics"
 # By percentile: a prediction that is from the range of what was measured by less than this share is near it.

@@ -151,7 +151,7 @@ def computed(calls: pd.DataFrame) -> str:
     """Return in a sentence what metrics and a second worker add to what a server computes for a call."""
     costs = (f"{row.arm} {words.interval(row)}" for row in findings_service.computed(calls).itertuples())
     rows = words.at(calls["rows"].min())
-    return f"{rows} a server computes, divided by what it computes for a direct call: {', '.join(costs)}"
+    return f"{rows}, the server's CPU time of a call, divided by that of a direct call: {', '.join(costs)}"
 
 
 def more_workers(calls: pd.DataFrame) -> str:

@@ -280,7 +280,7 @@ def test_layers_are_told_in_milliseconds_and_as_factors_and_workers_as_rates(cal
     layers, gateway, cpu, workers = report.short(calls)
     assert "gateway, text 4.00 [4.00, 4.00]" in layers
     assert "Divided by a direct call with text, it takes 2.00 [2.00, 2.00] at 1 row" in gateway
-    assert cpu.endswith("for a direct call: metrics 1.25 [1.25, 1.25], two workers 1.25 [1.25, 1.25].")
+    assert cpu.endswith("divided by that of a direct call: metrics 1.25 [1.25, 1.25], two workers 1.25 [1.25, 1.25].")
     assert "640 calls a second (one process, 32 callers) and 1,280 calls a second (two workers, 32 callers)" in workers
     assert ": 2.00 [2.00, 2.00] times as many; servers compute 25.0 ms and 12.5 ms for a call" in workers
     found = findings_service.workers(calls)
