@@ -444,14 +444,20 @@ def test_a_node_that_is_lost_under_load_loses_no_call(own_folder: Path, monkeypa
 
 
 def test_serve_run_takes_the_config_file(own_folder: Path, tmp_path: Path) -> None:
-    """With other ports and another model; a variable keeps Ray's processes to loopback, as `pred-server ray` does."""
+    """With other ports and another model; a variable keeps Ray's processes to loopback, as `pred-server ray` does.
+
+    `serve run` starts Ray's dashboard, which `pred-server ray` does without. At its end the dashboard leaves the folder
+    of its fork server (`pymp-…`): it exits by `os._exit`. So it has a folder for temporary files of its own.
+    """
+    rays = own_folder / "y"
+    rays.mkdir()
     port, file = free_port(), tmp_path / "ray.yaml"
     text = (ROOT / "docs/ray.yaml").read_text()
     for old, new in (("50051", str(port)), ("8000", str(free_port())), ("[flights]", "[sum]"), ("1..8", "1")):
         assert old in text
         text = text.replace(old, new)
     file.write_text(text)
-    hook = {"__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR": HOOK, "RAY_TMPDIR": str(own_folder / "y")}
+    hook = {"__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR": HOOK, "TMPDIR": str(rays), "RAY_TMPDIR": str(rays)}
     environment = {**os.environ, **ENVIRONMENT, **hook, "PYTHONPATH": str(ROOT)}
     command = [PYTHON.with_name("serve"), "run", file]
     serving = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -465,4 +471,4 @@ def test_serve_run_takes_the_config_file(own_folder: Path, tmp_path: Path) -> No
         serving.send_signal(signal.SIGINT)
         print(serving.communicate(timeout=120)[0][-2000:])
     assert not psutil.wait_procs(members, timeout=60)[1]
-    shutil.rmtree(own_folder / "y")
+    shutil.rmtree(rays)
