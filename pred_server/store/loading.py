@@ -88,21 +88,26 @@ def assemble(
         form = form_from_json(manifest["input"], schema.index) if "input" in manifest else None
     except (ValueError, KeyError, TypeError, AttributeError, PredServerError) as error:
         raise ModelFileError(f"model {label!r}: manifest.json is not a model's manifest") from error
-    for library in LIBRARIES:
-        if libraries.get(library) != library_version(library):
-            logger.warning(
-                "model %s was saved with %s %s and runs with %s",
-                name, library, libraries.get(library), library_version(library),
-            )  # fmt: skip
+    others = [
+        f"{library} {libraries.get(library)} (here {library_version(library)})"
+        for library in LIBRARIES
+        if libraries.get(library) != library_version(library)
+    ]
+    if others:
+        logger.warning("model %s was saved with %s", name, ", ".join(others))
     try:
         sample = files.read_sample(read("sample.parquet", sha256))
     except (OSError, ValueError, MemoryError) as error:
         raise ModelFileError(f"model {label!r}: sample.parquet is not the Parquet file of a model: {error}") from error
-    estimator = estimator_file.read(read("model.skops", sha256), label, trust)
+    data = read("model.skops", sha256)
+    versions = f"; first try the versions that it was saved with: {', '.join(others)}" if others else ""
     try:
+        estimator = estimator_file.read(data, label, trust)
         engine = SklearnEngine(estimator, schema, sample, form)
         model = Model(name, version, schema, estimator, engine, scores, sample, digest=files.digest(sha256))
         model.predict(sample.head(1))
+    except ModelFileError as error:
+        raise ModelFileError(f"{error}{versions}") from error
     except Exception as error:
-        raise ModelFileError(f"model {label!r}: the estimator does not do what the manifest says") from error
+        raise ModelFileError(f"model {label!r}: the estimator does not do what the manifest says{versions}") from error
     return model

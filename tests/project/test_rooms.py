@@ -56,8 +56,8 @@ BUDGETS = {
     "arguments": 51,
     "cli": 141,
     # Most of it is what makes a file of a stranger harmless, and a file of one's own sure to load. 10 keep from users a
-    # traceback that joblib prints where /sys is not mounted.
-    "store": 572,
+    # traceback that joblib prints where /sys is not mounted, and 3 say of a refused model that other versions saved it.
+    "store": 575,
     # Health, reflection, a stop that nobody notices, a socket's file that nobody loses. A third is a supervisor of
     # servers, which holds their ports, hears them, and has processes ready to replace them, and models that are
     # replaced while they are served. A fifth keeps out who has no certificate or no token, and reads both again when

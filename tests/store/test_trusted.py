@@ -1,7 +1,9 @@
 """What needs no trust: types that exist, and models of scikit-learn's own as people make them."""
 
 import importlib
+import json
 import logging
+import re
 import subprocess
 import sys
 import warnings
@@ -89,9 +91,9 @@ def doubled(table: Any) -> Any:
 
 
 @pytest.mark.parametrize("function", [lambda table: table, type("Local", (), {}).__init__])
-def test_what_is_in_no_module_is_refused(function: Any, tmp_path: Path) -> None:
+def test_what_is_in_no_module_is_refused(function: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     estimator = make_pipeline(FunctionTransformer(function if function.__name__ == "<lambda>" else doubled), Ridge())
-    estimator.steps[0][1].func.__module__ = "__main__"
+    monkeypatch.setattr(estimator.steps[0][1].func, "__module__", "__main__")
     with pytest.raises(InvalidInput, match=r"holds __main__\.\S+, which exists in this program only; move it into a"):
         save(estimator.fit(X, Y), X, tmp_path / "mine")
     assert not (tmp_path / "mine").exists()
@@ -133,6 +135,23 @@ def test_types_of_a_module_of_ones_own_are_named_all_at_once(
     (tmp_path / "elsewhere").mkdir()
     with pytest.raises(ModelFileError, match=r"another process could not load it, with own_steps\.First"):
         save(estimator, X, tmp_path / "elsewhere" / "mine")
+
+
+def test_a_refused_model_of_other_versions_is_said_to_be_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Another version may have types that this one does not know: then trust is not what helps."""
+    save(make_pipeline(FunctionTransformer(doubled), Ridge()).fit(X, Y), X, tmp_path / "mine")
+    file = tmp_path / "mine" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    with pytest.raises(ModelFileError, match="not trusted") as caught:
+        load(tmp_path / "mine")
+    assert "versions" not in str(caught.value)
+    installed, manifest["libraries"]["scikit-learn"] = manifest["libraries"]["scikit-learn"], "99.0"
+    file.write_text(json.dumps(manifest))
+    differ = f"saved with: scikit-learn 99.0 (here {installed})"
+    with pytest.raises(ModelFileError, match=re.escape(differ)):
+        load(tmp_path / "mine")
+    load(tmp_path / "mine", trust=[f"{__name__}.doubled"])
+    assert f"mine was saved with scikit-learn 99.0 (here {installed})" in caplog.text
 
 
 def test_a_module_beside_the_model_is_found_by_another_process(tmp_path: Path) -> None:
