@@ -224,6 +224,8 @@ pd.concat([examples[["carrier", "origin", "dest"]], encoded.iloc[:, :3]], axis=1
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.pipeline import Pipeline
 
+from pred_server import load, save
+
 boost = HistGradientBoostingRegressor(loss="absolute_error", max_iter=ITERATIONS, random_state=0)
 estimator = Pipeline([("columns", columns), ("boost", boost)])
 estimator.fit(train[FEATURES], train[TARGET])
@@ -422,12 +424,10 @@ Markdown(
 import tempfile
 from pathlib import Path
 
-import pred_server
-
 scratch_folder = tempfile.TemporaryDirectory()
 scratch = Path(scratch_folder.name)
 
-pred_server.save(
+save(
     estimator,
     train[FEATURES].head(1_000),
     scratch / "flights",
@@ -483,7 +483,7 @@ print("the description begins:", {key: description[key] for key in ("__class__",
 # Nearly equal is not enough. The file must predict what the model predicted when we judged it, to the last bit.
 
 # %%
-loaded = pred_server.load(scratch / "flights")
+loaded = load(scratch / "flights")
 before, after = estimator.predict(test[FEATURES]), loaded.predict(test)
 assert before.tobytes() == after.tobytes()
 Markdown(f"{len(after):,} predictions, the same to the bit. Loaded: `{loaded}`")
@@ -550,7 +550,7 @@ def spoil(name: str, model_bytes: bytes, *, new_sha256: bool) -> Path:
 
 def refusal(directory: Path) -> str:
     try:
-        pred_server.load(directory)
+        load(directory)
     except ModelFileError as error:
         return str(error).replace(str(directory), directory.name)  # the name is enough here
     raise AssertionError(f"{directory.name} was loaded")
@@ -611,7 +611,7 @@ from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from pred_server import save, serve
+from pred_server import serve
 
 iris = load_iris(as_frame=True)
 species = iris.target.map(dict(enumerate(iris.target_names)))
