@@ -1,6 +1,7 @@
 package web
 
 import (
+	"html"
 	"net/http"
 	"strings"
 	"testing"
@@ -52,7 +53,7 @@ func TestWhatIsClosed(t *testing.T) {
 	gateway, closed := startClosed(t, false), startClosed(t, true)
 	for path, open := range map[string]bool{
 		"/healthz": true, "/readyz": true, "/predict": false, "/nothing": false,
-		"/": false, "/models": false, "/models/a": false, "/models/a/1": false, "/openapi.json": false,
+		"/": false, "//": false, "/models": false, "/models/a": false, "/models/a/1": false, "/openapi.json": false,
 	} {
 		for _, method := range []string{"GET", "DELETE"} {
 			if r := gateway.Do(t, method, path, nil); (r.Status != http.StatusUnauthorized) != open {
@@ -65,6 +66,15 @@ func TestWhatIsClosed(t *testing.T) {
 		if r := closed.Do(t, "GET", path, nil, "Authorization: Bearer the-right-token"); r.Status == http.StatusUnauthorized {
 			t.Errorf("%s with the token: %d", path, r.Status)
 		}
+	}
+}
+
+func TestThePageSaysWhereATokenGoes(t *testing.T) {
+	gateway := startClosed(t, false)
+	const token = "Authorization: Bearer the-right-token"
+	wantPage(t, gateway.Do(t, "GET", "/", nil, token), 200, html.EscapeString("/predict -H 'Authorization: Bearer TOKEN' -H "))
+	if r := gateway.Do(t, "GET", "/openapi.json", nil, token); r.Status != 200 || !strings.Contains(r.Body, `"scheme": "bearer"`) {
+		t.Errorf("%d %s", r.Status, r.Body)
 	}
 }
 

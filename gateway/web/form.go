@@ -96,7 +96,10 @@ func (h *Handler) answerToForm(q *question, form *filled, control *http.Response
 		return answer{}, err
 	}
 
-	choice := choiceOf(q.Request)
+	choice, err := choiceOf(q.Request)
+	if err != nil {
+		return answer{}, err
+	}
 	chosen := http.Header{}
 	chosen.Set("Model-Name", choice.Name)
 	chosen.Set("Model-Version", choice.Version)
@@ -136,7 +139,8 @@ func (f *filled) read(sent []byte, boundary string, share *budget.Share) error {
 		}
 		switch part.FormName() {
 		case "table":
-			f.pasted = value
+			// Browsers send each line end of a text as CRLF. Inside quotes it is a part of the cell, whose writer typed no CR.
+			f.pasted = bytes.ReplaceAll(value, []byte("\r\n"), []byte("\n"))
 		case "file":
 			f.table = value
 		case "schema":

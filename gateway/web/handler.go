@@ -75,7 +75,8 @@ func (h *Handler) Stopping() { h.stopping.Store(true) }
 // ServeHTTP implements http.Handler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// ServeMux would redirect a path such as //predict by itself, and no log would have the request.
-	if clean := path.Clean(r.URL.Path); r.URL.Path != clean && r.URL.Path != clean+"/" {
+	clean := path.Clean("/" + r.URL.Path)
+	if r.URL.Path != clean && (r.URL.Path != clean+"/" || clean == "/") {
 		h.handle(notFound).ServeHTTP(w, r)
 		return
 	}

@@ -36,6 +36,7 @@ func TestPathsAndMethods(t *testing.T) {
 		{"GET", "/favicon.ico", 404, ""},
 		{"POST", "/predict/", 404, ""},
 		{"POST", "//predict", 404, ""},
+		{"GET", "//", 404, ""},
 		{"POST", "/Predict", 404, ""},
 		{"POST", "/<script>", 404, ""},
 	}
@@ -56,6 +57,12 @@ func TestPathsAndMethods(t *testing.T) {
 				t.Errorf("Allow %q, want %q", got, test.allow)
 			}
 		})
+	}
+	conn := g.Dial(t)
+	conn.Write([]byte("GET * HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+	reply := make([]byte, 12)
+	if _, err := io.ReadFull(conn, reply); err != nil || string(reply) != "HTTP/1.1 404" {
+		t.Errorf("*: %q %v", reply, err)
 	}
 	if r := g.Do(t, "HEAD", "/healthz", nil); r.Status != 200 || r.Body != "" {
 		t.Errorf("HEAD: got %d %q", r.Status, r.Body)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/url"
 
 	"google.golang.org/grpc/codes"
 
@@ -47,9 +48,11 @@ func (h *Handler) openAPI(r *http.Request, _ *http.ResponseController) (answer, 
 	if err := h.guard.check(r); err != nil {
 		return answer{}, err
 	}
-	choice := choiceOf(r)
+	choice, err := choiceOf(r)
+	if err != nil {
+		return answer{}, err
+	}
 	var models []catalog.Model
-	var err error
 	if choice == (catalog.Choice{}) {
 		models, err = h.catalog(r.Context())
 	} else {
@@ -63,7 +66,9 @@ func (h *Handler) openAPI(r *http.Request, _ *http.ResponseController) (answer, 
 	if err != nil {
 		return answer{}, err
 	}
-	a := whole(mediaJSON, string(openapi.Document(baseOf(r), models, choice != (catalog.Choice{}))))
+	a := whole(mediaJSON, string(openapi.Document(openapi.Gateway{
+		URL: baseOf(r), Named: choice != (catalog.Choice{}), Token: h.options.Authorize != nil, HealthToken: h.options.HealthToken,
+	}, models)))
 	a.header.Set("Cache-Control", "no-store")
 	return a, nil
 }
@@ -140,10 +145,16 @@ func asJSON(value any) (answer, error) {
 	return a, nil
 }
 
-// choiceOf returns the model that a query names.
-func choiceOf(r *http.Request) catalog.Choice {
-	query := r.URL.Query()
-	return catalog.Choice{Name: query.Get("model"), Version: query.Get("version")}
+// choiceOf returns the model that a query names. One that cannot be read names none, and must not get the first model.
+func choiceOf(r *http.Request) (catalog.Choice, error) {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		e := problem.BadRequest("The query %s of the address cannot be read; write ?model=NAME&version=VERSION, "+
+			"with each special character percent-encoded.", problem.Clip(r.URL.RawQuery))
+		e.Reason = err.Error()
+		return catalog.Choice{}, e
+	}
+	return catalog.Choice{Name: query.Get("model"), Version: query.Get("version")}, nil
 }
 
 // baseOf returns the gateway's address as the client knows it, such as http://127.0.0.1:8080.

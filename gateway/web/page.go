@@ -12,6 +12,7 @@ import (
 	"example.com/predserver/gateway/internal/catalog"
 	"example.com/predserver/gateway/internal/page"
 	"example.com/predserver/gateway/internal/problem"
+	"example.com/predserver/generated/predpb"
 )
 
 // page answers GET /: with the page, or with the catalog if the client would rather have JSON.
@@ -49,9 +50,13 @@ func refusal(view *page.View, table string) func(*problem.Error) answer {
 // show has the view show what is served, and a form. The form has the table, or without one an example; the call from a
 // terminal has the table that was sent, or else the example.
 func (h *Handler) show(view *page.View, r *http.Request, table, sent string) error {
-	choice := choiceOf(r)
+	choice, err := choiceOf(r)
 	view.Form = &page.Form{Action: address(choice), Table: table}
-	description, model, err := h.describe(r.Context(), choice)
+	var description *predpb.DescribeResponse
+	var model catalog.Model
+	if err == nil {
+		description, model, err = h.describe(r.Context(), choice)
+	}
 	switch {
 	case err == nil:
 		view.Model = &model
@@ -71,7 +76,7 @@ func (h *Handler) show(view *page.View, r *http.Request, table, sent string) err
 		}
 		return err
 	}
-	view.Curl = catalog.Curl(baseOf(r), choice, sent)
+	view.Curl = catalog.Curl(baseOf(r), choice, h.options.Authorize != nil, sent)
 	return nil
 }
 

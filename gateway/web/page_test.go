@@ -96,6 +96,11 @@ func TestPageSaysWhatIsServed(t *testing.T) {
 		"Model-Version: 2", `id="probabilities"`)
 	wantPage(t, g.Do(t, "GET", "/?model=nothing", nil), 404, "no model &#34;nothing&#34; here", "Status 404")
 	wantPage(t, g.Do(t, "GET", "/?model=%00", nil), 400, "must be printable ASCII")
+	for _, query := range []string{"model=%zz", "model=other;version=2", "model=other&x=%"} {
+		wantPage(t, g.Do(t, "GET", "/?"+query, nil), 400, html.EscapeString(query), "cannot be read; write ?model=NAME")
+		wantPage(t, submit(t, g, "/?"+query, []field{{"table", "x\n1\n", ""}}), 400, "cannot be read; write ?model=NAME", "x\n1\n</textarea>")
+		testkit.WantError(t, g.Do(t, "GET", "/openapi.json?"+query, nil), 400, "INVALID_ARGUMENT", "cannot be read; write ?model=NAME")
+	}
 	if head := g.Do(t, "HEAD", "/", nil); head.Status != 200 || head.Body != "" || head.Header.Get("Content-Security-Policy") == "" {
 		t.Errorf("HEAD: %d %q", head.Status, head.Body)
 	}
@@ -225,7 +230,7 @@ func TestFormIsAnsweredOnThePage(t *testing.T) {
 	r := submit(t, g, "/", []field{{"schema", "5c4e3a", ""}, pasted, none})
 	wantPage(t, r, 200, "2 predictions in ", `<td class="predicted">41</td><td>41</td><td>&lt;script&gt;alert(1)&lt;/script&gt;</td>`,
 		"m/1/5c4e3a/d16e57", "<code>a,b</code>", `<th scope="row">predict<`, `<td class="number">2.00</td>`, `<rect class="model"`, "2 rows at once",
-		"42,b\r\n</textarea>", html.EscapeString("--data-raw 'x,who\n41,<script>alert(1)</script>\n42,b\n'"), "p 5c4e3a<")
+		"42,b\n</textarea>", html.EscapeString("--data-raw 'x,who\n41,<script>alert(1)</script>\n42,b\n'"), "p 5c4e3a<")
 	if strings.Contains(r.Body, "<script") {
 		t.Error("a cell became markup")
 	}
@@ -235,13 +240,27 @@ func TestFormIsAnsweredOnThePage(t *testing.T) {
 
 	file := field{"file", "x,who\n7,c\n", "table.csv"}
 	r = submit(t, g, "/?model=n", []field{pasted, file, {"output", "probabilities", ""}})
-	wantPage(t, r, 200, "<h1>n ", "1 prediction in ", ">p n probabilities<", `<td class="predicted">7</td>`, "42,b\r\n</textarea>",
+	wantPage(t, r, 200, "<h1>n ", "1 prediction in ", ">p n probabilities<", `<td class="predicted">7</td>`, "42,b\n</textarea>",
 		"--data-raw &#39;x,who\n7,c\n&#39;", " checked>", `action="/?model=n#answer"`)
 
 	r = submit(t, g, "/", []field{pasted, {"download", "csv", ""}})
 	if r.Status != 200 || r.Body != "p\n41\n42\n" && r.Body != "p \n41\n42\n" || r.Header.Get("Content-Type") != "text/csv; charset=utf-8" ||
 		r.Header.Get("Content-Disposition") != `attachment; filename="predictions.csv"` {
 		t.Errorf("download: %d %q %v", r.Status, r.Body, r.Header)
+	}
+}
+
+// A browser sends CRLF for each line end of a text, and a file as it is.
+func TestLineEndsOfATextAreThoseThatWereTyped(t *testing.T) {
+	address, _ := testkit.StartModels(t, testkit.Echo, describes("m", "1"))
+	g := startGateway(t, address)
+	const typed = "\"price\n(EUR)\",who\n1,\"a\nb\"\n"
+	sent, download := strings.ReplaceAll(typed, "\n", "\r\n"), field{"download", "csv", ""}
+	if r := submit(t, g, "/", []field{{"table", sent, ""}, download}); r.Status != 200 || r.Body != typed {
+		t.Errorf("a text: %d %q", r.Status, r.Body)
+	}
+	if r := submit(t, g, "/", []field{{"table", "", ""}, {"file", sent, "t.csv"}, download}); r.Status != 200 || r.Body != sent {
+		t.Errorf("a file: %d %q", r.Status, r.Body)
 	}
 }
 

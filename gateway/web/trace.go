@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"regexp"
+	"strings"
 
 	"google.golang.org/grpc/metadata"
 )
@@ -29,8 +30,9 @@ func traced(ctx context.Context, header http.Header) (_ context.Context, id stri
 		return ctx, ""
 	}
 	ctx = metadata.AppendToOutgoingContext(ctx, "traceparent", parents[0])
-	if states := header.Values("Tracestate"); len(states) == 1 && len(states[0]) <= maxTrace && printable(states[0]) {
-		ctx = metadata.AppendToOutgoingContext(ctx, "tracestate", states[0])
+	// Of this header there may be several, which are one list.
+	if state := strings.Join(header.Values("Tracestate"), ","); state != "" && len(state) <= maxTrace && printable(state) {
+		ctx = metadata.AppendToOutgoingContext(ctx, "tracestate", state)
 	}
 	return ctx, parts[2]
 }

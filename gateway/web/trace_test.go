@@ -2,8 +2,11 @@ package web
 
 import (
 	"context"
+	"net/http"
 	"strings"
 	"testing"
+
+	"google.golang.org/grpc/metadata"
 
 	"example.com/predserver/gateway/internal/testkit"
 )
@@ -45,5 +48,20 @@ func TestTracesArePassedOnWhereTheyAreWellFormed(t *testing.T) {
 	}
 	if n := strings.Count(gateway.Log.String(), "trace_id"); n != 4 {
 		t.Errorf("%d times in the log:\n%s", n, gateway.Log)
+	}
+}
+
+func TestSeveralTracestatesAreOneList(t *testing.T) {
+	long := strings.Repeat("a", 256)
+	for want, states := range map[string][]string{
+		"a=b,c=d,e=f": {"a=b,c=d", "e=f"}, long + "," + long[:255]: {long, long[:255]}, "": {long, long},
+	} {
+		ctx, id := traced(t.Context(), http.Header{
+			"Traceparent": {"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}, "Tracestate": states,
+		})
+		sent, _ := metadata.FromOutgoingContext(ctx)
+		if got := first(sent, "tracestate"); got != want || id == "" {
+			t.Errorf("%.20q: got %.20q, trace %q", states, got, id)
+		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -135,11 +136,30 @@ func LoadPair(cert, key string) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
+	if encrypted(keyPEM) {
+		return nil, errors.New("the key has a passphrase, which nobody could type when the server starts; store it without")
+	}
 	pair, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil && strings.Contains(err.Error(), "does not match public key") {
+		return nil, fmt.Errorf("%w: the key's own certificate comes first in the file, then those between it and its CA", err)
+	}
 	if err != nil {
 		return nil, err
 	}
 	return &pair, nil
+}
+
+// encrypted reports whether the first key in PEM has a passphrase, in the form of PKCS #8 or in OpenSSL's own.
+func encrypted(data []byte) bool {
+	for {
+		var block *pem.Block
+		if block, data = pem.Decode(data); block == nil {
+			return false
+		}
+		if strings.HasSuffix(block.Type, "PRIVATE KEY") {
+			return block.Type == "ENCRYPTED PRIVATE KEY" || strings.Contains(block.Headers["Proc-Type"], "ENCRYPTED")
+		}
+	}
 }
 
 // Config returns how a server of HTTP/1.1 encrypts: with TLS 1.2 or newer, and what the files hold when a client comes.

@@ -68,11 +68,14 @@ func TestCurl(t *testing.T) {
 		{Choice{}, "x\n" + strings.Repeat("1\n", longest), begin + " \\\n  --data-binary @table.csv"},
 		{Choice{Name: "a\x03b"}, "x\n1", begin + " \\\n  --data-raw 'x\n1'"},
 	} {
-		if got := Curl(base, test.choice, test.table); got != test.want {
+		if got := Curl(base, test.choice, false, test.table); got != test.want {
 			t.Errorf("%v, %.20q: got\n%s\nwant\n%s", test.choice, test.table, got, test.want)
 		}
 	}
-	if got := Curl("http://[::1]:80;ls", Choice{}, "x"); !strings.HasPrefix(got, "curl -sS 'http://[::1]:80;ls/predict' -H") {
+	if got := Curl(base, Choice{}, true, "x\n1"); got != "curl -sS "+base+"/predict -H 'Authorization: Bearer TOKEN' -H 'Content-Type: text/csv' \\\n  --data-raw 'x\n1'" {
+		t.Errorf("got %s", got)
+	}
+	if got := Curl("http://[::1]:80;ls", Choice{}, false, "x"); !strings.HasPrefix(got, "curl -sS 'http://[::1]:80;ls/predict' -H") {
 		t.Errorf("got %s", got)
 	}
 }

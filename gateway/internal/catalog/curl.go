@@ -11,11 +11,15 @@ const longest = 2 << 10
 
 // Curl returns the command that posts the table to /predict at a base URL. It is for a POSIX shell, and is safe to paste:
 // whatever the table and the model's name hold, the shell and curl take them for text. A table that is too long for that, or
-// that holds characters which a terminal would obey, comes from a file that the reader names.
-func Curl(base string, choice Choice, table string) string {
-	command := "curl -sS " + quote(base+"/predict")
+// that holds characters which a terminal would obey, comes from a file that the reader names. With token, the command has a
+// place for one.
+func Curl(base string, choice Choice, token bool, table string) string {
+	command, authorization := "curl -sS "+quote(base+"/predict"), ""
+	if token {
+		authorization = "Bearer TOKEN"
+	}
 	for _, header := range []struct{ name, value string }{
-		{"Content-Type", "text/csv"}, {"Model-Name", choice.Name}, {"Model-Version", choice.Version},
+		{"Authorization", authorization}, {"Content-Type", "text/csv"}, {"Model-Name", choice.Name}, {"Model-Version", choice.Version},
 	} {
 		if header.value != "" && inert(header.value) {
 			command += " -H " + quote(header.name+": "+header.value)

@@ -3,6 +3,7 @@
 package kept
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -12,11 +13,12 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"weak"
 )
 
-// look is how often Get looks whether a file has changed. A file is read once it was the same in two looks: certificate and
-// key are seldom written at one moment.
-const look = time.Second
+// pause is how long it takes from one look whether a file has changed to the next. A file is read once it was the same in
+// two looks: certificate and key are seldom written at one moment.
+const pause = time.Second
 
 // mostBytes is the size of the largest file that is read.
 const mostBytes = 4 << 20
@@ -27,21 +29,41 @@ type Value[T any] struct {
 	paths []string
 	read  func() (T, error)
 	log   *slog.Logger
-	now   func() time.Time // time.Now, but in tests
 
-	mu          sync.Mutex
-	value       T
-	looked      time.Time
-	seen, tried []os.FileInfo
-	broken      bool
+	seen, tried []os.FileInfo // of look alone
+
+	mu     sync.Mutex // never held while files are read: each request needs it
+	value  T
+	broken bool
 }
 
-// New reads files for the first time. What names them in the log; read must not show in an error what they hold.
+// New reads files for the first time, and looks after them from then on. What names them in the log; read must not show in
+// an error what they hold.
 func New[T any](what string, log *slog.Logger, read func() (T, error), paths ...string) (*Value[T], error) {
-	v := &Value[T]{what: what, paths: paths, read: read, log: log, now: time.Now}
+	v, err := first(what, log, read, paths...)
+	if err == nil {
+		go watch(weak.Make(v))
+	}
+	return v, err
+}
+
+// watch looks whether anybody asks or not: the first request after a quiet hour must not find what held an hour ago. It
+// ends when nobody has the value any more.
+func watch[T any](p weak.Pointer[Value[T]]) {
+	for range time.Tick(pause) {
+		v := p.Value()
+		if v == nil {
+			return
+		}
+		v.look()
+	}
+}
+
+// first is New without the looks.
+func first[T any](what string, log *slog.Logger, read func() (T, error), paths ...string) (*Value[T], error) {
+	v := &Value[T]{what: what, paths: paths, read: read, log: log}
 	v.seen = v.stamp()
 	v.tried = v.seen
-	v.looked = v.now()
 	var err error
 	if v.value, err = read(); err != nil {
 		return nil, fmt.Errorf("%s cannot be used: %w", v, err)
@@ -58,21 +80,17 @@ func (v *Value[T]) String() string {
 func (v *Value[T]) Get() T {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if now := v.now(); now.Sub(v.looked) >= look {
-		v.looked = now
-		v.look()
-	}
 	return v.value
 }
 
 // Broken reports whether the files have changed so that they cannot be used.
 func (v *Value[T]) Broken() bool {
-	v.Get()
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.broken
 }
 
+// look reads the files again if they have changed. One goroutine calls it.
 func (v *Value[T]) look() {
 	stamp := v.stamp()
 	unchanged := same(stamp, v.seen)
@@ -82,12 +100,15 @@ func (v *Value[T]) look() {
 	}
 	v.tried = stamp
 	value, err := v.read()
-	v.broken = err != nil
+	v.mu.Lock()
+	if v.broken = err != nil; err == nil {
+		v.value = value
+	}
+	v.mu.Unlock()
 	if err != nil {
 		v.log.Error("changed files cannot be used; what they held before stays in use", slog.String("files", v.String()), slog.Any("error", err))
 		return
 	}
-	v.value = value
 	v.log.Warn("changed files are in use now", slog.String("files", v.String()))
 }
 
@@ -121,6 +142,9 @@ func Read(path string) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(file, mostBytes+1))
 	if err == nil && len(data) > mostBytes {
 		err = errors.New(path + " is too large")
+	}
+	if bytes.HasPrefix(data, []byte("\xEF\xBB\xBF")) { // no reader of PEM or of tokens knows what that is
+		err = errors.New(path + " begins with a byte order mark; save it without one")
 	}
 	return data, err
 }

@@ -5,18 +5,13 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
-	"time"
 
 	"example.com/predserver/gateway/internal/testkit"
 )
-
-// later has the next Get look at the files again.
-func (v *Value[T]) later(by time.Duration) {
-	before := v.now
-	v.now = func() time.Time { return before().Add(by) }
-}
 
 func TestFilesAreReadAgainWhenTheyChangeAndAreWhole(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
@@ -29,7 +24,7 @@ func TestFilesAreReadAgainWhenTheyChangeAndAreWhole(t *testing.T) {
 		}
 		return string(data), err
 	}
-	v, err := New("the file", slog.New(slog.NewTextHandler(log, nil)), read, path)
+	v, err := first("the file", slog.New(slog.NewTextHandler(log, nil)), read, path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,19 +38,19 @@ func TestFilesAreReadAgainWhenTheyChangeAndAreWhole(t *testing.T) {
 		}
 	}
 	testkit.WriteFile(t, path, "longer")
-	want("one", false) // less than a second has passed
-	v.later(look)
+	want("one", false)
+	v.look()
 	want("one", false) // it may be half written
-	v.later(look)
+	v.look()
 	want("longer", false)
 
 	testkit.WriteFile(t, path, "broken")
-	v.later(look)
+	v.look()
 	want("longer", false)
-	v.later(look)
+	v.look()
 	want("longer", true)
 	for range 3 {
-		v.later(look)
+		v.look()
 		want("longer", true)
 	}
 	if n := strings.Count(log.String(), "it is broken"); n != 1 {
@@ -65,16 +60,79 @@ func TestFilesAreReadAgainWhenTheyChangeAndAreWhole(t *testing.T) {
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	v.later(look)
+	v.look()
 	want("longer", true)
-	v.later(look)
+	v.look()
 	want("longer", true)
 
 	testkit.WriteFile(t, path, "mended")
-	v.later(look)
+	v.look()
 	want("longer", true)
-	v.later(look)
+	v.look()
 	want("mended", false)
+}
+
+// A token that was revoked an hour ago is not taken once more because nobody has asked since.
+func TestChangesAreSeenWhetherAnybodyAsksOrNot(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	testkit.WriteFile(t, path, "one")
+	log := &testkit.LockedBuffer{}
+	v, err := New("the file", slog.New(slog.NewTextHandler(log, nil)), func() ([]byte, error) { return Read(path) }, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	testkit.WriteFile(t, path, "longer")
+	testkit.Eventually(t, "the file is read again", func() bool { return strings.Contains(log.String(), "in use now") })
+	if got := string(v.Get()); got != "longer" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestNobodyLooksAfterWhatNobodyHas(t *testing.T) {
+	var gone atomic.Bool
+	v, err := New("no files", slog.Default(), func() (*int, error) { return new(int), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	runtime.AddCleanup(v, func(int) { gone.Store(true) }, 0)
+	testkit.Eventually(t, "the value goes", func() bool {
+		runtime.GC()
+		return gone.Load()
+	})
+}
+
+func TestNobodyWaitsWhileFilesAreRead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	testkit.WriteFile(t, path, "one")
+	reads, begun, release := 0, make(chan bool), make(chan bool)
+	v, err := first("the file", slog.New(slog.DiscardHandler), func() (int, error) {
+		if reads++; reads > 1 {
+			begun <- true
+			<-release
+		}
+		return reads, nil
+	}, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	testkit.WriteFile(t, path, "longer")
+	v.look()
+	looked := make(chan bool)
+	go func() {
+		v.look()
+		close(looked)
+	}()
+	testkit.Receive(t, "the second read", begun)
+	got := make(chan int, 1)
+	go func() { got <- v.Get() }()
+	if got := testkit.Receive(t, "what is in use meanwhile", got); got != 1 || v.Broken() {
+		t.Errorf("got %d, broken %v", got, v.Broken())
+	}
+	close(release)
+	testkit.Receive(t, "the end of the read", looked)
+	if got := v.Get(); got != 2 {
+		t.Errorf("got %d", got)
+	}
 }
 
 func TestFilesThatCannotBeUsedAtFirst(t *testing.T) {
@@ -86,6 +144,11 @@ func TestFilesThatCannotBeUsedAtFirst(t *testing.T) {
 	large := filepath.Join(t.TempDir(), "large")
 	testkit.WriteFile(t, large, strings.Repeat(" ", mostBytes+1))
 	if _, err := Read(large); err == nil || !strings.Contains(err.Error(), "too large") {
+		t.Error(err)
+	}
+	marked := filepath.Join(t.TempDir(), "marked")
+	testkit.WriteFile(t, marked, "\uFEFF-----BEGIN CERTIFICATE-----")
+	if _, err := Read(marked); err == nil || !strings.Contains(err.Error(), marked+" begins with a byte order mark; save it without") {
 		t.Error(err)
 	}
 }

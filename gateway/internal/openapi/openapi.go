@@ -11,9 +11,16 @@ import (
 	"example.com/predserver/gateway/internal/catalog"
 )
 
-// Document returns the description of a gateway at base, such as http://127.0.0.1:8080, and of these models. The first of
-// them answers calls that name none, unless named says that each call has to name its model.
-func Document(base string, models []catalog.Model, named bool) []byte {
+// Gateway is what a document says of a gateway beside its models.
+type Gateway struct {
+	URL         string // such as http://127.0.0.1:8080
+	Named       bool   // each call has to name its model; otherwise the first answers calls that name none
+	Token       bool   // the gateway asks for a token
+	HealthToken bool   // /healthz and /readyz ask for it, too
+}
+
+// Document returns the description of a gateway and of these models.
+func Document(g Gateway, models []catalog.Model) []byte {
 	schemas := object{}
 	rows, predictions := []any{}, []any{}
 	for i, name := range names(models) {
@@ -26,12 +33,20 @@ func Document(base string, models []catalog.Model, named bool) []byte {
 	if len(models) > 0 {
 		example = models[0].Example
 	}
+	components := object{{"schemas", schemas}, {"responses", refusals(g)}, {"headers", headers}}
+	var open object // what an operation says that asks for no token, where others do
+	if g.Token {
+		components = append(components, member{"securitySchemes", object{{"token", object{{"type", "http"}, {"scheme", "bearer"}}}}})
+		if !g.HealthToken {
+			open = object{{"security", []any{}}}
+		}
+	}
 	document := object{
 		{"openapi", "3.1.0"},
 		{"info", object{{"title", "Predictions"}, {"version", "1"}, {"description", about}}},
-		{"servers", []any{object{{"url", base}}}},
+		{"servers", []any{object{{"url", g.URL}}}},
 		{"paths", object{
-			{"/predict", object{{"post", predict(models, named, anyOf(rows), anyOf(predictions), example)}}},
+			{"/predict", object{{"post", predict(g, models, anyOf(rows), anyOf(predictions), example)}}},
 			{"/models", object{{"get", get("listModels", "All models, the first of which answers calls that name none", reference("schemas", "Catalog"))}}},
 			{"/models/{name}", object{
 				{"parameters", []any{pathParameter("name")}},
@@ -41,10 +56,13 @@ func Document(base string, models []catalog.Model, named bool) []byte {
 				{"parameters", []any{pathParameter("name"), pathParameter("version")}},
 				{"get", get("describeVersion", "One version of a model", reference("schemas", "Model"))},
 			}},
-			{"/healthz", object{{"get", get("isAlive", "Whether the gateway is alive", reference("schemas", "Status"))}}},
-			{"/readyz", object{{"get", get("isReady", "Whether predictions can be had", reference("schemas", "Status"))}}},
+			{"/healthz", object{{"get", append(get("isAlive", "Whether the gateway is alive", reference("schemas", "Status")), open...)}}},
+			{"/readyz", object{{"get", append(get("isReady", "Whether predictions can be had", reference("schemas", "Status")), open...)}}},
 		}},
-		{"components", object{{"schemas", schemas}, {"responses", refusals()}, {"headers", headers}}},
+		{"components", components},
+	}
+	if g.Token {
+		document = append(document, member{"security", []any{object{{"token", []any{}}}}})
 	}
 	text, err := json.MarshalIndent(document, "", "  ")
 	if err != nil {
@@ -57,7 +75,7 @@ const about = "Tables in, predictions out: one for each row, in the same order, 
 	"Numbers pass through as they are written."
 
 // predict describes POST /predict.
-func predict(models []catalog.Model, named bool, rows, predictions any, example string) object {
+func predict(g Gateway, models []catalog.Model, rows, predictions any, example string) object {
 	choice := func(header, what string, values []any, required bool) object {
 		return object{
 			{"name", header}, {"in", "header"}, {"required", required}, {"description", what},
@@ -67,11 +85,11 @@ func predict(models []catalog.Model, named bool, rows, predictions any, example 
 	parameters := []any{}
 	if len(models) > 0 {
 		parameters = append(parameters,
-			choice("Model-Name", "The model; without it the server's first answers.", distinct(models, func(m catalog.Model) string { return m.Name }), named),
+			choice("Model-Name", "The model; without it the server's first answers.", distinct(models, func(m catalog.Model) string { return m.Name }), g.Named),
 			choice("Model-Version", "Its version; without it the server chooses.", distinct(models, func(m catalog.Model) string { return m.Version }), false))
 	}
 	parameters = append(parameters,
-		choice("Model-Output", "Has a classifier answer with the probability of each class, in place of the label.", []any{"probabilities"}, false),
+		choice("Model-Output", "Has a classifier answer with the probability of each class, in place of the label.", []any{"labels", "probabilities"}, false),
 		header("Expect-Schema", "The schema_hash that the table was made for; another model does not predict.", text()),
 		header("Request-Timeout-Ms", "A deadline that is shorter than the gateway's own.", object{{"type", "integer"}, {"minimum", 1}}),
 		header("X-Request-Id", "The caller's own id for this request, for the logs.", object{{"type", "string"}, {"maxLength", 128}}))
@@ -90,7 +108,7 @@ func predict(models []catalog.Model, named bool, rows, predictions any, example 
 			{"text/csv", csv("A header, then one line for each prediction.")},
 		}},
 	}}}
-	for _, status := range statuses {
+	for _, status := range statuses(g) {
 		responses = append(responses, member{strconv.Itoa(status.code), reference("responses", strconv.Itoa(status.code))})
 	}
 	return object{
@@ -103,12 +121,22 @@ func predict(models []catalog.Model, named bool, rows, predictions any, example 
 	}
 }
 
-// statuses are what an error of /predict may come with; docs/gateway.md says more.
-var statuses = []struct {
+// status is one that an error of /predict may come with; docs/gateway.md says more.
+type status struct {
 	code int
 	when string
-}{
-	{http.StatusBadRequest, "The table is at fault; violations name column and line."},
+}
+
+func statuses(g Gateway) []status {
+	all := []status{{http.StatusBadRequest, "The table is at fault; violations name column and line."}}
+	if g.Token {
+		all = append(all, status{http.StatusUnauthorized, "There is no token, or none that the gateway knows."})
+	}
+	return append(all, others...)
+}
+
+// others are the statuses that any gateway has.
+var others = []status{
 	{http.StatusForbidden, "A page of another site had a browser send it."},
 	{http.StatusNotFound, "There is no such model."},
 	{http.StatusRequestTimeout, "The body came too slowly."},
@@ -124,12 +152,15 @@ var statuses = []struct {
 }
 
 // refusals are the responses to all those statuses.
-func refusals() object {
+func refusals(g Gateway) object {
 	all := object{}
-	for _, status := range statuses {
+	for _, status := range statuses(g) {
 		sent := object{{"X-Request-Id", reference("headers", "X-Request-Id")}}
 		if status.code == http.StatusTooManyRequests {
 			sent = append(sent, member{"Retry-After", reference("headers", "Retry-After")})
+		}
+		if status.code == http.StatusUnauthorized {
+			sent = append(sent, member{"WWW-Authenticate", reference("headers", "WWW-Authenticate")})
 		}
 		all = append(all, member{strconv.Itoa(status.code), object{
 			{"description", status.when}, {"headers", sent},

@@ -74,16 +74,31 @@ func row(m catalog.Model) object {
 	return object{{"type", "object"}, {"properties", properties}, {"required", required}}
 }
 
-// prediction describes a record of the predictions. Beside the target a model may have other columns: one for each of
-// several targets or, with Model-Output, for each class.
+// prediction describes a record of the predictions: the target or, with Model-Output, the probability of each class.
 func prediction(m catalog.Model) object {
-	schema := valueOf(m.Target)
-	if strings.HasPrefix(m.Target.Dtype, "float") {
-		schema = object{{"anyOf", []any{schema, object{{"type", "null"}}, object{{"type", "string"}, {"enum", []any{"inf", "-inf"}}}}}}
-	} else {
-		schema = orNull(schema)
+	target := append(predicted(m.Target), unit(m.Target)...)
+	labels := object{{"type", "object"}, {"properties", object{{m.Target.Name, target}}}, {"required", []any{m.Target.Name}}}
+	if strings.Contains(m.Target.Name, ", ") {
+		// A model of several targets has their names in one text. A name may hold a comma, so the columns are not known.
+		labels = object{{"type", "object"}, {"additionalProperties", target}}
 	}
-	return object{{"type", "object"}, {"properties", object{{m.Target.Name, append(schema, unit(m.Target)...)}}}}
+	if len(m.Classes) == 0 {
+		return labels
+	}
+	properties, required := object{}, []any{}
+	for _, class := range m.Classes {
+		properties = append(properties, member{class, orNull(valueOf(catalog.Column{Dtype: "float64"}))})
+		required = append(required, class)
+	}
+	return object{{"anyOf", []any{labels, object{{"type", "object"}, {"properties", properties}, {"required", required}}}}}
+}
+
+// predicted describes a value of the predictions.
+func predicted(c catalog.Column) object {
+	if strings.HasPrefix(c.Dtype, "float") {
+		return object{{"anyOf", []any{valueOf(c), object{{"type", "null"}}, object{{"type", "string"}, {"enum", []any{"inf", "-inf"}}}}}}
+	}
+	return orNull(valueOf(c))
 }
 
 func unit(c catalog.Column) object {
@@ -159,6 +174,7 @@ var headers = object{
 	{"Model-Identity", object{{"description", "Which model answered: NAME/VERSION/SCHEMA-HASH/CONTENT-DIGEST."}, {"schema", text()}}},
 	{"Ignored-Columns", object{{"description", "The table's columns that the model does not know, percent-encoded, with commas in between."}, {"schema", text()}}},
 	{"X-Request-Id", object{{"description", "The id of this request in the logs."}, {"schema", text()}}},
+	{"WWW-Authenticate", object{{"description", "That a token is asked for, and whether the one sent was at fault."}, {"schema", text()}}},
 	{"Retry-After", object{{"description", "When to come back, in seconds."}, {"schema", object{{"type", "integer"}}}}},
 }
 
