@@ -11,15 +11,21 @@ from typing import Any
 
 from pred_server.limits import SPLIT_ROWS, Limits, flag
 
+MOST = 1e6  # of what is no whole number
+
 
 def at_least_one(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text) < 2**31):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {2**31 - 1}")
-    return int(text)
+    return _count(text, 1)
 
 
 def whole(text: str) -> int:
-    return 0 if text == "0" else at_least_one(text)
+    return _count(text, 0)
+
+
+def _count(text: str, least: int) -> int:
+    if not (text.isascii() and text.isdecimal() and least <= int(text) < 2**31):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {2**31 - 1}")
+    return int(text)
 
 
 def threads(text: str) -> tuple[int, ...]:
@@ -57,8 +63,8 @@ def _number(text: str, least: float, what: str) -> float:
         number = float(text)
     except ValueError:
         number = -1
-    if not least <= number < 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+    if not least <= number < MOST:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}{f', and below {MOST:,.0f}' * (number > 1)}")
     return number
 
 

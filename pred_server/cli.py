@@ -13,7 +13,18 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from pred_server.arguments import ADDRESS, PROTECTION, RAY, SERVE, Argument, above_zero, argument, at_least_one, seconds
+from pred_server.arguments import (
+    ADDRESS,
+    PROTECTION,
+    RAY,
+    SERVE,
+    Argument,
+    above_zero,
+    argument,
+    at_least_one,
+    seconds,
+    whole,
+)
 from pred_server.checkout import ROOT
 from pred_server.errors import InvalidInput, PredServerError
 from pred_server.limits import Limits
@@ -50,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except OSError as error:
-        print(f"pred-server: {error.strerror or error}", file=sys.stderr)
+        print(f"pred-server: {f'{error.filename}: ' * bool(error.filename)}{error.strerror or error}", file=sys.stderr)
         return 1
 
 
@@ -89,6 +100,7 @@ def _serve(args: argparse.Namespace) -> int:
     from pred_server.engines.plugged import with_engine
     from pred_server.ops.reload import Source
     from pred_server.ops.security import Security
+    from pred_server.ops.signals import hold_hangups
     from pred_server.server.run import Operation, run
     from pred_server.store.loading import directory_of, load
 
@@ -107,6 +119,7 @@ def _serve(args: argparse.Namespace) -> int:
         args.metrics,
         args.socket_mode,
     )
+    hold_hangups()
     models = [source.load() for source in sources]
     run(models, args.address, limits, operation, expose_to_network=args.expose_to_network, timing=not args.no_timing)
     return 0
@@ -265,7 +278,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
             argument("--encodings", "(default: all)", nargs="+", default=[], choices=ENCODINGS),
             argument("--rows", "rows in one call (default: a sweep)", nargs="+", type=at_least_one, default=[]),
             argument("--out", "where to write every call", type=Path, default=Path("latency.parquet")),
-            argument("--seed", "of the order, the rows and the arrivals", type=int, default=0),
+            argument("--seed", "of the order, the rows and the arrivals", type=whole, default=0),
             argument("--against", "compare our server only with that of another checkout", type=Path),
             argument("--quick", "two minutes in place of fifteen, and less sure", action="store_true"),
             argument("--once", "leave a result alone that is of this code and experiment", action="store_true"),
@@ -281,7 +294,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
                 "a file that `bench` wrote (default: data/results/hand_linear.parquet)",
                 type=Path,
                 nargs="?",
-                default=argparse.SUPPRESS,
+                default=ROOT / "data/results/hand_linear.parquet",  # no SUPPRESS, which `type` would take for a path
                 metavar="RESULT",
             ),
             argument("--quick", "at most five minutes in place of an hour, and less sure", action="store_true"),
@@ -316,7 +329,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], str, list[
             argument("--cores", "of all workers (else one each)", type=at_least_one, default=argparse.SUPPRESS),
             argument("--clients", "how many callers spread calls over workers", type=at_least_one, default=1),
             argument("--most-workers", "try no more", type=at_least_one, default=64),
-            argument("--seed", "of the simulation", type=int, default=0),
+            argument("--seed", "of the simulation", type=whole, default=0),
         ],
     ),
     "plot": (

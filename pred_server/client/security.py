@@ -1,7 +1,9 @@
 """How a client speaks to a server that is encrypted and closed: the certificates it believes, and its token."""
 
+import codecs
 import os
 import re
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,14 +51,28 @@ class TLS:
         raise InvalidInput(f"tls is a {type(tls).__name__}; True, the path of a CA's certificate, or a TLS is needed")
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """Return the files as gRPC takes them. Raises InvalidInput where one cannot be read."""
-        return grpc.ssl_channel_credentials(*(_read(file) if file else None for file in (self.ca, self.key, self.cert)))
+        """Return the files as gRPC takes them. Raises InvalidInput where they cannot be used: gRPC would not say so."""
+        files = (self.ca, self.key, self.cert)
+        held = [_read(file) if file else None for file in files]
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        try:
+            if self.ca:
+                context.load_verify_locations(self.ca)
+            if self.cert:
+                context.load_cert_chain(self.cert, self.key, password="")
+        except (ssl.SSLError, ValueError) as error:
+            raise InvalidInput(
+                f"tls: {' or '.join(str(file) for file in files if file)} cannot be used "
+                f"({getattr(error, 'reason', None) or 'no PEM'}): certificates and keys are needed in PEM, and a key "
+                "without a passphrase, beside its own certificate"
+            ) from None
+        return grpc.ssl_channel_credentials(*held)
 
     def options(self, several: bool) -> list[tuple[str, Any]]:
         """Return a channel's options: the name to look for. gRPC would take a list of addresses for one name."""
         if several and not self.server_name:
             raise InvalidInput(
-                "a list of servers, and TLS: give TLS(server_name=...), a name that all certificates have"
+                "a list of servers, and TLS: give TLS(server_name=...), or --tls-name, with what all certificates name"
             )
         return [("grpc.ssl_target_name_override", self.server_name)] if self.server_name else []
 
@@ -112,6 +128,9 @@ def _entries(token: object) -> Authorization:
 
 def _read(path: str | Path) -> bytes:
     try:
-        return Path(path).read_bytes()
+        data = Path(path).read_bytes()
     except OSError as error:
         raise InvalidInput(f"cannot read {path}: {error.strerror}") from None
+    if data.startswith(codecs.BOM_UTF8):
+        raise InvalidInput(f"{path} begins with a byte order mark; store it without")
+    return data

@@ -135,7 +135,7 @@ def reproduce(
 def command(
     *,
     out: Path,
-    result: Path = DEFAULT,
+    result: Path,
     quick: bool = False,
     model: str = "",
     rows: Sequence[int] = (),

@@ -21,6 +21,7 @@ from pred_server.limits import Limits
 from pred_server.ops.counts import Calls
 from pred_server.ops.reload import Source
 from pred_server.ops.security import Access
+from pred_server.wire.address import Address
 
 # How long a reader of the metrics may keep a thread waiting, in seconds.
 READER_S = 10
@@ -170,20 +171,32 @@ class _Server6(_Server):
     address_family = socket.AF_INET6
 
 
-def publish(metrics: Metrics, host: str, port: int) -> int:
-    """Serve the metrics over HTTP, in threads, until the process ends. Returns the port.
+def publish(metrics: Metrics, address: Address, place: int = 0) -> Address:
+    """Serve the metrics over HTTP, in threads, until the process ends. Returns the address with its port.
+
+    Parameters
+    ----------
+    place : of a worker among the others, which is added to the port: each is scraped for itself
 
     Raises
     ------
     ServerStartError
         The address cannot be used.
     """
+    if address.path:
+        raise ServerStartError(f"--metrics {address}: Prometheus reads from ports alone; write HOST:PORT")
+    own = address.with_port(address.port and address.port + place)
     registry = CollectorRegistry()
     registry.register(metrics)
     ProcessCollector(registry=registry)
+    kind = _Server6 if ":" in own.host else _Server
     try:
-        server = make_server(host, port, make_wsgi_app(registry), _Server6 if ":" in host else _Server, _Handler)
+        server = make_server(own.host, own.port, make_wsgi_app(registry), kind, _Handler)
     except OSError as error:
-        raise ServerStartError(f"--metrics {host}:{port} cannot be used: {error.strerror}") from None
+        raise ServerStartError(f"--metrics {own} cannot be used: {error.strerror}") from None
+    except OverflowError:
+        raise ServerStartError(
+            f"--metrics {address}: worker {place + 1} needs a port above 65535; use a lower one"
+        ) from None
     Thread(target=server.serve_forever, name="metrics", daemon=True).start()
-    return server.server_port
+    return own.with_port(server.server_port)

@@ -113,6 +113,7 @@ class Reloader:
         self._heard = heard
         self._expect = expect
         self._asked = asyncio.Event()
+        self._looking = asyncio.Lock()
 
     def ask(self) -> None:
         """Have all models looked at, and those read anew that have changed or were refused."""
@@ -131,14 +132,15 @@ class Reloader:
 
     async def look(self, now: bool = True) -> bool:
         """Read those models anew that have changed, or else those whose files have settled; return whether any has."""
-        due = [
-            place
-            for place, source in enumerate(self._sources)
-            if (source.has_changed() or source.is_refused if now else source.has_settled())
-        ]
-        for place in due:
-            await self._reload(place)
-        return bool(due)
+        async with self._looking:
+            due = [
+                place
+                for place, source in enumerate(self._sources)
+                if (source.has_changed() or source.is_refused if now else source.has_settled())
+            ]
+            for place in due:
+                await self._reload(place)
+            return bool(due)
 
     async def _reload(self, place: int) -> None:
         old, source, start_s = self._models[place], self._sources[place], time.monotonic()

@@ -6,12 +6,14 @@ from the next call on.
 """
 
 import asyncio
+import codecs
 import hashlib
 import hmac
 import logging
 import re
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +39,7 @@ TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 HEALTH = "/grpc.health.v1.Health/"
 
+FORM = "certificates and keys are needed in PEM: RSA of 2,048 bits or more, or ECDSA with P-256 or P-384"
 NO_TOKEN = "this server asks for a token: send the metadata `authorization: Bearer TOKEN`"
 WRONG_TOKEN = "the token is none of this server's"
 
@@ -144,12 +147,24 @@ def read_certificates(cert: Path, key: Path, client_ca: Path | None = None) -> C
     not_after_s = _check(cert, key, client_ca)
     if held != [_bytes_of(path) for path in paths]:
         raise InvalidInput("they change at this moment")
-    roots = held[2] if client_ca else None
-    return Certificates(grpc.ssl_server_certificate_configuration([(held[1], held[0])], roots), not_after_s)
+    pair, roots = [(held[1], held[0])], held[2] if client_ca else None
+    _try(grpc.ssl_server_credentials(pair, roots, require_client_auth=bool(roots)))
+    return Certificates(grpc.ssl_server_certificate_configuration(pair, roots), not_after_s)
+
+
+def _try(credentials: grpc.ServerCredentials) -> None:
+    """Have gRPC load them: it has a library of its own, which takes less than Python's. It says nothing of why."""
+    server = grpc.server(ThreadPoolExecutor(1))
+    try:
+        server.add_secure_port("localhost:0", credentials)
+    except RuntimeError:
+        raise InvalidInput(f"gRPC cannot use them; {FORM}") from None
+    finally:
+        server.stop(None)
 
 
 def _check(cert: Path, key: Path, client_ca: Path | None) -> float:
-    """Try a handshake in memory: gRPC would say nothing before the first client fails. Returns when `cert` expires."""
+    """Try a handshake in memory, which says what is wrong. Returns when `cert` expires."""
     server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
     client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the certificate itself is what the client trusts
@@ -171,8 +186,9 @@ def _check(cert: Path, key: Path, client_ca: Path | None) -> float:
         raise InvalidInput(f"the certificate is not valid: {error.verify_message}") from None
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            raise InvalidInput("the key is not that of the certificate") from None
-        raise InvalidInput(f"certificates and keys are needed in PEM ({error.reason or 'no PEM'})") from None
+            why = "the key is not that of the certificate; where the file has several, the server's own comes first"
+            raise InvalidInput(why) from None
+        raise InvalidInput(f"{error.reason or 'no PEM'}; {FORM}") from None
     assert certificate
     return ssl.cert_time_to_seconds(str(certificate["notAfter"]))
 
@@ -224,6 +240,8 @@ def _bytes_of(path: Path) -> bytes:
         data = file.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
         raise InvalidInput(f"{path.name} is larger than {MAX_FILE_BYTES:,} bytes")
+    if data.startswith(codecs.BOM_UTF8):  # as editors on Windows write it; gRPC finds no PEM then
+        raise InvalidInput(f"{path.name} begins with a byte order mark; store it without")
     return data
 
 

@@ -3,13 +3,30 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+
+
+def hold_hangups() -> None:
+    """Have SIGHUP wait for `on_hangup`: by itself it ends the process, and models take seconds to load."""
+    _had_terminal()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+
+
+@contextmanager
+def held_hangups() -> Iterator[None]:
+    """Have SIGHUP wait meanwhile; a process that is started then has it wait, too."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def on_hangup(loop: asyncio.AbstractEventLoop, stop: Callable[[], None], reload: Callable[[], None]) -> None:
     """At SIGHUP reload; but stop where the terminal is gone that this process was started from, which sends it, too."""
-    # `nohup` has it ignored, so that the process outlives its terminal.
-    had_terminal = _has_terminal() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    had_terminal = _had_terminal()
 
     def hear() -> None:
         if had_terminal and not _has_terminal():
@@ -18,6 +35,13 @@ def on_hangup(loop: asyncio.AbstractEventLoop, stop: Callable[[], None], reload:
             reload()
 
     loop.add_signal_handler(signal.SIGHUP, hear)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
+
+
+@cache
+def _had_terminal() -> bool:
+    """Whether this process began with a terminal whose end ends it. `nohup` has SIGHUP ignored, to outlive it."""
+    return _has_terminal() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
 
 
 def _has_terminal() -> bool:

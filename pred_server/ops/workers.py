@@ -28,13 +28,15 @@ from typing import Any
 
 from pred_server.errors import InvalidInput, ServerStartError
 from pred_server.limits import cores
-from pred_server.ops.signals import on_hangup
+from pred_server.ops.signals import held_hangups, on_hangup
 from pred_server.wire.address import Address, parse_address
 
 # A worker that died starts again at once. If it dies again soon, it pauses, each time for twice as long.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 30.0
 # One that served for so long did not die of its start.
 STEADY_S = 10.0
+# How often to look whether a spare has died.
+LOOK_S = 1.0
 
 READY = re.compile(rb"^pred_server ready on \S+ \((.*)\)\n", re.MULTILINE)
 COMPLAINT = "pred-server: "
@@ -151,9 +153,10 @@ class Process:
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], threads: ThreadPoolExecutor):
         # A session of its own: Ctrl-C in a terminal is for the supervisor alone, which then asks its workers once.
         # stdin says to the worker that the supervisor lives: the system closes it for the dead.
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, env=environment
-        )
+        with held_hangups():  # it inherits that: it hears of a reload once it can, however early that is asked for
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, env=environment
+            )
         self.pid = self._process.pid
         self.words = b""
         self._loop = asyncio.get_running_loop()
@@ -221,6 +224,28 @@ class Reserve:
         while len(self._waiting) < self._spares:
             self._waiting.append(self._start())
 
+    async def keep(self) -> None:
+        """Replace those that die while they wait, forever; after a pause, where they die of their start."""
+        pause_s, filled_s = 0.0, time.monotonic()
+        while True:
+            await asyncio.sleep(LOOK_S)
+            dead = [process for process in self._waiting if process.ended.done()]
+            for process in dead:
+                self._waiting.remove(process)
+                process.close()
+                pause_s = next_pause(pause_s, time.monotonic() - filled_s)
+                why = _why(process, process.ended.result())
+                logger.error("a spare, process %d: %s; another starts in %g s", process.pid, why, pause_s)
+            if dead:
+                await asyncio.sleep(pause_s)
+                self.fill()
+                filled_s = time.monotonic()
+
+    def reload(self) -> None:
+        """Ask those that wait to read their models anew, so that they have what the others have."""
+        for process in self._waiting:
+            process.signal(signal.SIGHUP)
+
     async def stop(self) -> None:
         """End those that wait."""
         while self._waiting:
@@ -242,7 +267,6 @@ class Worker:
         self._reserve, self._address, self._place = reserve, address, place
         self._process: Process | None = None
         self._stop = asyncio.Event()
-        self._reload_is_due = False
 
     async def run(self) -> int:
         """Keep a process serving until `stop`. Returns the exit code of the last one; 0 where none was running.
@@ -282,8 +306,6 @@ class Worker:
             self._reserve.fill()
         self.serves = process.ready.result()
         self.serving.set()
-        if self._reload_is_due:
-            self.reload()
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """Ask the process to end, and start no other."""
@@ -292,9 +314,8 @@ class Worker:
             self._process.signal(number)
 
     def reload(self) -> None:
-        """Ask the process to read its models anew; one that starts is asked once it can hear it."""
-        self._reload_is_due = self._process is None or not self._process.ready.done()
-        if self._process and not self._reload_is_due:
+        """Ask the process to read its models anew."""
+        if self._process:
             self._process.signal(signal.SIGHUP)
 
 
@@ -332,6 +353,7 @@ async def _supervise(workers: Sequence[Worker], reserve: Reserve, address: str) 
     def reload() -> None:
         for worker in workers:
             worker.reload()
+        reserve.reload()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
@@ -343,15 +365,18 @@ async def _supervise(workers: Sequence[Worker], reserve: Reserve, address: str) 
 
     runs = [asyncio.create_task(worker.run()) for worker in workers]
     serving = asyncio.create_task(all_serve())
+    tasks = [serving]
     try:
         await _first(serving, *runs)
         if serving.done():
             print(f"pred_server ready on {address} ({workers[0].serves}, {len(workers)} workers)", flush=True)
             reserve.fill()
+            tasks.append(asyncio.create_task(reserve.keep()))
         codes = await asyncio.gather(*runs)
         return int(not set(codes) <= {0, -signal.SIGTERM})  # the latter was still starting
     finally:
-        serving.cancel()
+        for task in tasks:
+            task.cancel()
         for worker in workers:
             worker.stop(signal.SIGKILL)
         await asyncio.gather(*runs, return_exceptions=True)

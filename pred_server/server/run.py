@@ -123,12 +123,23 @@ async def _run(
     streams = SideStreams()
     health = Health(_names(models), streams)
     reloader = Reloader(models, operation.sources, lambda _: health.serve(_names(models)), guard.expect)
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(1)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    on_hangup(loop, on_signal, reloader.ask)
+    reloading = asyncio.create_task(reloader.run(operation.reload))
     place = 0
     if operation.as_worker:
+        # While it waits it reads models anew as the others do, so that it has what they have.
         address, place = await address_from_supervisor()
         if not address:
             return
-        await reloader.look()  # it may have waited for long
+        await reloader.look()  # or files may have changed before it began
     there = _address(address)
     if not (expose_to_network or there.is_loopback or operation.security.is_enough):
         raise ServerStartError(
@@ -184,26 +195,13 @@ async def _run(
                 f"--metrics {where}: anyone in the network could read it, since it is neither encrypted nor closed; "
                 "use 127.0.0.1, or say --expose-to-network if that is what you want"
             )
-        own = where.port and where.port + place  # a worker's, since each is scraped for itself
-        where = where.with_port(
-            publish(Metrics(calls, limits, admission, access, service, operation.sources), where.host, own)
-        )
-        print(f"metrics on http://{where}/metrics", flush=True)
+        told = Metrics(calls, limits, admission, access, service, operation.sources)
+        print(f"metrics on http://{publish(told, where, place)}/metrics", flush=True)
 
-    stop = asyncio.Event()
-
-    def on_signal() -> None:
-        if stop.is_set():
-            os._exit(1)
-        stop.set()
-
-    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     if operation.as_worker:
         follow_supervisor(loop, on_signal)
-    on_hangup(loop, on_signal, reloader.ask)
-    reloading = asyncio.create_task(reloader.run(operation.reload))
 
     await server.start()
     served = ", ".join(f"{model.name} v{model.version}" for model in models)

@@ -105,7 +105,9 @@ def parse_target(text: object) -> tuple[str, bool]:
             raise InvalidInput(f"address {clip(str(text))!r}: port 0 is for servers; give the port of one; {HOW}")
     if len(addresses) == 1 and not (several and addresses[0].path):
         return str(addresses[0]) if addresses[0].path else f"dns:///{addresses[0]}", several
-    numeric = [Address("127.0.0.1", each.port) if each.host == "localhost" else each for each in addresses]
+    numeric = [
+        Address("127.0.0.1" if each.host == "localhost" else str(each.ip or each.host), each.port) for each in addresses
+    ]
     versions = {address.ip.version if address.ip else None for address in numeric}
     if several or len(versions) > 1 or None in versions:
         raise InvalidInput(

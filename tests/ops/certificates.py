@@ -4,6 +4,9 @@ import datetime
 from pathlib import Path
 
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 
 class Authority:
@@ -33,6 +36,18 @@ class Authority:
         cert.write_bytes(b"".join(blob.bytes() for blob in made.cert_chain_pems))
         made.private_key_pem.write_to_path(key)
         return cert, key
+
+
+def ed448(folder: Path) -> tuple[Path, Path]:
+    """Write a certificate of a kind that OpenSSL takes, and gRPC's library does not; and its key."""
+    key = Ed448PrivateKey.generate()
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = x509.CertificateBuilder(
+        name, name, key.public_key(), x509.random_serial_number(), now, now + datetime.timedelta(days=1)
+    ).sign(key, None)
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return write(folder / "ed448.pem", made.public_bytes(Encoding.PEM)), write(folder / "ed448-key.pem", private)
 
 
 def write(path: Path, text: str | bytes) -> Path:

@@ -200,7 +200,15 @@ def test_a_histogram_counts_up_to_each_bound() -> None:
 
 @pytest.mark.parametrize(
     ("address", "sentence"),
-    [("nowhere", "the port is missing"), ("192.0.2.1:0", "--expose-to-network"), ("TAKEN", "cannot be used")],
+    [
+        ("nowhere", "the port is missing"),
+        ("192.0.2.1:0", "--expose-to-network"),
+        ("TAKEN", "cannot be used"),
+        (
+            "unix:/tmp/metrics.sock",
+            "--metrics unix:/tmp/metrics.sock: Prometheus reads from ports alone; write HOST:PORT",
+        ),
+    ],
 )
 def test_an_address_for_metrics_that_cannot_be(address: str, sentence: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:

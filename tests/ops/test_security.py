@@ -1,5 +1,6 @@
 """Encrypted and closed: who is refused, with which words, and what happens when certificates and tokens change."""
 
+import codecs
 import hmac
 import json
 import pickle
@@ -27,7 +28,7 @@ from pred_server.generated.pred_pb2_grpc import PredictionStub
 from pred_server.ops import security
 from pred_server.ops.security import Kept, Security, read_certificates, read_tokens
 from pred_server.tutorial.background import Server, gateway
-from tests.ops.certificates import Authority, write
+from tests.ops.certificates import Authority, ed448, write
 from tests.waits import wait_until
 
 TABLE = "x,y\n1,2\n3,4\n"
@@ -187,6 +188,7 @@ def test_a_list_of_encrypted_servers_has_one_name(ca: Authority, encrypted: Serv
         (TLS(cert="cert.pem"), "only together"),
         (3, "is a int"),
         ("nowhere.pem", "cannot read nowhere.pem"),
+        (__file__, r"test_security\.py cannot be used \(.*\): certificates and keys are needed in PEM"),
     ],
 )
 def test_what_tls_may_not_be(tls: Any, words: str) -> None:
@@ -316,6 +318,7 @@ def test_all_lines_are_compared_whichever_it_is(tokens: Path, monkeypatch: pytes
         ("web " + "a" * 1_025, "line 1: a token has"),
         ("\n".join(f"a token-number-{n:08}" for n in range(1_001)), "it has 1,001 tokens"),
         ("x" * (4 * 1024**2 + 1), "larger than"),
+        (f"\ufeffweb {TOKEN}", "tokens begins with a byte order mark; store it without"),
     ],
 )
 def test_a_file_of_tokens_that_is_refused_is_not_shown(tmp_path: Path, text: str, sentence: str) -> None:
@@ -483,7 +486,10 @@ def test_certificates_that_are_refused(ca: Authority, tmp_path: Path) -> None:
     encryption = serialization.BestAvailableEncryption(b"a passphrase")
     form = serialization.PrivateFormat.PKCS8
     locked.write_bytes(private.private_bytes(serialization.Encoding.PEM, form, encryption))
+    marked = write(tmp_path / "marked.pem", codecs.BOM_UTF8 + cert.read_bytes())
     for files, sentence in [
+        ((marked, key), "marked.pem begins with a byte order mark"),
+        (ed448(tmp_path), "gRPC cannot use them; certificates and keys are needed in PEM: RSA of"),
         ((cert, other), "the key is not that of the certificate"),
         ((key, cert), "are needed in PEM"),
         ((cert, locked), "the key has a passphrase"),

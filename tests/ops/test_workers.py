@@ -305,6 +305,12 @@ def test_a_worker_that_cannot_start_is_one_sentence_and_1(flags: list[str], sent
     assert sentence in done.stderr
 
 
+def test_a_worker_whose_metrics_would_have_no_port_is_one_sentence() -> None:
+    done = pred_server("--model", "sum", "--workers", 2, "--address", "127.0.0.1:0", "--metrics", "127.0.0.1:65535")
+    sentence = "pred-server: --metrics 127.0.0.1:65535: worker 2 needs a port above 65535; use a lower one\n"
+    assert (done.returncode, done.stderr) == (1, sentence)
+
+
 def test_a_port_that_is_taken_is_one_sentence_and_1(sum_server: Server) -> None:
     done = pred_server("--model", "sum", "--workers", 2, "--address", sum_server.address)
     assert (done.returncode, done.stderr) == (
@@ -332,6 +338,34 @@ def test_a_worker_that_cannot_start_again_is_tried_again_until_it_can(tmp_path: 
         wait_until(lambda: serves(broken), "the worker to be back")
         with Client(broken, retry=False) as client:
             assert client.predict(table).tolist() == pytest.approx([1.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("flags", [["--reload"], []], ids=["watch", "signal"])
+def test_a_spare_serves_what_the_others_serve_also_where_the_files_are_bad_by_then(
+    tmp_path: Path, flags: list[str]
+) -> None:
+    table = pd.DataFrame(np.eye(3), columns=list("abc"))
+    estimator = LinearRegression().fit(table, table["a"])
+    save(estimator, table, tmp_path / "mine", version="1")
+    with serve(tmp_path / "mine", "--workers", "2", *flags, "--log-level", "info") as server:
+        os.kill(server.pid, signal.SIGHUP)  # all three hear it once they have loaded the model
+        wait_until(lambda: server.logs().count("no model has changed") == 3, "two workers and a spare")
+        save(estimator, table, tmp_path / "mine", version="2")
+        if not flags:
+            os.kill(server.pid, signal.SIGHUP)
+        wait_until(lambda: server.logs().count(" is replaced by mine/2/") == 3, "all to have the new version")
+        (tmp_path / "mine/manifest.json").write_text("{}")
+        kill(server, address := addresses(server)[0])
+        with Client(address, retry=False) as client:
+            assert client.describe().version == "2"
+
+
+def test_a_spare_that_dies_is_replaced_and_the_log_says_so() -> None:
+    with serve("sum", "--workers", "2") as server:
+        (spare,) = {child.pid for child in psutil.Process(server.pid).children()} - set(processes(server).values())
+        os.kill(spare, signal.SIGKILL)
+        wait_until(lambda: f"a spare, process {spare}: " in server.logs(), "the line in the log")
+        wait_until(lambda: len(psutil.Process(server.pid).children()) == 3, "another spare")
 
 
 def test_pauses_grow_and_one_that_served_for_a_while_starts_at_once() -> None:
