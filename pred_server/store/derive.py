@@ -2,7 +2,7 @@
 
 import warnings
 from collections import deque
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -126,12 +126,17 @@ def _ask(estimator: Any, sample: Sample, names: list[str]) -> tuple[Form, np.nda
 def _targets(predicted: np.ndarray, target: str | Sequence[str], unit: str) -> tuple[Column, tuple[str, ...]]:
     kind = pd.api.types.infer_dtype(predicted.ravel()) if predicted.dtype.kind in "UOT" else str(predicted.dtype)
     dtype = {"string": "str", "boolean": "bool", "integer": "int64", "floating": "float64"}.get(kind, kind)
-    names = [target] if isinstance(target, str) else list(target)
+    names = [target] if isinstance(target, str) else list(target) if isinstance(target, Iterable) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise InvalidInput(f"target is {target!r:.80}; a name is needed, or a list of names, one for each target")
     n_targets = 1 if predicted.ndim == 1 else predicted.shape[1]
     if len(names) == 1 < n_targets:
         names = [f"{names[0]}_{number}" for number in range(n_targets)]
     if predicted.ndim > 2 or len(names) != n_targets or len(set(names)) < n_targets:
-        raise InvalidInput(f"the estimator predicts values of shape {predicted.shape[1:]} for a row; targets: {names}")
+        raise InvalidInput(
+            f"the estimator predicts values of shape {predicted.shape[1:]} for a row, and each target needs a name of "
+            f"its own; targets: {names}"
+        )
     return Column(", ".join(names), dtype, unit=unit), tuple(names) if n_targets > 1 else ()
 
 

@@ -216,7 +216,9 @@ def infer_column(values: pd.Series, nullable: bool = False) -> Column:
 def as_numbers(values: pd.Series) -> pd.Series:
     """Return objects that are all numbers as numbers, and any other column as it is."""
     is_number = values.dtype == "object" and pd.api.types.infer_dtype(values, skipna=True) in _NUMBERS
-    return pd.to_numeric(values.astype(float) if values.isna().any() else values) if is_number else values
+    if is_number and values.isna().any():
+        values = values.where(values.notna(), np.nan).astype(float)  # pd.NA is no number to NumPy
+    return pd.to_numeric(values) if is_number else values
 
 
 def plain(values: pd.Series) -> pd.Series:

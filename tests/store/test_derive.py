@@ -71,6 +71,29 @@ def test_targets_have_the_names_that_they_are_given(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("target", "sentence"),
+    [
+        (None, "target is None; a name is needed"),
+        (5, "target is 5; a name is needed"),
+        ([], r"target is \[\]; a name is needed"),
+        (["a", 5], r"target is \['a', 5\]; a name is needed, or a list of names, one for each target"),
+        (["a", "a"], "each target needs a name of its own"),
+    ],
+)
+def test_a_target_that_is_no_name_is_a_sentence(target: Any, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=sentence):
+        save(LinearRegression().fit(X, X), X, tmp_path / "mine", target=target)
+
+
+@pytest.mark.parametrize("nothing", [None, pd.NA, np.nan])
+def test_a_column_without_any_value_may_be_in_the_sample(nothing: Any, tmp_path: Path) -> None:
+    table = X.assign(empty=pd.Series([nothing] * len(X), dtype=object))
+    chosen = make_pipeline(make_column_transformer(("passthrough", list(X.columns))), LinearRegression())
+    model = save(chosen.fit(table, Y), table, tmp_path / "mine")
+    assert load(tmp_path / "mine").predict(table).tolist() == model.predict(table).tolist()
+
+
+@pytest.mark.parametrize(
     ("estimator", "names"),
     [
         (OneVsRestClassifier(LogisticRegression()).fit(X, (X > 0).astype(int)), ["prediction_0", "prediction_1"]),
