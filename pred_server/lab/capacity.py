@@ -12,11 +12,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pred_server.errors import InvalidInput
 from pred_server.lab import experiments, words
 from pred_server.lab.service_times import at_pace, fit, of_model, paces
 from pred_server.lab.simulation import Fleet, Outcome, simulate
 
 MOST_WORKERS = 64
+# With more than these a simulation would take all memory; with rarer calls, all day: it has the stops between them.
+BOUNDS = {"--clients": 100_000, "--most-workers": 1_000}
+LEAST_PER_S = 1.0
 CALLS, PACES = 20_000, 10  # in all simulations of a number of workers, one for each pace
 RESAMPLES = 500
 MOST_OFF = 0.15  # by so much may a simulated closed loop differ from the measured one
@@ -105,17 +109,23 @@ def plan(
     Raises
     ------
     InvalidInput
-        The result cannot tell.
+        The result cannot tell, or `clients` or `most_workers` are above their bounds.
     """
+    for flag, asked_for in zip(BOUNDS, (clients, most_workers), strict=True):
+        if asked_for > BOUNDS[flag]:
+            raise InvalidInput(f"{flag} is {asked_for:,}: ask for {BOUNDS[flag]:,} at most")
     calls = experiments.read(Path(result)) if isinstance(result, Path | str) else result
-    fleet = Fleet(1, cores, rate_per_s, clients=clients, rows=rows)
+    fleet = Fleet(1, cores, max(rate_per_s, LEAST_PER_S), clients=clients, rows=rows)
     simulated = Simulated(of_model(calls, model), fleet, seed)
     table = simulated.table(p99_ms, most_workers)
     enough = table.index[table["kept_up"] & (table["p99_high"] <= p99_ms)]
-    each = words.at(rows).removeprefix("at ")
-    asked = f"{rate_per_s:,.10g} calls a second with {each} each, 99 % within {p99_ms:g} ms,"
+    asked = (
+        f"{rate_per_s:,.10g} calls a second with {words.at(rows).removeprefix('at ')} each, 99 % within {p99_ms:g} ms,"
+    )
     workers = int(enough[0]) if len(enough) else None
-    return Plan(table, workers, asked, list(simulated.caveats(workers or int(table.index[-1]))))
+    rarer = ["simulated with 1 call a second: what is enough for it is enough for calls that come further apart"]
+    caveats = simulated.caveats(workers or int(table.index[-1]))
+    return Plan(table, workers, asked, [*rarer * (rate_per_s < LEAST_PER_S), *caveats])
 
 
 class Simulated:
@@ -144,8 +154,7 @@ class Simulated:
     def outcomes(self, workers: int) -> list[Outcome]:
         """Return what becomes of the calls, at each pace."""
         if workers not in self._outcomes:
-            cores = self._fleet.cores if self._fleet.cores < workers else 0
-            fleet = replace(self._fleet, workers=workers, cores=cores)
+            fleet = replace(self._fleet, workers=workers, cores=self._fleet.cores if self._fleet.cores < workers else 0)
             self._outcomes[workers] = [
                 simulate(at_pace(self.measured.times, pace), fleet, self._n_calls, self._seed + number)
                 for number, pace in enumerate(self._paces)
@@ -186,10 +195,13 @@ class Simulated:
         return pd.DataFrame.from_dict(lines, orient="index")
 
     def fewest(self, p99_ms: float, most: int) -> int:
-        """Return the fewest workers that are enough, found by halving; `most` where even they are not."""
+        """Return the fewest workers that are enough, found by halving; `most` where even they are not.
+
+        Few are tried first, then twice as many: to simulate many takes long, and few are enough for most loads.
+        """
         low, high = 1, most
         while low < high:
-            middle = (low + high) // 2
+            middle = min((low + high) // 2, 2 * low - 1)
             is_enough = self.keeps_up(middle) and self.latency_ms(middle, 0.99) <= p99_ms
             low, high = (low, middle) if is_enough else (middle + 1, high)
         return low

@@ -25,6 +25,7 @@ TITLES = {
 }  # fmt: skip
 ENCODINGS = {"serve": tuple(CODECS), "http": tuple(CODECS), "echo": tuple(CODECS), "gateway": ("csv", "json")}
 ENGINES, STREAMS = ("serve", "gateway"), ("serve", "echo")  # ways with a choice of engine, and of a stream
+MOST = 10_000_000  # of what is on the axis
 LONG = 90  # a line of code
 CODE = """\
 from pred_server.lab import curves
@@ -75,8 +76,10 @@ class Choice:
         names = [arm.name for arm in self.arms]
         if not FEWEST_ARMS <= len(names) <= MOST_ARMS or len(set(names)) < len(names):
             raise InvalidInput(f"choose {FEWEST_ARMS} to {MOST_ARMS} arms, with names that differ")
-        if min(*self.points, self.rows, self.callers, self.calls, self.blocks - 1) < 1:
-            raise InvalidInput("numbers of rows, callers and calls, and rates, are 1 at least; blocks 2")
+        if min(*self.points, self.rows, self.callers, self.calls, self.blocks - 1) < 1 or max(self.points) > MOST:
+            raise InvalidInput(
+                f"numbers of rows, callers and calls, and rates, are 1 at least; blocks 2; points {MOST:,} at most"
+            )
         for arm in self.arms:
             if arm.frame and type(WAYS[arm.server]).client is Way.client:
                 raise InvalidInput(f"{arm.name} has no client that takes a table: time ready bytes")

@@ -128,11 +128,16 @@ def run(experiment: Experiment, out: Path, progress: bool = True) -> pd.DataFram
     Raises
     ------
     InvalidInput
-        Beside `out` lies the beginning of another experiment, or of this one with other code.
+        `out` cannot be written, or beside it lies the beginning of another experiment, or of this one with other code.
     """
     claim = {"experiment": experiment.described, "revision": revision()}
+    if out.is_dir():
+        raise InvalidInput(f"{out} is a directory: name a file in it, such as {out / 'latency.parquet'}")
     parts = out.with_suffix(".parts")
-    parts.mkdir(parents=True, exist_ok=True)
+    try:
+        parts.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(f"{out} cannot be written: {error.strerror}: {error.filename}") from error
     claimed = parts / "experiment.json"
     if not claimed.exists():
         claimed.write_text(json.dumps(claim))

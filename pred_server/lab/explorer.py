@@ -162,7 +162,7 @@ class Explorer:
             try:
                 do()
             except Exception as error:
-                self._say(_first_line(error))
+                self._say(_sentence(error))
             self._show_arms()
 
         return clicked
@@ -224,7 +224,7 @@ class Explorer:
         if self._thread.is_alive():
             return
         experiment = self.choice.experiment
-        self.button.disabled, self.stop_button.disabled = True, False
+        self.button.disabled, self.open_button.disabled, self.stop_button.disabled = True, True, False
         self.progress.value, self.progress.max, self.progress.bar_style = 0, 1, ""
         self.status.value = "the servers start …"
         self._say("")
@@ -248,11 +248,15 @@ class Explorer:
         """Write the calls to the file, as `pred-server bench` would: for `plot`, `reproduce` and `open`."""
         if self.calls.empty:
             raise InvalidInput("nothing is measured yet")
+        if self.file.value in _published():  # `open` would show that one
+            raise InvalidInput(f"{self.file.value} is a published result: save to a name such as mine.parquet")
         experiments.write(self.calls, Path(self.file.value))
         self.status.value = f"saved: {self.file.value}"
 
     def open(self) -> None:
-        """Show a result: a file of one's own, or a published one by its name."""
+        """Show a result: a file of one's own, or a published one by its name. Where that fails, nothing changes."""
+        if self._thread.is_alive():
+            raise InvalidInput("a run is going on: stop it, or wait for its end, and open the file then")
         path = (
             machines.RESULTS / f"{self.file.value}.parquet"
             if self.file.value in _published()
@@ -261,8 +265,9 @@ class Explorer:
         calls = experiments.read(path)
         if "call" not in calls:
             raise InvalidInput(f"{path.name} has no single calls, only medians of blocks")
-        self.code.value = _code(rerun.experiment_of(calls.attrs["experiment"])[0])
+        code = _code(rerun.experiment_of(calls.attrs["experiment"])[0])
         self._conclude(calls)
+        self.code.value = code
         self.status.value = f"opened: {path.name}"
 
     def _watch(self, run: Run) -> None:
@@ -277,26 +282,28 @@ class Explorer:
                     self._say(*self._so_far(state))
                     drawn_s = time.monotonic()
             if state.done < state.total or not state.total:
-                self.status.value = f"stopped after {state.done} of {state.total} blocks"
+                self.status.value = f"stopped after {state.done} of {state.total} blocks" if state.done else "stopped"
                 self._say(
                     f"Stopped after {state.done} of {state.total} blocks: no verdict. To stop a run because of what it "
                     "shows finds differences that are none."
+                    if state.done
+                    else "Stopped before anything was measured."
                 )
             else:
                 self._conclude(state.calls)
                 self.status.value = f"done: {len(state.calls):,} calls"
         except Exception as error:
             self.status.value = "failed"
-            self._say(_first_line(error))
+            self._say(_sentence(error))
         finally:
-            self.button.disabled, self.stop_button.disabled = False, True
+            self.button.disabled, self.open_button.disabled, self.stop_button.disabled = False, False, True
 
     def _show(self, calls: pd.DataFrame, whole: bool = False) -> None:
         """Show calls; as a `whole`, the figure stays right on a page that is loaded again."""
-        self.calls = calls
+        table = stats.summary(calls).round(2).to_html(index=False)
         if calls["ok"].any():
             self._draw(redraw(None if whole else self.figure, calls))
-        self.table.value = stats.summary(calls).round(2).to_html(index=False)
+        self.calls, self.table.value = calls, table
 
     @property
     def figure(self) -> Any:
@@ -315,17 +322,15 @@ class Explorer:
         return ["So far, and no verdict yet:", *curves.conclusions(state.calls), *_failures(state.calls)]
 
     def _conclude(self, calls: pd.DataFrame) -> None:
-        self._show(calls, whole=True)
+        # All is worked out before any of it is shown: calls that a file holds may be damaged.
         doubts = "; ".join(stats.doubts(calls, stats.control(calls)))
         said = [*curves.conclusions(calls), *_failures(calls), *([f"Doubts: {doubts}."] if doubts else [])]
-        self._say(*said, strong=True)
         phases = stats.phases(findings.in_order(calls[calls["ok"] & (calls["rows"] == calls["rows"].max())]))
         phases = phases.assign(label=phases["arm"])
-        self.phases.value = (
-            "the servers of these arms do not say"
-            if phases.empty
-            else _image(figures.waterfall(phases, _longest(phases)))
-        )
+        took = _image(figures.waterfall(phases, _longest(phases))) if len(phases) else "these arms' servers do not say"
+        self._show(calls, whole=True)
+        self._say(*said, strong=True)
+        self.phases.value = took
 
     def _say(self, *lines: str, strong: bool = False) -> None:
         """Show sentences, the first of them strong if it is a verdict; names in ticks become code."""
@@ -388,5 +393,7 @@ def _image(figure: Figure) -> str:
     return f'<img alt="{html.escape(figures.alt(figure))}" src="data:image/png;base64,{data}">'
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def _sentence(error: Exception) -> str:
+    """Return the first line of an error; of a process's last words also the last line, which has the reason."""
+    first, *more = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return f"{first} {more[-1]}" if more and first.endswith(":") else first

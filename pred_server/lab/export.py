@@ -6,10 +6,11 @@ It writes `graph.onnx`, and `columns.json`, which has the name of each column, a
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from pred_server.engines.convert import convert
-from pred_server.errors import InvalidInput
+from pred_server.errors import InvalidInput, PredServerError
 from pred_server.model.model import Model
 from pred_server.store.loading import load
 
@@ -39,7 +40,10 @@ def main() -> None:
     parser.add_argument("model", help="linear, flights, or a model directory")
     parser.add_argument("folder", type=Path, help="where to write graph.onnx and columns.json")
     args = parser.parse_args()
-    export(load(args.model), args.folder)
+    try:
+        export(load(args.model), args.folder)
+    except (PredServerError, OSError) as error:
+        sys.exit(f"export: {error}")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ import threading
 import time
 from collections.abc import Generator, Hashable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pandas as pd
 import psutil
@@ -47,13 +47,6 @@ class State:
     left_s: float | None = None
 
 
-class _Block(NamedTuple):
-    calls: pd.DataFrame
-    done: int
-    total: int
-    left_s: float | None
-
-
 def watch(experiment: Experiment) -> Iterator[State]:
     """Measure block by block, all numbers of rows in turn; yield a state when the servers run, and after every block.
 
@@ -69,7 +62,8 @@ def _attrs(experiment: Experiment) -> dict[Hashable | None, Any]:
     return {"stamp": stamp(experiment.seed, experiment.pinning), "experiment": experiment.described}
 
 
-def _blocks(experiment: Experiment) -> Generator[_Block, None, None]:
+def _blocks(experiment: Experiment) -> Generator[State, None, None]:
+    """Measure, and yield states with the calls of the last block alone."""
     for name in {arm.model or experiment.model for arm in experiment.arms} & set(TRAINED):
         trained(name)
     rounds = [
@@ -81,7 +75,7 @@ def _blocks(experiment: Experiment) -> Generator[_Block, None, None]:
     done, total = 0, len(turns)
     for repetition in range(experiment.repetitions):
         with running(experiment) as bench:
-            yield _Block(pd.DataFrame(), done, total, None)
+            yield State(done=done, total=total)
             prepared = {}
             for block, rows in turns[: total // experiment.repetitions]:
                 if rows not in prepared:
@@ -89,18 +83,19 @@ def _blocks(experiment: Experiment) -> Generator[_Block, None, None]:
                 start_s = time.monotonic()
                 calls = bench.run_blocks(prepared[rows], repetition, range(block, block + 1))
                 taken_s[rows], done = time.monotonic() - start_s, done + 1
-                known = len(taken_s) == len(experiment.rows)
-                left_s = sum(taken_s[rows] for _, rows in turns[done:]) if known else None
-                yield _Block(calls, done, total, left_s)
+                left_s = (
+                    sum(taken_s[rows] for _, rows in turns[done:]) if len(taken_s) == len(experiment.rows) else None
+                )
+                yield State(calls, done, total, left_s)
 
 
-def _gathered(blocks: Iterable[_Block], attrs: Mapping[Hashable | None, Any]) -> Iterator[State]:
+def _gathered(blocks: Iterable[State], attrs: Mapping[Hashable | None, Any]) -> Iterator[State]:
     calls = pd.DataFrame()
     for block in blocks:
         if len(block.calls):
             calls = judged(pd.concat([calls, block.calls], ignore_index=True), ["arm", "rows"])
         calls.attrs = attrs
-        yield State(calls, block.done, block.total, block.left_s)
+        yield replace(block, calls=calls)
 
 
 class Run:
@@ -139,7 +134,7 @@ class Run:
             self._blocks.close()
             self._log.close()
 
-    def _received(self) -> Iterator[_Block]:
+    def _received(self) -> Iterator[State]:
         while True:
             try:
                 received = pickle.load(self._blocks)

@@ -6,6 +6,13 @@ import pandas as pd
 
 from pred_server.errors import InvalidInput
 
+# What is read of every result; and of one with single calls, where a result of another machine has medians of blocks.
+COLUMNS = ("arm", "rows", "block", "ok")
+OF_CALLS = (
+    "half", "valid", "sent_ns", "code", "server", "model", "encoding", "flags", "frame", "chunk_rows", "process",
+    "callers", "rate_per_s", "arrivals", "client_encode_ms", "decode_ms", "queue_ms", "predict_ms", "encode_ms",
+)  # fmt: skip
+OF_EXPERIMENT = ("arms", "compare", "control", "model", "rows", "varies")
 DIFFERENCES = ("call", "sent_ns", "took_ns", "late_ns")  # columns in which each number is near the one before
 
 
@@ -29,12 +36,21 @@ def write(calls: pd.DataFrame, out: Path) -> None:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Return the calls of a result file, with `attrs`. Raises InvalidInput if it is none."""
+    """Return the calls of a result file, with `attrs`. Raises InvalidInput if it is none, or lacks what is needed."""
     try:
         calls = pd.read_parquet(path)
-        calls.attrs["experiment"]  # KeyError: another Parquet file
-    except (OSError, ValueError, KeyError) as error:
-        raise InvalidInput(f"{path} is not a result file of `pred-server bench`") from error
+        experiment = dict(calls.attrs["experiment"])  # KeyError: another Parquet file
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidInput(
+            f"{path} is not a result file of `pred-server bench`" if path.exists() else f"{path} does not exist"
+        ) from error
+    needed = [*COLUMNS, "late_ns" if "took_ns" in calls else "latency_ms", *(OF_CALLS if "call" in calls else ())]
+    lacks = [
+        *(f"column `{name}`" for name in needed if name not in calls),
+        *(f"`{name}` in its experiment" for name in OF_EXPERIMENT if name not in experiment),
+    ]
+    if lacks or calls.empty:
+        raise InvalidInput(f"{path} is damaged, or of another version: it has no {', no '.join(lacks or ['rows'])}")
     calls = calls.astype(dict.fromkeys(calls.select_dtypes("float32"), "float64"))
     if "took_ns" not in calls:  # it has medians of another machine
         return calls

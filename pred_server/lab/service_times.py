@@ -19,7 +19,7 @@ from pred_server.errors import InvalidInput
 from pred_server.lab.simulation import Times
 from pred_server.limits import Limits, flag
 
-NEEDED = ("server_cpu_ms", "queue_ms", "predict_ms", "batch_rows")
+NEEDED = ("server_cpu_ms", "queue_ms", "predict_ms", "batch_rows", "generator", "rtt_ms", "cold", "beside")
 MOST_DRAWN = 4_000  # calls of a loop that further calls are drawn from
 STOP_MS = 1.0  # what takes so much longer than usual, and twice as long, was stopped by something else
 SATURATED = 0.7  # of a core's time is used at least, where many callers keep a server busy
@@ -86,9 +86,9 @@ def of_model(calls: pd.DataFrame, model: str = "") -> pd.DataFrame:
     return _most_measured(found, "flags")
 
 
-def _most_measured(calls: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Keep the value of a column for which most loops were measured."""
-    return calls[calls[column] == calls.groupby(column, sort=False)["arm"].nunique().idxmax()]
+def _most_measured(calls: pd.DataFrame, column: str, what: str = "arm") -> pd.DataFrame:
+    """Keep the value of a column for which most loops were measured, or most of another column's values."""
+    return calls[calls[column] == calls.groupby(column, sort=False)[what].nunique().idxmax()]
 
 
 def fit(calls: pd.DataFrame, rows: int = 1) -> Measured:
@@ -103,10 +103,12 @@ def fit(calls: pd.DataFrame, rows: int = 1) -> Measured:
     Raises
     ------
     InvalidInput
-        There is no closed loop of one caller.
+        There is no closed loop of one caller, or the server that was measured takes no calls of so many rows.
     """
     calls = calls.assign(rest_ms=calls["service_ms"] - calls["predict_ms"], batches=calls["rows"] / calls["batch_rows"])
     limits, closed = limits_of(str(calls["flags"].iloc[0])), calls[calls["rate_per_s"] == 0]
+    if rows > limits.max_rows:
+        raise InvalidInput(f"--rows is {rows:,}: the server that was measured takes {limits.max_rows:,} rows at most")
     predict_ms = predict_curve(closed, limits.max_inline_ms)
     calls, closed = (_most_measured(some, "encoding") for some in (calls, closed))
     alone, crowds = closed[closed["callers"] == 1], closed[closed["callers"] > 1]
@@ -121,11 +123,12 @@ def fit(calls: pd.DataFrame, rows: int = 1) -> Measured:
     loops = pd.concat([lone, crowds])
     call_ms, lone_ms = loop_ms(loops, predict_ms), core_ms(lone, loops)
     lone = lone[stopped_ms(lone) == 0]
+    usual_ms = alone.groupby("rows")["latency_ms"].transform("median")
+    short = alone[usual_ms <= 2 * usual_ms[alone["rows"] == base].iloc[0]]  # longer calls differ for other reasons, too
     often = even[even["rate_per_s"] > 0.5 * even["rate_per_s"].max()]  # rarer calls miss many stops
     outside_ms = max(MOMENT_MS, lone["service_ms"].mean() - lone_ms)
-    is_quick = predict_ms(rows) <= limits.max_inline_ms
-    hop_ms = 0.0 if is_quick else min(lone["queue_ms"].mean(), outside_ms - MOMENT_MS)
-    by_size = _most_measured(alone, "generator").groupby("rows")["rest_ms"].median()
+    hop_ms = 0.0 if predict_ms(rows) <= limits.max_inline_ms else min(lone["queue_ms"].mean(), outside_ms - MOMENT_MS)
+    by_size = _most_measured(alone, "generator", "rows").groupby("rows")["rest_ms"].median()
     rest_of = line(by_size.index.to_numpy(dtype=float), by_size.to_numpy())
     more_ms = rest_of(rows) - rest_of(base)
     times = Times(
@@ -136,7 +139,7 @@ def fit(calls: pd.DataFrame, rows: int = 1) -> Measured:
         outside_ms=outside_ms - hop_ms,
         gather=1 - float(busiest["batches"].mean()),
         extra=extras(lone, even, outside_ms, usual_ms=outside_ms + call_ms(1)),
-        stop_ms=stops(pd.concat([alone, often])),
+        stop_ms=stops(pd.concat([short, often])),
     )
     rates = {int(callers): rate(some) for callers, some in crowds.groupby("callers")}
     most = int(calls["batch_rows"].max())

@@ -35,7 +35,7 @@ def loop(arm: Arm, times: Times, rows: int, block: int, calls: int = 300) -> pd.
     columns = asdict(arm) | {
         "flags": " ".join(arm.flags), "arm": arm.name, "rows": rows, "block": block, "half": 0, "call": range(n),
         "repetition": block, "ok": True, "valid": True, "latency_ms": outcome.latency_ms,
-        "service_ms": outcome.latency_ms,
+        "service_ms": outcome.latency_ms, "code": "OK", "client_encode_ms": 0.0, "decode_ms": 0.0, "encode_ms": 0.0,
         "sent_ns": done_ns - 1e6 * outcome.latency_ms, "done_ns": done_ns, "predict_ms": predict_ms, "queue_ms":
         times.hop_ms, "batch_rows": outcome.batch_rows, "server_cpu_ms": 1e3 * outcome.busy / outcome.calls_per_s,
     }  # fmt: skip
@@ -212,6 +212,57 @@ def test_a_result_that_cannot_tell_is_refused_with_the_reason(
         plan(changed, 100, 20, model=model)
 
 
+def test_large_calls_cost_what_those_of_the_generator_with_most_sizes_tell(quick: pd.DataFrame) -> None:
+    """Another generator measured one size alone, as `bench` has it beside the clients at the caller's hand."""
+    large = quick["rows"] == 100
+    dear = quick.assign(service_ms=quick["service_ms"].mask(large, quick["service_ms"] + 5))
+    sizes = dear[dear["arm"] == "lone"].assign(arm="sizes", generator="python")
+    calls = pd.concat([dear[dear["rows"] == 1], sizes], ignore_index=True)
+    calls.attrs = quick.attrs
+    few, many = (fit(of_model(calls), rows).times.call_ms(1) for rows in (1, 100))
+    assert many == pytest.approx(few + 5, rel=0.1)
+
+
+def test_large_calls_that_vary_are_no_stops_of_the_machine(quick: pd.DataFrame) -> None:
+    large, some = quick["rows"] == 100, quick["call"] % 50 == 0
+    calls = quick.assign(latency_ms=quick["latency_ms"].mask(large, 100.0).mask(large & some, 500.0))
+    calls.attrs = quick.attrs
+    assert plan(calls, 20, 50).workers == 1
+
+
+def test_what_the_measured_server_refuses_has_no_answer() -> None:
+    calls = result(flags=("--max-rows", "5000"))
+    assert plan(calls, 1, 50, rows=5_000).workers
+    with pytest.raises(InvalidInput, match="--rows is 5,001: the server that was measured takes 5,000 rows at most"):
+        plan(calls, 1, 50, rows=5_001)
+
+
+@pytest.mark.parametrize(
+    ("asked", "error"),
+    [
+        ({"clients": 100_001}, "--clients is 100,001: ask for 100,000 at most"),
+        ({"most_workers": 1_001}, "--most-workers is 1,001: ask for 1,000 at most"),
+    ],
+)
+def test_what_would_take_all_memory_is_refused(quick: pd.DataFrame, asked: dict[str, int], error: str) -> None:
+    with pytest.raises(InvalidInput, match=error):
+        plan(quick, 100, 50, **asked)
+
+
+def test_rare_calls_are_simulated_as_one_a_second_and_few_workers_first(
+    quick: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleets: list[Fleet] = []
+    once = capacity.simulate
+    monkeypatch.setattr(capacity, "simulate", lambda times, fleet, *a: fleets.append(fleet) or once(times, fleet, *a))
+    rare = plan(quick, 0.01, 50, most_workers=1_000)
+    assert {fleet.rate_per_s for fleet in fleets} <= {0.0, 1.0}, "0 is a closed loop"
+    assert max(fleet.workers for fleet in fleets) == 2
+    assert rare.recommendation.startswith("For 0.01 calls a second ")
+    assert "simulated with 1 call a second" in rare.caveats[0]
+    assert not any("simulated with 1" in said for said in plan(quick, 1, 50).caveats)
+
+
 def test_flags_of_a_server_are_its_limits() -> None:
     assert limits_of("") == Limits()
     assert limits_of("--max-inline-ms 0 --engine onnx --max-batch-rows 1") == Limits(max_inline_ms=0, max_batch_rows=1)
@@ -230,7 +281,7 @@ def test_the_command_says_it_in_sentences(
     assert cli.main([*asked, "20", "--model", "flights"]) == 1
     assert capsys.readouterr().err == "pred-server: no model flights in this result; name one of: linear\n"
     assert cli.main(["capacity", str(tmp_path / "none"), "--rate", "1", "--p99-ms", "1"]) == 1
-    assert "is not a result file of `pred-server bench`" in capsys.readouterr().err
+    assert capsys.readouterr().err == f"pred-server: {tmp_path / 'none'} does not exist\n"
     with pytest.raises(SystemExit):
         cli.main([*asked, "0"])
     assert "'0' is not a number above 0" in capsys.readouterr().err

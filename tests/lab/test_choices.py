@@ -54,6 +54,7 @@ def test_on_a_load_every_point_has_its_own_comparison_and_control(axis: str, nam
         ({"arms": (CSV, replace(TENSOR, name="csv"))}, "names that differ"),
         ({"arms": tuple(Arm(str(number)) for number in range(5))}, "2 to 4 arms"),
         ({"points": (0, 1)}, "1 at least"),
+        ({"points": (1, 10_000_001)}, "points 10,000,000 at most"),
         ({"blocks": 0}, "1 at least"),
         ({"arms": (replace(CSV, frame=True), Arm("gateway", "gateway", frame=True))}, "gateway has no client"),
         ({"arms": (replace(CSV, frame=True), TENSOR), "callers": 4}, "one caller who waits"),

@@ -16,6 +16,7 @@ from sklearn.ensemble import RandomForestClassifier
 from pred_server import save
 from pred_server.checkout import ROOT
 from pred_server.cli import main
+from pred_server.errors import InvalidInput
 from pred_server.lab import experiments, report, stamps
 from pred_server.lab.experiments import Experiment
 from pred_server.lab.studies_load import service_times
@@ -102,6 +103,20 @@ def test_what_this_code_has_measured_is_not_measured_again(
     assert measure(experiment) > 0, "other code"
     code_is("def-dirty")
     assert measure(experiment) > 0 and measure(experiment) > 0, "code that may have changed"
+
+
+def test_where_a_result_cannot_be_written_nothing_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiments, "running", lambda experiment: pytest.fail("a server starts"))
+    experiment = Experiment((Arm("in process", "predict"),), model="sum", rows=(1,))
+    (tmp_path / "file").touch()
+    for out, error in (
+        (tmp_path, "is a directory: name a file in it"),
+        (Path(), "is a directory: name a file in it"),
+        (tmp_path / "file/result.parquet", "cannot be written: Not a directory: "),
+    ):
+        with pytest.raises(InvalidInput, match=error):
+            experiments.run(experiment, out, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_what_is_compared_takes_turns_close_in_time() -> None:

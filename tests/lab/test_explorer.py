@@ -2,15 +2,18 @@
 
 import html
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ipywidgets as widgets
+import pandas as pd
 import pytest
 
+from pred_server.errors import InvalidInput
 from pred_server.lab import curves, experiments, explorer
 from pred_server.lab.choices import Choice
 from pred_server.lab.explorer import FLOOR_NOTE, LOADS, Explorer
+from pred_server.lab.live import State
 from pred_server.lab.machines import RESULTS
 from pred_server.lab.ways import Arm
 from tests.lab.synthetic import calls_of
@@ -103,7 +106,13 @@ def test_an_error_is_one_sentence(made: Explorer, change: dict[str, object], sen
 
 
 @pytest.mark.parametrize(
-    ("points", "sentence"), [("", "choose at least one point"), ("1; 2", "whole numbers"), ("0", "1 at least")]
+    ("points", "sentence"),
+    [
+        ("", "choose at least one point"),
+        ("1; 2", "whole numbers"),
+        ("0", "1 at least"),
+        ("1, 99999999999999999999", "points 10,000,000 at most"),
+    ],
 )
 def test_points_that_are_none_are_refused(made: Explorer, points: str, sentence: str) -> None:
     made.points.value = points
@@ -184,7 +193,73 @@ def test_a_result_is_saved_and_opened_and_published_ones_are_opened_too(made: Ex
         assert "Control" in other.said.value
     other.file.value = "nowhere.parquet"
     other.open_button.click()
-    assert "is not a result file" in other.said.value
+    assert "nowhere.parquet does not exist" in other.said.value
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda calls: calls.drop(columns="callers"), "it has no column `callers`"),
+        (lambda calls: calls.head(0), "it has no rows"),
+        (lambda calls: calls.assign(arm=1), ""),  # only what draws it finds out
+    ],
+)
+def test_a_file_that_cannot_be_shown_changes_nothing(
+    made: Explorer, tmp_path: Path, damage: Callable[[pd.DataFrame], pd.DataFrame], sentence: str
+) -> None:
+    calls = calls_of(made.choice.experiment, lambda arm, rows: 1.0)
+    damaged = damage(calls)
+    damaged.attrs = calls.attrs
+    experiments.write(damaged, tmp_path / "damaged.parquet")
+    made._show(calls)
+    before = made.code.value, made.table.value, made.phases.value, made.figure
+    made.file.value = str(tmp_path / "damaged.parquet")
+    made.open_button.click()
+    assert made.calls is calls, "what was measured can still be saved"
+    assert (made.code.value, made.table.value, made.phases.value, made.figure) == before
+    assert sentence.replace("`", "") in text(made.said)
+    assert text(made.said) and not made.status.value
+
+
+def test_a_result_is_not_saved_to_the_name_of_a_published_one(
+    made: Explorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made.calls = calls_of(made.choice.experiment, lambda arm, rows: 1.0)
+    made.file.value = "chunks"
+    made.save_button.click()
+    assert "chunks is a published result: save to a name such as mine.parquet" in made.said.value
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_opened_while_a_run_goes_on(made: Explorer) -> None:
+    made.button.click()
+    assert made.open_button.disabled
+    made.file.value = "chunks"
+    with pytest.raises(InvalidInput, match="a run is going on"):
+        made.open()
+    made.stop()
+    assert not made.open_button.disabled
+    assert made.calls.empty or set(made.calls["arm"]) <= {"one", "other", "one, again"}
+
+
+def test_a_run_that_is_stopped_before_anything_is_measured_says_only_that(
+    made: Explorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explorer.Run, "__iter__", lambda run: iter([State(total=10)]))
+    made.button.click()
+    made.wait()
+    assert "Stopped before anything was measured.<" in made.said.value
+    assert "verdict" not in made.said.value
+    assert made.status.value == "stopped"
+
+
+def test_an_error_shows_the_reason_that_a_process_left_in_its_last_words() -> None:
+    words = "the server ended with code 1; its last words:\n%s\npred-server: serve it with --engine sklearn\n"
+    shown = "the server ended with code 1; its last words: pred-server: serve it with --engine sklearn"
+    assert explorer._sentence(RuntimeError(words % "Traceback (most recent call last):\n  File ...")) == shown
+    assert explorer._sentence(ValueError("\nwrong.\nMore of it")) == "wrong."
+    assert explorer._sentence(ValueError()) == "ValueError"
 
 
 def test_arms_come_and_go_and_offer_what_their_way_has(made: Explorer) -> None:

@@ -192,7 +192,7 @@ def test_a_result_is_not_overwritten_and_a_contribution_is_whole(
         ([published, "--out", published], "is the result to compare with: write to another file"),
         ([published, "--contribute", "--rows", "1"], "leave out --model, --rows and --arms"),
         ([other, "--contribute"], "other.parquet is not one of the published results"),
-        ([other], "other.parquet is not a result file of `pred-server bench`"),
+        ([other], "other.parquet does not exist"),
     ):
         assert main(["reproduce", *arguments]) == 1
         assert complaint in capsys.readouterr().err
