@@ -260,6 +260,7 @@ def test_a_process_whose_terminal_closes_stops_and_one_that_is_asked_reloads(dir
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(ROOT)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
         os.execv(
             sys.executable,
             [sys.executable, "-m", "pred_server", "serve", "--model", str(directory), "--address", "127.0.0.1:0",
