@@ -11,7 +11,7 @@ from typing import Any
 
 from pred_server.limits import SPLIT_ROWS, Limits, flag
 
-MOST = 1e6  # of what is no whole number
+MOST = 1e6  # a number that may have a fraction is smaller
 
 
 def at_least_one(text: str) -> int:

@@ -25,7 +25,7 @@ TITLES = {
 }  # fmt: skip
 ENCODINGS = {"serve": tuple(CODECS), "http": tuple(CODECS), "echo": tuple(CODECS), "gateway": ("csv", "json")}
 ENGINES, STREAMS = ("serve", "gateway"), ("serve", "echo")  # ways with a choice of engine, and of a stream
-MOST = 10_000_000  # of what is on the axis
+MOST = 10_000_000  # the highest point on the axis
 LONG = 90  # a line of code
 CODE = """\
 from pred_server.lab import curves

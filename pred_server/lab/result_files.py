@@ -6,7 +6,7 @@ import pandas as pd
 
 from pred_server.errors import InvalidInput
 
-# What is read of every result; and of one with single calls, where a result of another machine has medians of blocks.
+# Columns of every result, and further ones of a result that holds single calls. Some hold medians of blocks alone.
 COLUMNS = ("arm", "rows", "block", "ok")
 OF_CALLS = (
     "half", "valid", "sent_ns", "code", "server", "model", "encoding", "flags", "frame", "chunk_rows", "process",

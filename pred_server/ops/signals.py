@@ -10,7 +10,7 @@ from functools import cache
 
 def hold_hangups() -> None:
     """Have SIGHUP wait for `on_hangup`: by itself it ends the process, and models take seconds to load."""
-    _had_terminal()
+    _had_terminal()  # it is asked now, since the terminal may be gone by then
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
 
 

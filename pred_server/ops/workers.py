@@ -212,12 +212,8 @@ class Reserve:
 
     def take(self) -> Process:
         """Return a process that waits, or a new one."""
-        while self._waiting:
-            process = self._waiting.pop()
-            if not process.ended.done():
-                return process
-            process.close()
-        return self._start()
+        self._drop_dead()
+        return self._waiting.pop() if self._waiting else self._start()
 
     def fill(self) -> None:
         """Start what is missing."""
@@ -225,24 +221,27 @@ class Reserve:
             self._waiting.append(self._start())
 
     async def keep(self) -> None:
-        """Replace those that die while they wait, forever; after a pause, where they die of their start."""
+        """Replace the spares that die, forever. One that dies of its start is replaced after a pause."""
         pause_s, filled_s = 0.0, time.monotonic()
         while True:
             await asyncio.sleep(LOOK_S)
-            dead = [process for process in self._waiting if process.ended.done()]
-            for process in dead:
-                self._waiting.remove(process)
-                process.close()
+            if self._drop_dead():
                 pause_s = next_pause(pause_s, time.monotonic() - filled_s)
-                why = _why(process, process.ended.result())
-                logger.error("a spare, process %d: %s; another starts in %g s", process.pid, why, pause_s)
-            if dead:
                 await asyncio.sleep(pause_s)
                 self.fill()
                 filled_s = time.monotonic()
 
+    def _drop_dead(self) -> bool:
+        """Drop the spares that have died, with a line in the log for each. Returns whether there were any."""
+        dead = [process for process in self._waiting if process.ended.done()]
+        for process in dead:
+            self._waiting.remove(process)
+            process.close()
+            logger.error("a spare, process %d: %s", process.pid, _why(process, process.ended.result()))
+        return bool(dead)
+
     def reload(self) -> None:
-        """Ask those that wait to read their models anew, so that they have what the others have."""
+        """Ask the spares to read their models anew, as the workers are asked."""
         for process in self._waiting:
             process.signal(signal.SIGHUP)
 

@@ -136,6 +136,7 @@ def test_an_address_is_text(value: Any) -> None:
         ("unix:///tmp/pred.sock", "unix:/tmp/pred.sock", False),
         ("127.0.0.1:1, localhost:2", "ipv4:127.0.0.1:1,127.0.0.1:2", True),
         ("[::1]:1,[::2]:2", "ipv6:[::1]:1,[::2]:2", True),
+        ("[::ffff:127.0.0.1]:1,127.0.0.1:2", "ipv4:127.0.0.1:1,127.0.0.1:2", True),
     ],
 )
 def test_whom_a_client_may_ask(text: str, target: str, several: bool) -> None:

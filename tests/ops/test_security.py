@@ -196,6 +196,15 @@ def test_what_tls_may_not_be(tls: Any, words: str) -> None:
         Client("127.0.0.1:1", tls=tls)
 
 
+def test_a_client_names_the_files_that_it_cannot_use(ca: Authority, tmp_path: Path) -> None:
+    marked = write(tmp_path / "marked.pem", codecs.BOM_UTF8 + ca.pem)
+    with pytest.raises(InvalidInput, match=r"marked\.pem begins with a byte order mark; store it without"):
+        Client("127.0.0.1:1", tls=marked)
+    (cert, _), (_, other) = ca.issue("me"), ca.issue("another")
+    with pytest.raises(InvalidInput, match=f"{other.name} or .*{cert.name} cannot be used .KEY_VALUES_MISMATCH."):
+        Client("127.0.0.1:1", tls=TLS(ca.file, cert, other))
+
+
 # Tokens
 
 

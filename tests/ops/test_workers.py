@@ -271,6 +271,7 @@ def test_a_second_signal_ends_all_workers_at_once(slow_model: list[object]) -> N
 
 def test_workers_do_not_outlive_their_supervisor() -> None:
     with serve("sum", "--workers", "2") as server:
+        wait_until(lambda: len(psutil.Process(server.pid).children()) == 3, "the spare")
         workers = psutil.Process(server.pid).children()
         assert len(workers) == 3, "two workers and a spare"
         os.kill(server.pid, signal.SIGKILL)
@@ -362,6 +363,7 @@ def test_a_spare_serves_what_the_others_serve_also_where_the_files_are_bad_by_th
 
 def test_a_spare_that_dies_is_replaced_and_the_log_says_so() -> None:
     with serve("sum", "--workers", "2") as server:
+        wait_until(lambda: len(psutil.Process(server.pid).children()) == 3, "the spare")
         (spare,) = {child.pid for child in psutil.Process(server.pid).children()} - set(processes(server).values())
         os.kill(spare, signal.SIGKILL)
         wait_until(lambda: f"a spare, process {spare}: " in server.logs(), "the line in the log")
