@@ -1,6 +1,8 @@
 """Arrow: an IPC stream. Every type exactly, at the speed of memory, where both ends have an Arrow library."""
 
 import struct
+from collections.abc import Container, Iterator
+from contextlib import suppress
 
 import pyarrow as pa
 
@@ -10,7 +12,7 @@ from pred_server.limits import Limits, check_size
 from pred_server.wire.result import Result
 from pred_server.wire.rows import Rows
 from pred_server.wire.schema import Schema
-from pred_server.wire.tables import Table, arrow_columns, from_arrow, to_arrow
+from pred_server.wire.tables import Table, arrow_columns, from_arrow, is_text, to_arrow
 
 
 class ArrowCodec:
@@ -79,6 +81,18 @@ def rows_of(data: bytes | memoryview) -> int:
         return _count_rows(pa.py_buffer(data))
     except (pa.ArrowException, OSError, ValueError, struct.error):
         return 0
+
+
+def texts_of(data: bytes | memoryview, names: Container[str]) -> Iterator[pa.Buffer]:
+    """Yield the texts that columns of these names hold, as far as an IPC stream can be read; several may be the same.
+
+    The stream is one that `rows_of` has taken: nothing in it unfolds.
+    """
+    with suppress(pa.ArrowException, OSError, ValueError), pa.ipc.open_stream(data) as reader:
+        for batch in reader:
+            for name, values in zip(batch.schema.names, batch.columns, strict=True):
+                if name in names and is_text(values.type):
+                    yield values.buffers()[2] or pa.py_buffer(b"")
 
 
 def _count_rows(data: pa.Buffer) -> int:

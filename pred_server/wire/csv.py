@@ -15,8 +15,9 @@ import pyarrow.csv
 
 from pred_server.errors import InvalidInput, ServerFault
 from pred_server.generated.pred_pb2 import Request, Response
-from pred_server.limits import KIB, MAX_RECORD_BYTES, MIB, Limits, check_columns, check_size, cores
+from pred_server.limits import MAX_RECORD_BYTES, MIB, Limits, check_columns, check_size, cores
 from pred_server.wire.csv_faults import (
+    PIECE_BYTES,
     TRUE,
     check_characters,
     explain,
@@ -106,21 +107,23 @@ class CsvCodec:
         return Result.of_columns(columns, header, dtype)
 
 
-# Of a text, so much at once is looked at to count its rows.
-COUNTED_BYTES = 64 * KIB
+def count_character(data: bytes, start: int, end: int, character: bytes) -> int:
+    """Return how often a character stands in a part of the data: `bytes.count` takes longer where it often does."""
+    array = np.frombuffer(data, np.uint8, end - start, start)
+    pieces = (array[place : place + PIECE_BYTES] for place in range(0, len(array), PIECE_BYTES))
+    return sum(int(np.count_nonzero(piece == ord(character))) for piece in pieces)
 
 
 def count_rows(data: bytes, start: int, end: int, most: int) -> int:
     """Return how many rows CSV text in UTF-8 has, or, where they are surely few enough, how many it may have."""
-    n_rows = data.count(b"\n", start, end)
+    n_rows = count_character(data, start, end, b"\n")
     if n_rows <= most:
         return n_rows
-    # Empty lines, and line feeds within quotes, are no rows; the header is none. Piece by piece, since the places of
-    # line feeds take eight times what the line feeds take.
+    # Empty lines, and line feeds within quotes, are no rows; the header is none.
     n_rows, n_quotes, last = -1, 0, 0
     array = np.frombuffer(data, np.uint8, end - start, start)
-    for place in range(0, len(array), COUNTED_BYTES):
-        ends, n_quotes = _record_ends(array[place : place + COUNTED_BYTES], n_quotes)
+    for place in range(0, len(array), PIECE_BYTES):
+        ends, n_quotes = _record_ends(array[place : place + PIECE_BYTES], n_quotes)
         if len(ends):
             ends += place
             lengths = np.diff(ends, prepend=last)
@@ -275,8 +278,9 @@ def _parse(text: str, schema: Schema) -> pa.Table:
     table = _read_csv(text, {column.name: _arrow_type(column.dtype) for column in schema.columns}, schema.names)
     integers = [column.name for column in schema.columns if column.is_integer]
     if integers and ("0x" in text or "0X" in text):  # the fast reader takes 0x10 for 16
-        for name, values in _read_csv(text, dict.fromkeys(integers, pa.string()), integers).to_pydict().items():
-            if any("x" in value.lower() for value in values if value):
+        texts = _read_csv(text, dict.fromkeys(integers, pa.string()), integers)
+        for name in integers:
+            if pa.compute.any(pa.compute.match_substring(texts.column(name), "x", ignore_case=True)).as_py():
                 raise InvalidInput.field(name, "has a hexadecimal number, and the model needs a decimal one")
     for position, column in enumerate(schema.columns):
         values = table.column(position)

@@ -2,12 +2,14 @@
 
 import csv
 import re
+from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pred_server.errors import InvalidInput, Violation, clip
+from pred_server.limits import KIB
 from pred_server.wire.schema import Column, Schema
 
 if TYPE_CHECKING:
@@ -20,6 +22,9 @@ def read_records(text: str) -> "_csv.Reader":
     """Reads line by line: mostly the header alone is asked for, and a StringIO would copy all of a long text."""
     return csv.reader(match[0] for match in _LINE.finditer(text))
 
+
+# So much of a text is looked at at once: the places of what is looked for take eight times the room of a character.
+PIECE_BYTES = 64 * KIB
 
 _BESIDE_QUOTE = np.zeros(256, bool)  # by character
 _BESIDE_QUOTE[list(b',\r\n"')] = True
@@ -34,23 +39,36 @@ def check_characters(text: str) -> None:
         raise _at_character(text, text.index("\0"), "there is a NUL character")
     if '"' not in text:
         return
-    data = np.frombuffer(f"\n{text}\n".encode(), np.uint8)
-    quotes = np.flatnonzero(data == ord('"'))
-    opening, closing = quotes[0::2], quotes[1::2]
-    pairs = len(closing)
-    bad = ~(_BESIDE_QUOTE[data[opening[:pairs] - 1]] & _BESIDE_QUOTE[data[closing + 1]])
-    first = int(bad.argmax()) if bad.any() else pairs
-    if first < len(opening):
-        where = len(data[1 : opening[first]].tobytes().decode())
+    data = f"\n{text}\n".encode()
+    if (opening := _opening_of_wrong_quote(data)) >= 0:
+        where = len(data[1:opening].decode())
         raise _at_character(text, where, "a quote stands inside a field, or is not closed")
+
+
+def _opening_of_wrong_quote(data: bytes) -> int:
+    """Return the place of the first quote that opens where none may, or is closed so, or never; -1 if there is none.
+
+    Line feeds stand around the data.
+    """
+    n_quotes = 0
+    for start in range(1, len(data) - 1, PIECE_BYTES):
+        piece = np.frombuffer(data[start - 1 : start + PIECE_BYTES + 1], np.uint8)  # with a neighbour on either side
+        quotes = np.flatnonzero(piece[1:-1] == ord('"')) + 1
+        closes = (np.arange(len(quotes)) + n_quotes) % 2
+        bad = np.flatnonzero(~_BESIDE_QUOTE[piece[quotes + 2 * closes - 1]])
+        if len(bad):
+            place = start - 1 + int(quotes[bad[0]])
+            return data.rfind(b'"', 0, place) if closes[bad[0]] else place
+        n_quotes += len(quotes)
+    return data.rfind(b'"') if n_quotes % 2 else -1
 
 
 def _at_character(text: str, index: int, what: str) -> InvalidInput:
     before = text[:index]  # all is well with this part, so what precedes the character are whole fields
-    records = [record for record in read_records(before + "x") if record]
+    [record] = deque((record for record in read_records(before + "x") if record), maxlen=1)  # the last
     header = next((record for record in read_records(text) if record), [])
-    name = header[min(len(records[-1]), len(header)) - 1] if header else "input_data"
-    line = len(re.findall(r"\r\n|\r|\n", before)) + 1
+    name = header[min(len(record), len(header)) - 1] if header else "input_data"
+    line = before.count("\n") + before.count("\r") - before.count("\r\n") + 1
     return InvalidInput.field(name, f"line {line}: {what}")
 
 

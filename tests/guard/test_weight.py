@@ -78,7 +78,7 @@ def test_lines_that_are_no_rows_do_not_count(text: str) -> None:
 @given(st.text('x,"\r\n', max_size=40), st.integers(1, 9))
 def test_rows_are_counted_in_pieces_as_at_once(text: str, piece_bytes: int) -> None:
     data = f"-{text}-".encode()
-    with patch.object(csv, "COUNTED_BYTES", piece_bytes):
+    with patch.object(csv, "PIECE_BYTES", piece_bytes):
         assert csv.count_rows(data, 1, len(data) - 1, -1) == n_rows_of(text)
 
 

@@ -11,6 +11,7 @@ from pred_server.errors import InvalidInput, LimitExceeded, PredServerError
 from pred_server.generated.pred_pb2 import Request, Response
 from pred_server.limits import Limits
 from pred_server.wire import csv as csv_text
+from pred_server.wire import csv_faults
 from pred_server.wire.codec import CODECS
 from pred_server.wire.result import Result
 from pred_server.wire.schema import DTYPES, Column, Schema
@@ -233,6 +234,31 @@ def test_few_rows_many_and_those_in_blocks_are_read_alike(drawn: tuple[str, Sche
     expected = outcome(text, schema, few=0, block=1_000_000)
     assert outcome(text, schema, few=1_000_000, block=1_000_000) == expected
     assert outcome(text, schema, few=0, block=8) == expected
+
+
+@given(st.text('a,"\r\n', max_size=40), st.integers(1, 9))
+def test_quotes_are_checked_in_pieces_as_at_once(text: str, piece_bytes: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(csv_faults, "PIECE_BYTES", piece_bytes)
+        in_pieces = fault_in_quotes(text)
+    assert in_pieces == fault_in_quotes(text)
+    assert bool(in_pieces) == has_wrong_quote(text)
+
+
+def fault_in_quotes(text: str) -> str:
+    try:
+        csv_faults.check_characters(text)
+    except InvalidInput as error:
+        return str(error)
+    return ""
+
+
+def has_wrong_quote(text: str) -> bool:
+    """Check as `check_characters` does, a quote at a time."""
+    places = [place for place, character in enumerate(text) if character == '"']
+    padded = f"\n{text}\n"
+    beside = [padded[place if number % 2 == 0 else place + 2] for number, place in enumerate(places)]
+    return len(places) % 2 == 1 or any(character not in ',\r\n"' for character in beside)
 
 
 def test_few_plain_rows_are_read_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
