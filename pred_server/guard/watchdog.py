@@ -6,6 +6,7 @@ gRPC's deadline is the caller's, and nothing ends a call that has none and whose
 import asyncio
 import gc
 import logging
+import threading
 import time
 import weakref
 from collections import Counter
@@ -39,8 +40,8 @@ class Watchdog:
         self._admission = admission
         self._idle_bytes = resident_bytes()
         self._most_bytes = self._idle_bytes + limits.max_bytes_in_flight
+        self._n_bytes = self._idle_bytes
         self._tries, self._next_try_s = 0, 0.0
-        self._next_release_s, self._least_bytes = 0.0, self._idle_bytes
         self._limits = limits
 
     def expect(self, n_bytes: int) -> None:
@@ -50,26 +51,43 @@ class Watchdog:
 
     async def run(self) -> None:
         asyncio.get_running_loop().set_task_factory(_with_parent)  # type: ignore[arg-type]
-        while True:
-            await asyncio.sleep(PERIOD_S)
-            now_s = time.monotonic()
-            self._look(now_s)
-            if (n_bytes := resident_bytes()) > self._most_bytes:
-                self._least_bytes = min(self._least_bytes, n_bytes)
-                # All others wait for it, and of many small pieces it takes long and gives little.
-                if n_bytes > self._least_bytes + KEPT_BYTES or now_s >= self._next_release_s:
+        over = threading.Event()
+        threading.Thread(target=self.hold_down_memory, args=(over,), name="memory", daemon=True).start()
+        try:
+            while True:
+                await asyncio.sleep(PERIOD_S)
+                now_s = time.monotonic()
+                self._look(now_s)
+                if self._n_bytes > self._most_bytes:
+                    self._end_stuck(now_s)
+                elif self._admission.tickets:
+                    self._tries, self._next_try_s = 0, now_s
+                elif (
+                    self._n_bytes > self._idle_bytes + KEPT_BYTES and self._tries < TRIES and now_s >= self._next_try_s
+                ):
+                    gc.collect()
                     release_unused()
-                    self._next_release_s = now_s + (time.monotonic() - now_s) / RELEASE_SHARE
-                    self._least_bytes = n_bytes = resident_bytes()
-            elif self._admission.tickets:
-                self._tries, self._next_try_s = 0, now_s
-            elif n_bytes > self._idle_bytes + KEPT_BYTES and self._tries < TRIES and now_s >= self._next_try_s:
-                gc.collect()
-                release_unused()
-                self._tries += 1
-                self._next_try_s = now_s + 2**self._tries * PERIOD_S
-            if n_bytes > self._most_bytes:
-                self._end_stuck(now_s)
+                    self._tries += 1
+                    self._next_try_s = now_s + 2**self._tries * PERIOD_S
+        finally:
+            over.set()
+
+    def hold_down_memory(self, over: threading.Event) -> None:
+        """Look at the process's memory, and give back what was freed where there is too much of it.
+
+        In a thread: gRPC copies large messages on the event loop, which may be late by seconds where many come at once.
+        """
+        next_release_s, least_bytes = 0.0, self._idle_bytes
+        while not over.wait(PERIOD_S):
+            if (n_bytes := resident_bytes()) > self._most_bytes:
+                now_s = time.monotonic()
+                least_bytes = min(least_bytes, n_bytes)
+                # All others wait for it, and of many small pieces it takes long and gives little.
+                if n_bytes > least_bytes + KEPT_BYTES or now_s >= next_release_s:
+                    release_unused()
+                    next_release_s = now_s + (time.monotonic() - now_s) / RELEASE_SHARE
+                    least_bytes = n_bytes = resident_bytes()
+            self._n_bytes = n_bytes
 
     def _look(self, now_s: float) -> None:
         """End the calls whose time is over; count the look for those that wait for their client."""

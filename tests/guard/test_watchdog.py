@@ -1,9 +1,9 @@
 """Calls that nobody ends are ended, over real sockets: answers not read, streams that idle, messages half sent."""
 
-import asyncio
 import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import cast
 
 import grpc
 import numpy as np
@@ -197,18 +197,14 @@ def test_giving_memory_back_takes_a_small_part_of_the_time_unless_memory_grows(
         releases_s.append(clock_s[0])
         clock_s[0] += 1.0
 
-    async def look_for(seconds: float) -> None:
-        watching = asyncio.create_task(guard.run())
-        while clock_s[0] < seconds:
-            clock_s[0] += 0.1
-            await asyncio.sleep(0)
-        watching.cancel()
+    def is_over(_: float) -> bool:
+        clock_s[0] += 0.1
+        return clock_s[0] > 100.0
 
     monkeypatch.setattr(watchdog, "time", SimpleNamespace(monotonic=lambda: clock_s[0]))
-    monkeypatch.setattr(watchdog, "PERIOD_S", 0)
     monkeypatch.setattr(watchdog, "release_unused", release)
     monkeypatch.setattr(watchdog, "resident_bytes", lambda: 0)
     guard = watchdog.Watchdog(Admission(Limits()), Limits())
     monkeypatch.setattr(watchdog, "resident_bytes", lambda: start_bytes + int(mib_per_s * MIB * clock_s[0]))
-    asyncio.run(look_for(100.0))
+    guard.hold_down_memory(cast(threading.Event, SimpleNamespace(wait=is_over)))
     assert len(releases_s) == pytest.approx(expected, rel=0.3)
