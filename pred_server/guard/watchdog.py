@@ -73,7 +73,7 @@ class Watchdog:
             over.set()
 
     def hold_down_memory(self, over: threading.Event) -> None:
-        """Look at the process's memory, and give back what was freed where there is too much of it.
+        """Give freed memory back to the system while the process has too much, until `over` is set.
 
         In a thread: gRPC copies large messages on the event loop, which may be late by seconds where many come at once.
         """

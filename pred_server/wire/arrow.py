@@ -91,8 +91,8 @@ def texts_of(data: bytes | memoryview, names: Container[str]) -> Iterator[pa.Buf
     with suppress(pa.ArrowException, OSError, ValueError), pa.ipc.open_stream(data) as reader:
         for batch in reader:
             for name, values in zip(batch.schema.names, batch.columns, strict=True):
-                if name in names and is_text(values.type):
-                    yield values.buffers()[2] or pa.py_buffer(b"")
+                if name in names and is_text(values.type) and (texts := values.buffers()[2]):
+                    yield texts
 
 
 def _count_rows(data: pa.Buffer) -> int:

@@ -23,7 +23,7 @@ def read_records(text: str) -> "_csv.Reader":
     return csv.reader(match[0] for match in _LINE.finditer(text))
 
 
-# So much of a text is looked at at once: the places of what is looked for take eight times the room of a character.
+# Texts are searched piece by piece: each place that is found takes eight bytes.
 PIECE_BYTES = 64 * KIB
 
 _BESIDE_QUOTE = np.zeros(256, bool)  # by character

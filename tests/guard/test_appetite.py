@@ -1,24 +1,25 @@
 """To read a table takes no more memory than it weighs, whatever the caller sends. Each is read in a new process."""
 
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pytest
 
 from pred_server.errors import InvalidInput
 from pred_server.generated.pred_pb2 import Column, Columns, Request
-from pred_server.guard.heap import keep_freed_memory, resident_bytes
+from pred_server.guard.heap import keep_freed_memory
 from pred_server.guard.weight import weigh
+from pred_server.lab.memory import growth_mib, resident_mib
 from pred_server.limits import KIB, MIB, Limits
-from pred_server.wire.codec import CODECS, codec_of
+from pred_server.wire.codec import codec_of
 from pred_server.wire.schema import Column as SchemaColumn
 from pred_server.wire.schema import Schema
-from tests.attacks.kinds import arrow, csv, field
+from tests.attacks.kinds import arrow, columns, csv, field, tensor
 
 # Threads, their stacks, and what libraries load at their first call.
 BESIDE_MIB = 8
@@ -29,16 +30,11 @@ ROWS = 500_000
 LONG = "a" * 16 * MIB + "\N{GRINNING FACE}"  # one wide character, and all the others take four bytes, too
 
 
-def frame(encoding: str) -> bytes:
-    CODECS[encoding].write_table(pd.DataFrame(np.ones((ROWS, 2)), columns=["x", "y"]), request := Request())
-    return request.SerializeToString()
-
-
 MESSAGES: dict[str, tuple[Callable[[], bytes], Schema]] = {
     "numbers as text": (lambda: csv(ROWS, "1234.5,2345.25"), FLOATS),
-    "columns": (lambda: frame("columns"), FLOATS),
-    "tensor": (lambda: frame("tensor"), FLOATS),
-    "arrow": (lambda: frame("arrow"), FLOATS),
+    "columns": (lambda: columns(ROWS), FLOATS),
+    "tensor": (lambda: tensor(ROWS), FLOATS),
+    "arrow": (lambda: arrow(pa.table({name: np.zeros(ROWS) for name in "xy"})), FLOATS),
     "fields without end": (lambda: csv(1, "," * 16 * MIB), FLOATS),
     "columns that no model knows": (
         lambda: csv(1_000, ",".join(["1"] * 9_000), header="x,y," + ",".join(f"z{place}" for place in range(8_998))),
@@ -80,15 +76,9 @@ def weigh_and_read(name: str) -> tuple[float, float]:
     keep_freed_memory()
     message, schema = MESSAGES[name]
     data = message()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew (proc_pid_clear_refs(5))
-    before = resident_bytes()
+    before = resident_mib([os.getpid()])
     weight = weigh(data, schema, Limits())
     request = Request.FromString(data)
     with suppress(InvalidInput):
         codec_of(request).read_table(request, schema, Limits())
-    return weight / MIB, (peak_bytes() - before) / MIB
-
-
-def peak_bytes() -> int:
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * KIB
+    return weight / MIB, growth_mib(before)

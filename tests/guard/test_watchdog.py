@@ -1,5 +1,6 @@
 """Calls that nobody ends are ended, over real sockets: answers not read, streams that idle, messages half sent."""
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -208,3 +209,20 @@ def test_giving_memory_back_takes_a_small_part_of_the_time_unless_memory_grows(
     monkeypatch.setattr(watchdog, "resident_bytes", lambda: start_bytes + int(mib_per_s * MIB * clock_s[0]))
     guard.hold_down_memory(cast(threading.Event, SimpleNamespace(wait=is_over)))
     assert len(releases_s) == pytest.approx(expected, rel=0.3)
+
+
+def test_memory_is_given_back_while_the_event_loop_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_released = threading.Event()
+
+    async def be_late() -> bool:
+        watching = asyncio.create_task(guard.run())
+        await asyncio.sleep(0)
+        outcome = is_released.wait(PATIENCE_S)  # the loop does nothing meanwhile
+        watching.cancel()
+        return outcome
+
+    monkeypatch.setattr(watchdog, "release_unused", is_released.set)
+    monkeypatch.setattr(watchdog, "resident_bytes", lambda: 0)
+    guard = watchdog.Watchdog(Admission(Limits()), Limits())
+    monkeypatch.setattr(watchdog, "resident_bytes", lambda: 1 << 40)
+    assert asyncio.run(be_late())

@@ -20,6 +20,7 @@ from pred_server.wire import csv
 from pred_server.wire.codec import CODECS
 from pred_server.wire.schema import Column as SchemaColumn
 from pred_server.wire.schema import Schema
+from tests.attacks.kinds import field
 
 XY = Schema((SchemaColumn("x", "float64"), SchemaColumn("y", "float64")), SchemaColumn("0", "float64"))
 LIMITS = Limits(max_rows=1_000, max_values=5_000)
@@ -30,14 +31,6 @@ def arrow(table: pa.Table) -> bytes:
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return sink.getvalue().to_pybytes()
-
-
-def field(number: int, content: bytes) -> bytes:
-    """Return a field of bytes as protobuf writes it."""
-    length, head = len(content), b""
-    while length > 127:
-        head, length = head + bytes([length & 127 | 128]), length >> 7
-    return bytes([number << 3 | 2]) + head + bytes([length]) + content
 
 
 @pytest.mark.parametrize("encoding", CODECS)
